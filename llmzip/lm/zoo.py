@@ -1,0 +1,233 @@
+"""Where models come from: a named model, a local directory, a repository of the hub.
+
+Owns the cache directory and the order in which places are searched. Never loads a model: it hands
+out a directory and an identity, and `lm.model` does the rest. A `.crm` file decides nothing here;
+only what the user named is looked up. Called by `lm.model`, `codec` and the `model` commands.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from llmzip.errors import ModelMismatch, ModelUnavailable, SettingsError
+from llmzip.lm.digest import (
+    cached_identity,
+    model_files,
+    model_identity,
+    recall_identity,
+    remember_identity,
+)
+from llmzip.lm.named import (
+    DEFAULT_MODEL,
+    MODELS,
+    NamedModel,
+    Report,
+    absent,
+    home_of,
+    install,
+    installed_gguf,
+)
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "MODELS",
+    "ModelFiles",
+    "ModelStatus",
+    "NamedModel",
+    "cache_dir",
+    "list_models",
+    "pull",
+    "resolve",
+    "verify",
+]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFiles:
+    """A model on this machine: `path` holds config.json, *.safetensors and tokenizer.json."""
+
+    model_id: str  # a name, "ORG/NAME", or the name of a local directory
+    revision: str  # commit of a hub model, else ""
+    path: Path
+    digest: bytes  # [16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelStatus:
+    """Where a named model stands. `path`: the converted model or the installed GGUF file."""
+
+    entry: NamedModel
+    state: Literal["cached", "installed", "absent"]
+    path: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    model_id: str
+    revision: str
+    path: Path
+
+
+def cache_dir() -> Path:
+    """$LLMZIP_CACHE, else $XDG_CACHE_HOME/llmzip, else the platform's place for caches."""
+    own = os.environ.get("LLMZIP_CACHE")
+    if own:
+        return Path(os.path.abspath(os.path.expanduser(own)))
+    xdg = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(xdg):
+        return Path(xdg) / "llmzip"
+    home = Path(os.path.expanduser("~"))
+    places = {
+        "darwin": home / "Library" / "Caches",
+        "win32": Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local"),
+    }
+    return places.get(sys.platform, home / ".cache") / "llmzip"
+
+
+def resolve(
+    model: str = DEFAULT_MODEL,
+    *,
+    revision: str | None = None,
+    allow_fetch: bool = True,
+    offline: bool = False,
+    report: Report | None = None,
+) -> ModelFiles:
+    """Find `model` on this machine; fetch it where that is needed and allowed.
+
+    `model`: a known name, an existing directory, or "ORG/NAME" of the hub, tried in that order.
+    `revision`: branch, tag or commit, for the hub only. `offline` and `allow_fetch=False` both
+    forbid the network. `report` gets a line with size and target before anything is fetched.
+    Raises `ModelUnavailable`, or `SettingsError` for a revision where there are none.
+    """
+    place = _find(
+        model, revision, may_fetch=allow_fetch and not offline, refresh=False, report=report
+    )
+    digest = cached_identity(place.path, cache=cache_dir())
+    if model in MODELS and digest != MODELS[model].digest:
+        raise _damaged(model, place.path, f"its digest is {digest.hex()}")
+    return _files(place, digest)
+
+
+def pull(
+    model: str = DEFAULT_MODEL, *, revision: str | None = None, report: Report | None = None
+) -> ModelFiles:
+    """Bring `model` here or up to date. A damaged copy of a named model is replaced."""
+    if model in MODELS:
+        try:
+            return verify(model, revision=revision)
+        except (ModelMismatch, ModelUnavailable):
+            install(MODELS[model], cache=cache_dir(), may_fetch=True, report=report)
+    place = _find(model, revision, may_fetch=True, refresh=True, report=report)
+    return _files(place, cached_identity(place.path, cache=cache_dir()))
+
+
+def verify(model: str = DEFAULT_MODEL, *, revision: str | None = None) -> ModelFiles:
+    """Hash the model on this machine anew, without trusting a remembered digest. Never fetches.
+
+    Raises `ModelMismatch` where the digest is not the pinned one (named models), or not the one
+    remembered for files that look unchanged (all others); `ModelUnavailable` where it is not here.
+    """
+    if model in MODELS and not home_of(MODELS[model], cache=cache_dir()).is_dir():
+        raise absent(MODELS[model])
+    place = _find(model, revision, may_fetch=False, refresh=False, report=None)
+    got = model_identity(place.path)
+    if model in MODELS:
+        expected = MODELS[model].digest
+    else:
+        expected = recall_identity(place.path, cache=cache_dir()) or got
+    if got != expected:
+        raise ModelMismatch(
+            f"{model} in {place.path} is damaged: digest {got.hex()}, expected {expected.hex()}",
+            expected=expected.hex(),
+            got=got.hex(),
+            hint=f"llmzip model pull {model}",
+        )
+    remember_identity(place.path, got, cache=cache_dir())
+    return _files(place, got)
+
+
+def list_models() -> tuple[ModelStatus, ...]:
+    """Every named model and where it is. Looks at files' names only; reads no weights."""
+    return tuple(_status(entry) for entry in MODELS.values())
+
+
+def _status(entry: NamedModel) -> ModelStatus:
+    home = home_of(entry, cache=cache_dir())
+    try:
+        model_files(home)
+    except ModelUnavailable:
+        path = installed_gguf(entry)
+        return ModelStatus(entry=entry, state="installed" if path else "absent", path=path)
+    return ModelStatus(entry=entry, state="cached", path=home)
+
+
+def _find(
+    model: str, revision: str | None, *, may_fetch: bool, refresh: bool, report: Report | None
+) -> _Place:
+    if model in MODELS:
+        _refuse_revision(model, revision)
+        home = home_of(MODELS[model], cache=cache_dir())
+        if not home.is_dir():
+            install(MODELS[model], cache=cache_dir(), may_fetch=may_fetch, report=report)
+        try:
+            model_files(home)
+        except ModelUnavailable as cause:
+            raise _damaged(model, home, str(cause)) from cause
+        return _Place(model_id=model, revision="", path=home)
+    directory = Path(os.path.expanduser(model))
+    if model and directory.is_dir():
+        _refuse_revision(model, revision)
+        model_files(directory)
+        return _Place(model_id=directory.resolve().name, revision="", path=directory.resolve())
+    if _HUB_ID.fullmatch(model):
+        return _find_on_hub(model, revision, may_fetch=may_fetch, refresh=refresh, report=report)
+    raise ModelUnavailable(
+        f"no model {model!r}: not a known name, not a directory, not ORG/NAME",
+        hint=f"known names: {', '.join(MODELS)}",
+    )
+
+
+def _find_on_hub(
+    model: str, revision: str | None, *, may_fetch: bool, refresh: bool, report: Report | None
+) -> _Place:
+    from llmzip.lm import hub
+
+    may_fetch = may_fetch and not hub.hub_is_offline()
+    path = None if refresh and may_fetch else hub.find_snapshot(model, revision)
+    if path is None and not may_fetch:
+        at = f" --revision {revision}" if revision else ""
+        raise ModelUnavailable(
+            f"{model} is not on this machine (or not all of it), and may not be fetched now",
+            hint=f"llmzip model pull {model}{at}",
+        )
+    if path is None:
+        path = hub.fetch_snapshot(model, revision, report=report)
+    model_files(path)
+    return _Place(model_id=model, revision=path.name, path=path)
+
+
+def _refuse_revision(model: str, revision: str | None) -> None:
+    if revision:
+        raise SettingsError(
+            f"{model} has no revisions, so {revision!r} cannot be chosen",
+            hint="leave --revision out; it is for models of the hub (ORG/NAME)",
+        )
+
+
+def _files(place: _Place, digest: bytes) -> ModelFiles:
+    return ModelFiles(
+        model_id=place.model_id, revision=place.revision, path=place.path, digest=digest
+    )
+
+
+def _damaged(model: str, path: Path, reason: str) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"{model} in {path} is damaged: {reason}", hint=f"llmzip model pull {model}"
+    )
