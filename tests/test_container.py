@@ -1,0 +1,810 @@
+"""The `.crm` file: byte literals, frozen files, damage of every kind, limits, round trips."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import runpy
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmzip.errors import (
+    Corrupt,
+    LimitExceeded,
+    LlmzipError,
+    NotACrmFile,
+    SettingsError,
+    Truncated,
+    UnsupportedVersion,
+)
+from llmzip.store.columns import (
+    ChunkRow,
+    RunRows,
+    TableSize,
+    decode_columns,
+    encode_columns,
+)
+from llmzip.store.container import (
+    Chunk,
+    Container,
+    CramRun,
+    StoredRun,
+    chunk_check,
+    content_hash,
+    margin_code,
+    margin_value,
+    parse_container,
+    read_container,
+    write_container,
+)
+from llmzip.store.header import MAGIC, MAX_HEADER_BYTES
+from llmzip.store.varint import Cursor, encode_varint
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "tests" / "data"
+GOLDEN: dict[str, Any] = runpy.run_path(str(DATA / "make_golden.py"))["GOLDEN"]
+TINY = (DATA / "v1_tiny.crm").read_bytes()
+STORED = (DATA / "v1_stored.crm").read_bytes()
+NAMED = (NotACrmFile, Truncated, Corrupt, UnsupportedVersion, LimitExceeded)
+
+
+def seal(front: bytes, fields: bytes, body: bytes) -> bytes:
+    """A file with right checksums around any header fields and body."""
+    head = MAGIC + front + encode_varint(len(fields)) + fields
+    end = crc32(body).to_bytes(4, "little") + b"MRC\n"
+    return head + crc32(head).to_bytes(4, "little") + body + end
+
+
+def split(data: bytes) -> tuple[bytes, bytes, bytes]:
+    """The inverse of `seal`, for headers of fewer than 128 bytes."""
+    end = 12 + data[11]
+    assert data[11] < 128
+    return data[8:11], data[12:end], data[end + 4 : -8]
+
+
+def plain_header(
+    *, original_bytes: int, runs: int, columns: int, stored: int, model: bytes = b""
+) -> bytes:
+    numbers = (0, 0, runs, columns, stored)
+    return (
+        b"\0" + encode_varint(original_bytes) + bytes(32)
+        + b"".join(map(encode_varint, numbers)) + model
+    )  # fmt: skip
+
+
+def model_header(*, mem: tuple[int, int, int], margin: int, tail: tuple[int, ...]) -> bytes:
+    numbers = b"".join(map(encode_varint, (*mem, 0)))
+    return b"\1m\0" + bytes(16) + numbers + bytes([margin]) + b"".join(map(encode_varint, tail))
+
+
+def with_chunks(*chunks: Chunk, **changes: Any) -> Container:
+    """A file of one crammed run; K = 1, D = 2."""
+    run = CramRun(chunks=chunks)
+    free = any(len(chunk.patches) < chunk.num_tokens for chunk in chunks)
+    fields: dict[str, Any] = {
+        "model_id": "m",
+        "model_digest": bytes(16),
+        "num_mem": 1,
+        "mem_dim": 2,
+        "bits": 16,
+        "original_bytes": run.num_bytes,
+        "original_hash": bytes(32),
+        "xz_bytes": 0,
+        "zstd_bytes": 0,
+        "min_margin": 1.0 if free else None,
+        "runs": (run,),
+    }
+    return Container(**(fields | changes))
+
+
+def a_chunk(**changes: Any) -> Chunk:
+    mem = np.array([[0x3F80, 0xBF80]], dtype=np.uint16)
+    fields: dict[str, Any] = {
+        "num_tokens": 3,
+        "num_bytes": 9,
+        "check": 0x1234,
+        "starts_segment": True,
+        "patches": (),
+        "mem": mem,
+    }
+    return Chunk(**(fields | changes))
+
+
+# Byte literals
+
+
+def test_empty_original_byte_for_byte() -> None:
+    empty = Container(
+        original_bytes=0, original_hash=content_hash(b""), xz_bytes=32, zstd_bytes=9, runs=()
+    )
+    data = write_container(empty)
+    head = bytes.fromhex(
+        "89 43 52 4d 0d 0a 1a 0a 01 00 00 27 00 00"
+        "0e5751c026e543b2e8ab2eb06099daa1d1e5df47778f7787faab45cdf12fe3a8"
+        "20 09 00 00 00"
+    )
+    assert data == head + crc32(head).to_bytes(4, "little") + bytes(4) + b"MRC\n"
+    assert read_container(data) == empty
+    assert not read_container(data).needs_model
+
+
+def test_one_chunk_byte_for_byte() -> None:
+    data = write_container(with_chunks(a_chunk(patches=((2, 200),)), context_tokens=0, bos=True))
+    fields = plain_header(
+        original_bytes=9,
+        runs=2,
+        columns=8,
+        stored=0,
+        model=model_header(mem=(1, 2, 16), margin=128, tail=(1, 4)),
+    )
+    columns = bytes.fromhex("01 03 09 01 00 00 34 12")
+    vectors, patches = bytes.fromhex("80 3f 80 bf"), bytes.fromhex("01 02 c8 01")
+    assert data == seal(b"\x01\x09\x00", fields, columns + vectors + patches)
+
+
+def test_the_check_and_the_hash_are_the_documented_ones() -> None:
+    assert content_hash(b"abc").hex().startswith("bddd813c634239723171ef3fee98579b")
+    assert chunk_check(b"abc") == 0xDDBD
+
+
+# Frozen files
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_files_are_what_their_generator_makes(name: str) -> None:
+    frozen = (DATA / name).read_bytes()
+    made = GOLDEN[name]()
+    assert read_container(frozen) == made
+    assert write_container(made) == frozen
+    assert write_container(read_container(frozen)) == frozen
+
+
+def test_the_walk_through_in_the_docs_is_the_golden_file() -> None:
+    text = (ROOT / "docs" / "FORMAT.md").read_text(encoding="utf-8")
+    lines = [line[10:50] for line in text.splitlines() if line.startswith("000000")]
+    assert bytes.fromhex("".join(lines)) == TINY
+    rows = re.findall(r"^\| ([0-9a-f]{2}) \| `([^`]+)`( four times)? \|", text, re.M)
+    starts = [int(offset, 16) for offset, _, _ in rows]
+    assert len(rows) == 34 and starts[0] == 0
+    for (_, literal, repeated), start, end in zip(
+        rows, starts, [*starts[1:], len(TINY)], strict=True
+    ):
+        first, dots, last = literal.partition(" ... ")
+        shown = TINY[start:end].hex(" ")
+        if dots:
+            assert shown.startswith(first) and shown.endswith(last)
+        else:
+            assert shown == " ".join([literal] * (4 if repeated else 1))
+
+
+@pytest.mark.parametrize("data", [TINY, STORED])
+def test_sizes_add_up(data: bytes) -> None:
+    sizes = parse_container(data).sizes
+    assert sizes.file_bytes == len(data)
+    assert min(dataclasses.astuple(sizes)) >= 0
+    expected = (24, 13, 4) if data is TINY else (0, 0, 24)
+    assert (sizes.vector_bytes, sizes.patch_bytes, sizes.stored_bytes) == expected
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_the_reference_parser_agrees(name: str) -> None:
+    script = [sys.executable, "-I", str(ROOT / "scripts" / "crm_parse.py"), str(DATA / name)]
+    run = subprocess.run(script, capture_output=True, text=True, check=True)
+    found = json.loads(run.stdout)
+    data = (DATA / name).read_bytes()
+    container, sizes = read_container(data), parse_container(data).sizes
+    head = found["header"]
+    for field in ("original_bytes", "xz_bytes", "zstd_bytes", "num_mem", "model_id", "revision"):
+        assert head.get(field, 0) == (getattr(container, field) or 0), field
+    assert bytes.fromhex(head["original_hash"]) == container.original_hash
+    assert head["vector_bytes"] == sizes.vector_bytes
+    assert head["patch_bytes"] == sizes.patch_bytes
+    assert len(found["runs"]) == len(container.runs)
+    for theirs, ours in zip(found["runs"], container.runs, strict=True):
+        assert theirs["num_bytes"] == ours.num_bytes
+        assert (theirs["kind"] == "cram") == isinstance(ours, CramRun)
+    theirs = [chunk for run in found["runs"] for chunk in run["chunks"]]
+    for their, our in zip(theirs, container.chunks, strict=True):
+        assert [tuple(patch) for patch in their["patches"]] == list(our.patches)
+        for field in ("num_tokens", "num_bytes", "check", "starts_segment"):
+            assert their[field] == getattr(our, field)
+        assert their["literal"] == (our.mem is None)
+        if our.mem is not None:
+            at = their["vector_offset"]
+            assert data[at : at + 2 * our.mem.size] == our.mem.tobytes()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_the_reference_parser_refuses_damage(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "bad.crm"
+    path.write_bytes(TINY[:-1] if damage == "cut" else TINY[:20] + b"\xff" + TINY[21:])
+    script = [sys.executable, "-I", str(ROOT / "scripts" / "crm_parse.py"), str(path)]
+    run = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert run.returncode == 1 and "Traceback" not in run.stderr
+
+
+# Damage
+
+
+@pytest.mark.parametrize("data", [TINY, STORED])
+def test_cut_at_every_length(data: bytes) -> None:
+    with pytest.raises(NotACrmFile):
+        read_container(b"")
+    for size in range(1, len(data)):
+        with pytest.raises(Truncated):
+            read_container(data[:size])
+    with pytest.raises(Truncated, match=f"{len(data) - 1} of {len(data)} bytes"):
+        read_container(data[:-1])
+
+
+@pytest.mark.parametrize("data", [TINY, STORED])
+def test_flip_every_bit(data: bytes) -> None:
+    for index in range(len(data)):
+        for bit in range(8):
+            damaged = bytearray(data)
+            damaged[index] ^= 1 << bit
+            with pytest.raises(NAMED) as caught:
+                read_container(bytes(damaged))
+            if index < 8:
+                assert caught.type is NotACrmFile
+            elif index == 8:
+                assert caught.type is UnsupportedVersion
+            elif index > 11:
+                assert caught.type is Corrupt
+
+
+@pytest.mark.parametrize("tail", [b"\0", b"\n", STORED, TINY])
+def test_trailing_bytes_and_joined_files(tail: bytes) -> None:
+    with pytest.raises(Corrupt, match=f"{len(tail)} trailing bytes"):
+        read_container(TINY + tail)
+
+
+@pytest.mark.parametrize("data", [b"x", b"\x89CRX", b"PK\x03\x04" * 9, TINY[1:], b"\n" + TINY])
+def test_other_files(data: bytes) -> None:
+    with pytest.raises(NotACrmFile):
+        read_container(data)
+
+
+def test_resealed_fixtures_differ_only_where_meant() -> None:
+    for data in (TINY, STORED):
+        assert seal(*split(data)) == data
+
+
+# Compatibility
+
+
+def test_versions_and_features() -> None:
+    front, fields, body = split(TINY)
+    for version in (0, 2, 255):
+        with pytest.raises(UnsupportedVersion, match=f"version {version}"):
+            read_container(seal(bytes([version]) + front[1:], fields, body))
+    for bit in (32, 64, 128):
+        with pytest.raises(UnsupportedVersion, match="required features"):
+            read_container(seal(bytes([1, front[1] | bit, 0]), fields, body))
+    with pytest.raises(UnsupportedVersion, match="reserved"):
+        read_container(seal(front, b"\1" + fields[1:], body))
+    expected = read_container(TINY)
+    for bit in (2, 4, 128):
+        assert read_container(seal(front[:2] + bytes([bit]), fields, body)) == expected
+        assert read_container(seal(front[:2] + bytes([bit]), fields + b"new", body)) == expected
+    with pytest.raises(Corrupt, match="3 unused bytes"):
+        read_container(seal(front, fields + b"new", body))
+
+
+def test_flags_are_read() -> None:
+    front, fields, body = split(TINY)
+    assert read_container(TINY).bos and not read_container(TINY).bf16_safe
+    other = read_container(seal(bytes([1, front[1] & ~8, 1]), fields, body))
+    assert other.bf16_safe and not other.bos
+    assert write_container(other) == seal(bytes([1, front[1] & ~8, 1]), fields, body)
+
+
+def test_unknown_precision_in_a_file() -> None:
+    model = model_header(mem=(1, 2, 4), margin=128, tail=(1, 4))
+    fields = plain_header(original_bytes=9, runs=2, columns=8, stored=0, model=model)
+    with pytest.raises(UnsupportedVersion, match="4 bits"):
+        read_container(seal(b"\1\1\0", fields, bytes(30)))
+
+
+# Limits
+
+
+def test_output_limit() -> None:
+    size = read_container(TINY).original_bytes
+    for limit in (size, size + 1):
+        assert read_container(TINY, max_output_bytes=limit).original_bytes == size
+    with pytest.raises(LimitExceeded, match=f"{size} bytes, the limit is {size - 1}"):
+        read_container(TINY, max_output_bytes=size - 1)
+
+
+def test_chunk_token_limit() -> None:
+    for num_tokens in (1, 65534, 65535):
+        container = with_chunks(a_chunk(num_tokens=num_tokens, num_bytes=num_tokens))
+        assert read_container(write_container(container)) == container
+    for num_tokens in (0, -1, 65536):
+        with pytest.raises(SettingsError, match="cannot be stored"):
+            write_container(with_chunks(a_chunk(num_tokens=num_tokens, num_bytes=70000)))
+    for num_tokens in (0, 65536):
+        columns = b"\1" + encode_varint(num_tokens) + encode_varint(70000) + b"\1\0\0\0\0"
+        model = model_header(mem=(1, 2, 16), margin=128, tail=(1, 1))
+        fields = plain_header(
+            original_bytes=70000, runs=2, columns=len(columns), stored=0, model=model
+        )
+        with pytest.raises(Corrupt, match=f"{num_tokens} tokens in 1 chunks"):
+            read_container(seal(b"\1\1\0", fields, columns + bytes(5)))
+
+
+@pytest.mark.parametrize("num_mem, mem_dim", [(1, 65536), (1024, 1), (1023, 2), (1, 65535)])
+def test_vector_shape_limits(num_mem: int, mem_dim: int) -> None:
+    mem = np.zeros((num_mem, mem_dim), dtype=np.uint16)
+    container = with_chunks(a_chunk(mem=mem), num_mem=num_mem, mem_dim=mem_dim)
+    assert read_container(write_container(container)) == container
+
+
+@pytest.mark.parametrize("num_mem, mem_dim", [(0, 2), (1025, 2), (1, 0), (1, 65537)])
+def test_vector_shapes_beyond_the_limits(num_mem: int, mem_dim: int) -> None:
+    mem = np.zeros((num_mem, mem_dim), dtype=np.uint16)
+    with pytest.raises(SettingsError, match="mem vectors"):
+        write_container(with_chunks(a_chunk(mem=mem), num_mem=num_mem, mem_dim=mem_dim))
+    model = model_header(mem=(num_mem, mem_dim, 16), margin=128, tail=(1, 1))
+    fields = plain_header(original_bytes=9, runs=2, columns=8, stored=0, model=model)
+    with pytest.raises(Corrupt, match="mem vectors"):
+        read_container(seal(b"\1\1\0", fields, b""))
+
+
+def test_name_limits() -> None:
+    for name in ("a" * 254, "a" * 255, "é" * 127, "Org/Model name-1.5"):
+        container = with_chunks(a_chunk(), model_id=name, revision=name)
+        assert read_container(write_container(container)) == container
+    for name in ("a" * 256, "é" * 128, "a\nb", "\x1b[31m", "a\x7f", "a\u202eb", "\ud800"):
+        for field in ("model_id", "revision"):
+            with pytest.raises(SettingsError, match="cannot be stored"):
+                write_container(with_chunks(a_chunk(), **{field: name}))
+    with pytest.raises(SettingsError, match="model id"):
+        write_container(with_chunks(a_chunk(), model_id=""))
+
+
+@pytest.mark.parametrize("name", [b"\x05a\x1b[0m", b"\x02\xff\xfe", b"\x00"])
+def test_misleading_names_in_a_file(name: bytes) -> None:
+    _, fields, body = split(TINY)
+    at = fields.index(b"\x03toy")
+    for damaged in (
+        fields[:at] + name + fields[at + 4 :],
+        # The same as a revision, whose length is stored plus one; an empty one is no error.
+        fields[: at + 4] + bytes([name[0] + 1]) + name[1:] + fields[at + 25 :],
+    ):
+        if name == b"\0" and damaged[at : at + 4] == b"\x03toy":
+            continue
+        with pytest.raises(Corrupt, match="model id|revision"):
+            read_container(seal(b"\1\x19\0", damaged, body))
+
+
+def test_revisions() -> None:
+    commit = "0123456789abcdef" * 2 + "01234567"
+    sizes = {}
+    for revision in ("", "main", commit, commit.upper(), commit[:-1]):
+        container = with_chunks(a_chunk(), revision=revision)
+        data = write_container(container)
+        assert read_container(data).revision == revision
+        sizes[revision] = len(data) - len(write_container(with_chunks(a_chunk())))
+    assert list(sizes.values()) == [0, 4, 20, 40, 39]
+    front, fields, body = split(write_container(with_chunks(a_chunk(), revision=commit)))
+    at = fields.index(b"\1" + bytes.fromhex(commit))
+    text = fields[:at] + bytes([41]) + commit.encode() + fields[at + 21 :]
+    with pytest.raises(Corrupt, match="a commit stored as text"):
+        read_container(seal(front, text, body))
+
+
+def test_header_size_limit() -> None:
+    fields = bytes(MAX_HEADER_BYTES)
+    with pytest.raises(Corrupt, match="unused bytes"):
+        read_container(seal(b"\1\0\0", fields, b""))
+    with pytest.raises(Corrupt, match="at most 1048576"):
+        read_container(seal(b"\1\0\0", fields + b"\0", b""))
+
+
+# Margins
+
+
+def test_margin_scale() -> None:
+    assert [margin_value(code) for code in (112, 128, 144)] == [0.5, 1.0, 2.0]
+    assert margin_code(None) == 0
+    for code in range(1, 256):
+        value = margin_value(code)
+        assert margin_code(value) == code
+        assert margin_code(float(np.nextafter(value, 0))) == max(1, code - 1)
+        assert margin_code(float(np.nextafter(value, 1e9))) == code
+    assert margin_code(1e300) == 255 and margin_code(0.0) == margin_code(1e-300) == 1
+
+
+@pytest.mark.parametrize("margin", [None, -0.5, float("nan"), float("inf")])
+def test_margins_that_cannot_be(margin: float | None) -> None:
+    with pytest.raises(SettingsError, match="margin"):
+        write_container(with_chunks(a_chunk(), min_margin=margin))
+
+
+def test_no_margin_without_a_free_token() -> None:
+    literal = a_chunk(mem=None, patches=((0, 1), (1, 2), (2, 3)))
+    assert read_container(write_container(with_chunks(literal))).min_margin is None
+    with pytest.raises(SettingsError, match="margin"):
+        write_container(with_chunks(literal, min_margin=1.0))
+
+
+# Broken rules
+
+
+def test_chunks_compare_by_contents() -> None:
+    assert a_chunk() == a_chunk()
+    for other in (
+        a_chunk(mem=None),
+        a_chunk(mem=np.zeros((1, 2), dtype=np.uint16)),
+        a_chunk(check=1),
+        a_chunk(patches=((0, 1),)),
+    ):
+        assert a_chunk() != other
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_bytes": 2},
+        {"check": 65536},
+        {"starts_segment": False},
+        {"patches": ((0, 1), (0, 2))},
+        {"patches": ((3, 1),)},
+        {"patches": ((0, 2**31),)},
+        {"mem": None, "patches": ((0, 1), (1, 1))},
+        {"mem": np.zeros((1, 3), dtype=np.uint16)},
+        {"mem": np.zeros((1, 2), dtype=np.int32)},
+        {"mem": np.full((1, 2), 0x7FC0, dtype=np.uint16)},
+    ],
+)
+def test_broken_chunks_are_not_written(changes: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="cannot be stored|NaN, which no file may"):
+        write_container(with_chunks(a_chunk(**changes)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"original_bytes": 8},
+        {"original_hash": bytes(31)},
+        {"model_digest": b""},
+        {"bits": 8},
+        {"context_tokens": -1},
+        {"xz_bytes": -1},
+        {"runs": (CramRun(chunks=(a_chunk(),)), StoredRun(data=b""))},
+        {"runs": (CramRun(chunks=(a_chunk(),)),) * 2, "original_bytes": 18},
+        {"runs": (CramRun(chunks=()), StoredRun(data=b"123456789"))},
+        {"runs": (StoredRun(data=b"123456789"),)},
+    ],
+)
+def test_broken_containers_are_not_written(changes: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="cannot be stored"):
+        write_container(with_chunks(a_chunk(), **changes))
+
+
+TINY_COLUMNS = bytes.fromhex(
+    "04 14 1a"  # 0: chunks, tokens, bytes of the crammed run
+    "04 02"  # 3: bytes of the stored run, segments
+    "04 02 03 00"  # 5: token counts
+    "00 00 02 00"  # 9: byte counts
+    "ce63 70fa 976d 299c"  # 13: checks
+    "09 04"  # 21: segment starts, literal chunks
+)
+
+
+@pytest.mark.parametrize(
+    "offset, value, message",
+    [
+        (0, 3, "do not add up to 4"),
+        (1, 3, "3 tokens in 4 chunks"),
+        (2, 19, "19 bytes for 20 tokens"),
+        (3, 3, "runs hold 29 bytes"),
+        (3, 0, "0 bytes for 0 tokens"),
+        (4, 0, "0 segments"),
+        (4, 5, "5 segments"),
+        (4, 3, "bitmap"),
+        (5, 60, "chunk of 35 tokens"),
+        (8, 1, "chunk of 5 tokens"),
+        (9, 5, "chunk of 6 bytes"),
+        (12, 1, "chunk of 7 bytes"),
+        (12, 2, "chunk of 9 bytes"),
+        (21, 0x0A, "does not start with a segment"),
+        (21, 0x11, "bitmap"),
+        (22, 0x08, "patch"),
+        (22, 0x24, "bitmap"),
+        (24, 0x7F, "NaN"),  # the first number becomes an infinity
+        (47, 9, "9 patches"),
+    ],
+)
+def test_contradictions_in_a_body(offset: int, value: int, message: str) -> None:
+    front, fields, body = split(TINY)
+    assert body.startswith(TINY_COLUMNS)
+    damaged = bytearray(body)
+    damaged[offset] = value
+    with pytest.raises(Corrupt, match=message):
+        read_container(seal(front, fields, bytes(damaged)))
+
+
+def test_contradictions_in_a_header() -> None:
+    def refused(front: bytes, message: str, *, model: bytes = b"", **numbers: int) -> None:
+        fields = plain_header(**numbers, model=model)
+        with pytest.raises(Corrupt, match=message):
+            read_container(seal(front, fields, bytes(numbers["columns"] + numbers["stored"])))
+
+    none, some = b"\1\0\0", b"\1\1\0"
+    model = model_header(mem=(1, 2, 16), margin=0, tail=(0, 0))
+    refused(none, "no runs", original_bytes=0, runs=1, columns=0, stored=0)
+    refused(none, "0 runs in 1 bytes of columns", original_bytes=0, runs=0, columns=1, stored=0)
+    refused(none, "stored runs", original_bytes=0, runs=0, columns=0, stored=1)
+    refused(none, "stored runs", original_bytes=1, runs=3, columns=1, stored=0)
+    refused(none, "do not agree", original_bytes=1, runs=2, columns=1, stored=0)
+    refused(some, "do not agree", original_bytes=1, runs=3, columns=1, stored=1, model=model)
+    refused(some, "0 chunks in 1", original_bytes=1, runs=2, columns=1, stored=0, model=model)
+    for front in (b"\1\x08\0", b"\1\x10\0", b"\1\0\1"):
+        refused(front, "no model", original_bytes=0, runs=0, columns=0, stored=0)
+    for count in (0, 2):
+        literal = model_header(mem=(1, 2, 16), margin=0, tail=(1, count, 1))
+        numbers = {"original_bytes": 1, "runs": 2, "columns": 8, "stored": 0}
+        refused(b"\1\x11\0", f"{count} literal", model=literal, **numbers)
+
+
+# Bombs
+
+
+def bomb(**changes: int) -> bytes:
+    numbers = {"original_bytes": 1000, "runs": 2, "columns": 8, "stored": 0} | changes
+    tail = (numbers.pop("num_chunks", 1), numbers.pop("patch_bytes", 1))
+    mem = (numbers.pop("num_mem", 1), numbers.pop("mem_dim", 2), 16)
+    model = model_header(mem=mem, margin=128, tail=tail)
+    fields = plain_header(**numbers, model=model)
+    return seal(b"\1\1\0", fields, bytes(64))
+
+
+HUGE = 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        bomb(num_chunks=HUGE, patch_bytes=HUGE),
+        bomb(num_chunks=HUGE),
+        bomb(columns=HUGE),
+        bomb(columns=HUGE, patch_bytes=HUGE, num_chunks=HUGE, num_mem=1024, mem_dim=65536),
+        bomb(patch_bytes=HUGE),
+        bomb(runs=HUGE),
+        bomb(runs=2**40, num_chunks=2**40, patch_bytes=2**40),
+        bomb(original_bytes=HUGE, columns=50, patch_bytes=10),
+    ],
+)
+def test_huge_counts_are_refused_at_once(data: bytes) -> None:
+    started = time.perf_counter()
+    with pytest.raises(NAMED):
+        read_container(data)
+    assert time.perf_counter() - started < 0.2
+
+
+def stored_file(frame: bytes, *, num_bytes: int) -> bytes:
+    columns = encode_varint(num_bytes)
+    fields = plain_header(original_bytes=num_bytes, runs=3, columns=len(columns), stored=len(frame))
+    return seal(b"\1\4\0", fields, columns + frame)
+
+
+def test_zstd_frames_must_hold_what_the_header_says() -> None:
+    text = b"a bomb, " * 1000
+    frame = zstandard.ZstdCompressor(level=19).compress(text)
+    good = read_container(stored_file(frame, num_bytes=len(text)))
+    assert good.runs == (StoredRun(data=text),)
+    silent = zstandard.ZstdCompressor(write_content_size=False).compressobj()
+    no_size = silent.compress(text) + silent.flush()
+    skippable = b"\x50\x2a\x4d\x18\x04\0\0\0abcd"
+    lying = bytearray(frame)
+    lying[5] += 1  # the frame's own content size, one or 256 too many
+    for bad, num_bytes in (
+        (frame, len(text) - 1),
+        (frame, len(text) + 1),
+        (frame + b"\0", len(text)),
+        (frame + frame, len(text)),
+        (frame[:-1], len(text)),
+        (no_size, len(text)),
+        (skippable, len(text)),
+        (b"not zstd at all", len(text)),
+        (b"\x28", len(text)),
+        (bytes(lying), len(text)),
+        (bytes(lying), len(text) + 1),
+        (bytes(lying), len(text) + 256),
+    ):
+        with pytest.raises(Corrupt, match="stored bytes"):
+            read_container(stored_file(bad, num_bytes=num_bytes))
+
+
+def test_zstd_bomb_is_not_unpacked() -> None:
+    zeros = bytes(1 << 24)
+    frame = zstandard.ZstdCompressor(level=1).compress(zeros)
+    with pytest.raises(LimitExceeded):
+        read_container(stored_file(frame, num_bytes=len(zeros)), max_output_bytes=1 << 20)
+    # Within the limit, but more than a frame of its size can hold: refused unallocated.
+    header = b"\x28\xb5\x2f\xfd\xa0" + (1 << 30).to_bytes(4, "little") + bytes(20)
+    with pytest.raises(Corrupt, match="cannot come from"):
+        read_container(stored_file(header, num_bytes=1 << 30))
+    # Columns that unpack to far more than their chunks can need.
+    squeezed = zstandard.ZstdCompressor(level=1).compress(bytes(1 << 20))
+    model = model_header(mem=(1, 2, 16), margin=128, tail=(1, 1))
+    fields = plain_header(original_bytes=9, runs=2, columns=len(squeezed), stored=0, model=model)
+    with pytest.raises(Corrupt, match="1048576 bytes for 1 chunks"):
+        read_container(seal(b"\1\3\0", fields, squeezed + bytes(5)))
+
+
+# Size
+
+
+def many_chunks(count: int, *, segment: int) -> Container:
+    rng = np.random.default_rng(5)
+    chunks = []
+    for index in range(count):
+        num_tokens = int(rng.normal(80, 16))
+        num_bytes = max(num_tokens, int(num_tokens * rng.normal(3.77, 0.35)))
+        chunks.append(
+            a_chunk(
+                num_tokens=num_tokens,
+                num_bytes=num_bytes,
+                check=int(rng.integers(65536)),
+                starts_segment=index % segment == 0,
+            )
+        )
+    return with_chunks(*chunks, model_id="smollm2-135m", mem_dim=2)
+
+
+@pytest.mark.parametrize("count, most", [(1, 128), (6, 160), (50, 350), (1000, 4350)])
+def test_metadata_stays_small(count: int, most: int) -> None:
+    for segment in (1, 8, count):
+        data = write_container(many_chunks(count, segment=segment))
+        assert parse_container(data).sizes.metadata_bytes <= most
+        assert write_container(read_container(data)) == data
+    assert bool(data[9] & 2) == (count == 1000)  # only many chunks are worth zstd
+
+
+@pytest.mark.parametrize("size", [0, 1, 10, 1000, 100_000])
+def test_incompressible_bytes_grow_little(size: int) -> None:
+    noise = np.random.default_rng(1).bytes(size)
+    runs = (StoredRun(data=noise),) if size else ()
+    container = Container(
+        original_bytes=size,
+        original_hash=content_hash(noise),
+        xz_bytes=size + 60,
+        zstd_bytes=size + 10,
+        runs=runs,
+    )
+    data = write_container(container)
+    assert len(data) <= size + 80
+    assert read_container(data) == container
+
+
+# Properties
+
+
+@st.composite
+def containers(draw: st.DrawFn) -> Container:
+    num_mem, mem_dim = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    runs: list[CramRun | StoredRun] = []
+    is_cram = draw(st.booleans())
+    for _ in range(draw(st.integers(0, 4))):
+        if is_cram:
+            count = draw(st.integers(1, 12))
+            chunks = [draw(chunks_of(num_mem, mem_dim, first=i == 0)) for i in range(count)]
+            runs.append(CramRun(chunks=tuple(chunks)))
+        else:
+            runs.append(StoredRun(data=draw(st.binary(min_size=1, max_size=40)) * 3))
+        is_cram = not is_cram
+    fields: dict[str, Any] = {
+        "original_bytes": sum(run.num_bytes for run in runs),
+        "original_hash": draw(st.binary(min_size=32, max_size=32)),
+        "xz_bytes": draw(st.integers(0, HUGE)),
+        "zstd_bytes": draw(st.integers(0, 300)),
+        "runs": tuple(runs),
+    }
+    chunks = [chunk for run in runs if isinstance(run, CramRun) for chunk in run.chunks]
+    if chunks:
+        free = any(len(chunk.patches) < chunk.num_tokens for chunk in chunks)
+        fields |= {
+            "model_id": draw(st.text("abcé/-_ 0", min_size=1, max_size=9)),
+            "revision": draw(st.sampled_from(["", "v1", "0a" * 20])),
+            "model_digest": draw(st.binary(min_size=16, max_size=16)),
+            "num_mem": num_mem,
+            "mem_dim": mem_dim,
+            "bits": 16,
+            "context_tokens": draw(st.integers(0, 2**31 - 1)),
+            "bos": draw(st.booleans()),
+            "min_margin": margin_value(draw(st.integers(1, 255))) if free else None,
+            "bf16_safe": draw(st.booleans()),
+        }
+    return Container(**fields)
+
+
+@st.composite
+def chunks_of(draw: st.DrawFn, num_mem: int, mem_dim: int, *, first: bool) -> Chunk:
+    num_tokens = draw(st.sampled_from([1, 2, 3, 80, 65535]))
+    literal = num_tokens < 4 and draw(st.booleans())
+    some = range(num_tokens) if literal else range(draw(st.integers(0, 2)))
+    patches = tuple(
+        (place, draw(st.integers(0, 2**31 - 1))) for place in some if place < num_tokens
+    )
+    seed = draw(st.integers(0, 99))
+    shape = (num_mem, mem_dim)
+    mem = np.random.default_rng(seed).integers(0, 0x7F80, shape, dtype=np.uint16)
+    return Chunk(
+        num_tokens=num_tokens,
+        num_bytes=num_tokens + draw(st.integers(0, 1000)),
+        check=draw(st.integers(0, 65535)),
+        starts_segment=first or draw(st.booleans()),
+        patches=patches,
+        mem=None if literal else mem,
+    )
+
+
+@settings(max_examples=100, derandomize=True, database=None, deadline=None)
+@given(container=containers())
+def test_round_trip(container: Container) -> None:
+    data = write_container(container)
+    result = parse_container(data)
+    assert result.container == container
+    assert result.sizes.file_bytes == len(data)
+    assert write_container(result.container) == data
+
+
+@settings(max_examples=300, derandomize=True, database=None, deadline=None)
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), min_size=1, max_size=3),
+    drop=st.integers(0, 200),
+    part=st.sampled_from(["fields", "body", "both", "raw"]),
+)
+def test_mutations_give_a_sound_file_or_a_named_error(
+    changes: list[tuple[int, int]], drop: int, part: str
+) -> None:
+    front, fields, body = split(TINY)
+    pieces = {"fields": bytearray(fields), "body": bytearray(body), "raw": bytearray(TINY)}
+    for name in ("fields", "body") if part == "both" else (part,):
+        piece = pieces[name]
+        for place, change in changes:
+            piece[place % len(piece)] ^= change
+        if drop < len(piece) and drop % 5 == 0:
+            del piece[drop]
+    whole = seal(front, bytes(pieces["fields"]), bytes(pieces["body"]))
+    data = bytes(pieces["raw"]) if part == "raw" else whole
+    try:
+        container = read_container(data, max_output_bytes=1 << 20)
+    except LlmzipError as error:
+        assert type(error) in NAMED
+        return
+    # Right checksums around other content: what is read must be all there is in the file.
+    assert part != "raw" or data == TINY
+    assert write_container(container) == data
+
+
+def test_columns_alone_refuse_any_bytes() -> None:
+    rows = tuple(
+        ChunkRow(num_tokens=3, num_bytes=5, check=7, starts_segment=i == 0, is_literal=False)
+        for i in range(3)
+    )
+    runs = (RunRows(num_bytes=15, rows=rows), RunRows(num_bytes=4))
+    size = TableSize(num_runs=2, first_is_stored=False, num_chunks=3, num_literal=0)
+    block = encode_columns(runs)
+    assert decode_columns(Cursor(block, what="columns"), size) == runs
+    assert len(block) <= size.max_bytes
+    for cut in range(len(block)):
+        with pytest.raises(Corrupt):
+            decode_columns(Cursor(block[:cut], what="columns"), size)
+    with pytest.raises(Corrupt, match="1 unused"):
+        decode_columns(Cursor(block + b"\0", what="columns"), size)
