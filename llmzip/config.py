@@ -1,0 +1,88 @@
+"""Every setting of a run, validated once, before any work.
+
+Owns the defaults and the limits of the settings. Knows nothing of models or files. Made by `cli` and by the public functions,
+read by `codec` and the rooms below it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from llmzip.errors import SettingsError
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Attention = Literal["sdpa", "eager"]
+
+DEFAULT_MAX_OUTPUT_BYTES = 1 << 30
+DEFAULT_MAX_STEPS = 240
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise SettingsError(message)
+
+
+def _check_device(device: str) -> None:
+    _require(device in get_args(Device), f"--device is one of {', '.join(get_args(Device))}, not {device!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeSettings:
+    """Where and how the language model runs. None of it changes decoded bytes."""
+
+    device: Device = "auto"
+    threads: int | None = None  # None: leave torch's own choice
+    batch: int | None = None  # rows decoded together; None: chosen by size
+    attention: Attention = "sdpa"
+
+    def __post_init__(self) -> None:
+        _check_device(self.device)
+        _require(self.threads is None or 1 <= self.threads <= 1024, "--threads is a number from 1 to 1024")
+        _require(self.batch is None or 1 <= self.batch <= 4096, "--batch is a number from 1 to 4096")
+        _require(self.attention in get_args(Attention), "--attention is sdpa or eager")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressSettings:
+    """How a text becomes a container."""
+
+    model: str | None = None  # None: the default model
+    revision: str | None = None
+    num_mem: int = 1  # K, mem vectors a chunk
+    bits: int = 16  # bits a dimension of a stored vector
+    context_tokens: int | None = None  # left context a chunk may see; None: chosen by the text's size
+    budget_bits: float | None = None  # surprisal a chunk may hold; None: from the model's measured capacity
+    max_steps: int = DEFAULT_MAX_STEPS  # optimiser steps before a chunk is split
+    seed: int = 0
+    offline: bool = False
+    compute: ComputeSettings = ComputeSettings()
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.num_mem <= 64, "--mem is a number from 1 to 64")
+        _require(self.bits == 16, "--bits: this version stores 16 bits a dimension only")
+        _require(
+            self.context_tokens is None or 0 <= self.context_tokens <= 65536,
+            "--context is a number of tokens from 0 to 65536",
+        )
+        _require(
+            self.budget_bits is None or (math.isfinite(self.budget_bits) and self.budget_bits >= 1),
+            "--budget-bits is a number of bits, at least 1",
+        )
+        _require(1 <= self.max_steps <= 100_000, "--max-steps is a number from 1 to 100000")
+        _require(0 <= self.seed < 2**63, "--seed is a number from 0 to 2^63 - 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecompressSettings:
+    """How a container becomes bytes again."""
+
+    model: str | None = None  # None: the model named in the container, if it is already on this machine
+    revision: str | None = None
+    max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
+    offline: bool = False
+    compute: ComputeSettings = ComputeSettings()
+
+    def __post_init__(self) -> None:
+        _require(self.max_output_bytes >= 0, "--max-output is a number of bytes, at least 0")
