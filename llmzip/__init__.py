@@ -1,0 +1,177 @@
+"""llmzip: text compressed into input vectors of a frozen language model.
+
+The public functions and errors. Importing this loads neither torch nor numpy: what a function
+needs is imported when it is called.
+
+    packed = llmzip.compress(b"It was the best of times, it was the worst of times.")
+    assert llmzip.decompress(packed) == b"It was the best of times, it was the worst of times."
+    print(llmzip.info(packed).to_text())
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from llmzip.config import (
+    DEFAULT_MAX_OUTPUT_BYTES,
+    DEFAULT_MAX_STEPS,
+    Attention,
+    CompressSettings,
+    ComputeSettings,
+    DecompressSettings,
+    Device,
+)
+from llmzip.errors import (
+    Corrupt,
+    FormatError,
+    InputError,
+    IntegrityError,
+    Interrupted,
+    LimitExceeded,
+    LlmzipError,
+    ModelMismatch,
+    ModelUnavailable,
+    NotACrmFile,
+    SettingsError,
+    Truncated,
+    UnsupportedVersion,
+)
+from llmzip.progress import Progress
+
+if TYPE_CHECKING:
+    import threading
+    from typing import TypeAlias
+
+    from llmzip.progress import OnProgress
+    from llmzip.report import Report
+
+    BytesLike: TypeAlias = bytes | bytearray | memoryview
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Corrupt",
+    "FormatError",
+    "InputError",
+    "IntegrityError",
+    "Interrupted",
+    "LimitExceeded",
+    "LlmzipError",
+    "ModelMismatch",
+    "ModelUnavailable",
+    "NotACrmFile",
+    "Progress",
+    "Report",
+    "SettingsError",
+    "Truncated",
+    "UnsupportedVersion",
+    "__version__",
+    "compress",
+    "decompress",
+    "info",
+]
+
+
+def compress(
+    data: BytesLike,
+    *,
+    model: str | None = None,
+    revision: str | None = None,
+    device: Device = "auto",
+    num_mem: int = 1,
+    bits: int = 16,
+    context_tokens: int | None = None,
+    budget_bits: float | None = None,
+    max_steps: int = DEFAULT_MAX_STEPS,
+    seed: int = 0,
+    threads: int | None = None,
+    batch: int | None = None,
+    attention: Attention = "sdpa",
+    offline: bool = False,
+    progress: OnProgress | None = None,
+    cancel: threading.Event | None = None,
+) -> bytes:
+    """The `.crm` container of `data`, decoded once and found equal.
+
+    `model`: a known name, a directory or "ORG/NAME"; None for the default, which is fetched if it
+    is not on this machine (unless `offline`). `progress` is called with each `Progress` event;
+    `cancel`, once set, ends the work with `Interrupted`. Raises `LlmzipError`.
+    """
+    settings = CompressSettings(
+        model=model,
+        revision=revision,
+        num_mem=num_mem,
+        bits=bits,
+        context_tokens=context_tokens,
+        budget_bits=budget_bits,
+        max_steps=max_steps,
+        seed=seed,
+        offline=offline,
+        compute=ComputeSettings(device=device, threads=threads, batch=batch, attention=attention),
+    )
+    whole = _bytes(data)
+    from llmzip.codec import compress_bytes
+
+    return compress_bytes(whole, settings, on_progress=progress, cancel=cancel)
+
+
+def decompress(
+    data: BytesLike,
+    *,
+    model: str | None = None,
+    revision: str | None = None,
+    device: Device = "auto",
+    threads: int | None = None,
+    batch: int | None = None,
+    attention: Attention = "sdpa",
+    max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES,
+    offline: bool = False,
+    progress: OnProgress | None = None,
+    cancel: threading.Event | None = None,
+) -> bytes:
+    """The original of a `.crm` container, verified by its hash.
+
+    None of `device`, `threads`, `batch` and `attention` changes what comes back. Raises
+    `LlmzipError`: `FormatError` for damage, `ModelUnavailable` or `ModelMismatch` without the right
+    model, `IntegrityError` for text that fails its hash, `LimitExceeded`, `Interrupted`.
+    """
+    settings = DecompressSettings(
+        model=model,
+        revision=revision,
+        max_output_bytes=max_output_bytes,
+        offline=offline,
+        compute=ComputeSettings(device=device, threads=threads, batch=batch, attention=attention),
+    )
+    whole = _bytes(data)
+    from llmzip.codec import decompress_bytes
+
+    return decompress_bytes(whole, settings, on_progress=progress, cancel=cancel)
+
+
+def info(source: str | os.PathLike[str] | BytesLike) -> Report:
+    """What a container holds: of a file's path, or of the bytes. Needs no model.
+
+    Raises `FormatError`, `LimitExceeded` for an original over 1 GiB, and OSError for a path that
+    cannot be read.
+    """
+    from llmzip.report import read_report
+
+    if isinstance(source, (str, os.PathLike)):
+        with open(source, "rb") as file:
+            return read_report(file.read())
+    return read_report(_bytes(source))
+
+
+def _bytes(data: BytesLike) -> bytes:
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise TypeError(f"llmzip takes bytes, not {type(data).__name__}: encode text first")
+    return bytes(data)
+
+
+def __getattr__(name: str) -> object:
+    if name == "Report":
+        from llmzip.report import Report
+
+        return Report
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

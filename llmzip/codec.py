@@ -1,11 +1,28 @@
-"""Compress and decompress: joins the rooms. Verification uses the decompressor's own path."""
+"""Compress and decompress: joins the rooms.
+
+Owns the order of work and the rule that nothing leaves unverified: `compress_bytes` decodes its
+own container with
+the decompressor's code before it returns it. Knows nothing of files on disk or terminals. Called
+by `llmzip` and `llmzip.cli`.
+"""
 
 from __future__ import annotations
 
 import threading
 
-from llmzip.config import CompressSettings, DecompressSettings
-from llmzip.progress import OnProgress
+import torch
+
+from llmzip.config import CompressSettings, ComputeSettings, DecompressSettings
+from llmzip.decoding import decode_container, join_runs
+from llmzip.encoding import Workshop, cram_parts, pack_stored, tokenised_parts
+from llmzip.errors import ModelMismatch, ModelUnavailable
+from llmzip.lm.model import FrozenLM, fast_dtype, load_model, pick_device
+from llmzip.lm.tokens import Tokens
+from llmzip.lm.zoo import DEFAULT_MODEL, MODELS, ModelFiles, resolve
+from llmzip.progress import OnProgress, Progress
+from llmzip.runtime import borrowed_torch
+from llmzip.store.container import Container, read_container
+from llmzip.triage import split_stretches
 
 
 def compress_bytes(
@@ -15,8 +32,27 @@ def compress_bytes(
     on_progress: OnProgress | None = None,
     cancel: threading.Event | None = None,
 ) -> bytes:
-    """The `.crm` container of `data`, already decoded once and found equal."""
-    raise NotImplementedError
+    """The `.crm` container of `data`, already decoded once and found equal.
+
+    Raises ModelUnavailable, SettingsError, Interrupted; never "failed to converge".
+    """
+    tell = on_progress or (lambda event: None)
+    with borrowed_torch(settings.compute.threads):
+        stretches = split_stretches(data)
+        if not any(stretch.is_text for stretch in stretches):
+            return pack_stored(data)
+        files = resolve(
+            settings.model or DEFAULT_MODEL,
+            revision=settings.revision,
+            offline=settings.offline,
+            report=lambda line: tell(Progress(stage="model", message=line)),
+        )
+        tokens = Tokens.load(files.path)
+        parts = tokenised_parts(stretches, tokens)
+        if all(part.ids is None for part in parts):
+            return pack_stored(data)
+        shop = _workshop(files, tokens, settings.compute)
+        return cram_parts(data, parts, shop, settings, on_progress=tell, cancel=cancel)
 
 
 def decompress_bytes(
@@ -26,5 +62,67 @@ def decompress_bytes(
     on_progress: OnProgress | None = None,
     cancel: threading.Event | None = None,
 ) -> bytes:
-    """The original bytes, verified by the hashes in the container."""
-    raise NotImplementedError
+    """The original bytes, verified by the hashes in the container.
+
+    Raises FormatError, LimitExceeded, ModelUnavailable, ModelMismatch, IntegrityError, Interrupted.
+    """
+    container = read_container(data, max_output_bytes=settings.max_output_bytes)
+    with borrowed_torch(settings.compute.threads):
+        if not container.needs_model:
+            return join_runs(container, [])
+        files = _matching_model(container, settings)
+        tokens = Tokens.load(files.path)
+        device = pick_device(settings.compute.device)
+        attention = settings.compute.attention
+
+        def load(device: torch.device) -> FrozenLM:
+            return load_model(files, device=device, dtype=torch.float32, attention=attention)
+
+        return decode_container(
+            container,
+            load(device),
+            tokens,
+            batch=settings.compute.batch,
+            fallback=lambda: load(torch.device("cpu")),
+            on_progress=on_progress or (lambda event: None),
+            cancel=cancel,
+        )
+
+
+def _matching_model(container: Container, settings: DecompressSettings) -> ModelFiles:
+    """The model that the user names, or the one that the file names if it is already here; digests
+    must agree."""
+    wanted = container.model_digest.hex()
+    name = settings.model or container.model_id
+    if settings.model is None and name not in MODELS and "/" not in name:
+        raise ModelUnavailable(
+            f"this file was made with the local model {name!r} (digest {wanted})",
+            hint="name its directory with --model",
+        )
+    # What a file names is looked up, never fetched: only the user starts a download.
+    files = resolve(
+        name,
+        revision=settings.revision or (container.revision or None if "/" in name else None),
+        allow_fetch=settings.model is not None,
+        offline=settings.offline or settings.model is None,
+    )
+    if files.digest != container.model_digest:
+        raise ModelMismatch(
+            f"this file needs model {container.model_id} with digest {wanted}, but {name} has "
+            f"{files.digest.hex()}. Nothing was written.",
+            expected=wanted,
+            got=files.digest.hex(),
+            hint=f"llmzip model pull {container.model_id}, or name the right one with --model",
+        )
+    return files
+
+
+def _workshop(files: ModelFiles, tokens: Tokens, compute: ComputeSettings) -> Workshop:
+    """The model in the decoder's numerics, and in the dtype that this machine optimises fastest
+    in."""
+    device = pick_device(compute.device)
+    judge = load_model(files, device=device, dtype=torch.float32, attention=compute.attention)
+    dtype, lm = fast_dtype(device), judge
+    if dtype != torch.float32:
+        lm = load_model(files, device=device, dtype=dtype, attention=compute.attention)
+    return Workshop(files=files, tokens=tokens, judge=judge, lm=lm)

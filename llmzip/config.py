@@ -1,6 +1,7 @@
 """Every setting of a run, validated once, before any work.
 
-Owns the defaults and the limits of the settings. Knows nothing of models or files. Made by `cli` and by the public functions,
+Owns the defaults and the limits of the settings. Knows nothing of models or files. Made by `cli`
+and by the public functions,
 read by `codec` and the rooms below it.
 """
 
@@ -25,7 +26,10 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _check_device(device: str) -> None:
-    _require(device in get_args(Device), f"--device is one of {', '.join(get_args(Device))}, not {device!r}")
+    _require(
+        device in get_args(Device),
+        f"--device is one of {', '.join(get_args(Device))}, not {device!r}",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +43,13 @@ class ComputeSettings:
 
     def __post_init__(self) -> None:
         _check_device(self.device)
-        _require(self.threads is None or 1 <= self.threads <= 1024, "--threads is a number from 1 to 1024")
-        _require(self.batch is None or 1 <= self.batch <= 4096, "--batch is a number from 1 to 4096")
+        _require(
+            self.threads is None or 1 <= self.threads <= 1024,
+            "--threads is a number from 1 to 1024",
+        )
+        _require(
+            self.batch is None or 1 <= self.batch <= 4096, "--batch is a number from 1 to 4096"
+        )
         _require(self.attention in get_args(Attention), "--attention is sdpa or eager")
 
 
@@ -52,8 +61,12 @@ class CompressSettings:
     revision: str | None = None
     num_mem: int = 1  # K, mem vectors a chunk
     bits: int = 16  # bits a dimension of a stored vector
-    context_tokens: int | None = None  # left context a chunk may see; None: chosen by the text's size
-    budget_bits: float | None = None  # surprisal a chunk may hold; None: from the model's measured capacity
+    context_tokens: int | None = (
+        None  # left context a chunk may see; None: chosen by the text's size
+    )
+    budget_bits: float | None = (
+        None  # surprisal a chunk may hold; None: from the model's measured capacity
+    )
     max_steps: int = DEFAULT_MAX_STEPS  # optimiser steps before a chunk is split
     seed: int = 0
     offline: bool = False
@@ -78,7 +91,9 @@ class CompressSettings:
 class DecompressSettings:
     """How a container becomes bytes again."""
 
-    model: str | None = None  # None: the model named in the container, if it is already on this machine
+    model: str | None = (
+        None  # None: the model named in the container, if it is already on this machine
+    )
     revision: str | None = None
     max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
     offline: bool = False

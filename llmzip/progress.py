@@ -1,6 +1,7 @@
 """What a long run tells its caller while it works.
 
-Owns the one event type and the cancel check. Knows nothing of terminals. Sent by `cram` and `codec`, drawn by `cli`.
+Owns the one event type and the cancel check. Knows nothing of terminals. Sent by `cram` and
+`codec`, drawn by `cli`.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ Stage = Literal["model", "measure", "cram", "verify", "decode"]
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """A snapshot. Counts that a stage does not have are 0; `message` is for people (stage "model" only)."""
+    """A snapshot. Counts that a stage does not have are 0; `message` is for people (stage "model"
+    only)."""
 
     stage: Stage
     message: str = ""
     chunks_done: int = 0
     chunks_total: int = 0
-    tokens_right: int = 0  # tokens that greedy decoding would get right now, finished chunks included
+    tokens_right: int = (
+        0  # tokens that greedy decoding would get right now, finished chunks included
+    )
     tokens_total: int = 0
     bytes_done: int = 0  # original bytes in finished chunks
     bytes_total: int = 0
@@ -34,6 +38,7 @@ OnProgress: TypeAlias = Callable[[Progress], None]
 
 
 def check_cancelled(cancel: threading.Event | None) -> None:
-    """Raise Interrupted where the caller asked to stop; called between optimiser and decoder steps."""
+    """Raise Interrupted where the caller asked to stop; called between optimiser and decoder
+    steps."""
     if cancel is not None and cancel.is_set():
         raise Interrupted("stopped before the end; nothing was written")

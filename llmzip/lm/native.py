@@ -1,15 +1,18 @@
 """The Llama family's forward pass, on frozen weights, from input embeddings.
 
-Owns the arithmetic of Llama-shaped decoders (RMSNorm, rotary positions, grouped-query attention, SwiGLU), so that the
-default model starts without importing transformers (seconds) and no weight ever asks for a gradient. Knows nothing of mem vectors,
-tokens or files. Called by `model`. Architecture: Touvron et al. 2023; weights are read under their Hugging Face names.
+Owns the arithmetic of Llama-shaped decoders (RMSNorm, rotary positions, grouped-query attention,
+SwiGLU), so that the
+default model starts without importing transformers (seconds) and no weight ever asks for a
+gradient. Knows nothing of mem vectors,
+tokens or files. Called by `model`. Architecture: Touvron et al. 2023; weights are read under their
+Hugging Face names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +20,8 @@ from torch import Tensor
 
 from llmzip.lm.state import State, attention_bias, new_positions
 
-# Below this many rows a BLAS call is faster with the weight as its first operand (measured: 1.3 to 2.2 times at 4 to 64).
+# Below this many rows a BLAS call is faster with the weight as its first operand (measured: 1.3 to
+# 2.2 times at 4 to 64).
 _WEIGHT_FIRST_ROWS = 256
 
 
@@ -63,15 +67,15 @@ class FrozenLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.weight = weight
-        return _times(x, weight)
+        return frozen_product(x, weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return _times(grad, ctx.weight.t()), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return frozen_product(grad, ctx.weight.t()), None
 
 
-def _times(x: Tensor, weight: Tensor) -> Tensor:
-    """x: [..., In], weight: [Out, In] (either may be a view) -> [..., Out], contiguous."""
+def frozen_product(x: Tensor, weight: Tensor) -> Tensor:
+    """x @ weight.T without autograd. x: [..., In], weight: [Out, In] -> [..., Out], contiguous."""
     flat = x.reshape(-1, x.shape[-1])
     if x.device.type == "cpu" and 1 < flat.shape[0] <= _WEIGHT_FIRST_ROWS:
         out = (weight @ flat.t()).t().contiguous()
@@ -80,7 +84,7 @@ def _times(x: Tensor, weight: Tensor) -> Tensor:
     return out.view(*x.shape[:-1], weight.shape[0])
 
 
-class _RMSNorm(torch.autograd.Function):
+class FrozenRMSNorm(torch.autograd.Function):
     """RMSNorm computed in fp32, written out because autograd would keep four copies of x."""
 
     @staticmethod
@@ -92,7 +96,7 @@ class _RMSNorm(torch.autograd.Function):
         return weight * (x32 * inverse_rms).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         x, inverse_rms = ctx.saved_tensors
         unit = x.float() * inverse_rms
         grad_unit = (grad * ctx.weight).float()
@@ -100,55 +104,90 @@ class _RMSNorm(torch.autograd.Function):
         return ((grad_unit - unit * along) * inverse_rms).to(x.dtype), None, None
 
 
+def _linear(x: Tensor, weight: Tensor) -> Tensor:
+    return cast(Tensor, FrozenLinear.apply(x, weight))  # type: ignore[no-untyped-call]
+
+
+def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return cast(Tensor, FrozenRMSNorm.apply(x, weight, eps))  # type: ignore[no-untyped-call]
+
+
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021), half-split layout. x: [B, H, T, Dh], cos and sin: [B, 1, T, Dh]."""
+    """Rotary positions (Su et al. 2021), half-split layout. x: [B, H, T, Dh], cos and sin: [B, 1,
+    T, Dh]."""
     half = x.shape[-1] // 2
     turned = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
     return x * cos + turned * sin
 
 
-class NativeLlama:
-    """A frozen Llama. `weights` are Hugging Face names -> tensors, all of one dtype on one device."""
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    norm_before: Tensor  # [D]
+    qkv: Tensor  # [(H + 2 Hkv) Dh, D]
+    out: Tensor  # [D, H Dh]
+    norm_between: Tensor  # [D]
+    gate_up: Tensor  # [2 F, D]
+    down: Tensor  # [D, F]
 
-    def __init__(self, shape: LlamaShape, weights: Mapping[str, Tensor], *, attention: str) -> None:
+
+class NativeLlama:
+    """A frozen Llama. `weights` are Hugging Face names -> tensors, in any dtype."""
+
+    def __init__(
+        self,
+        shape: LlamaShape,
+        weights: Mapping[str, Tensor],
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        attention: str,
+    ) -> None:
+        def take(*names: str) -> Tensor:
+            # Joined as stored and converted once: half the memory traffic of converting first.
+            joined = torch.cat([weights[f"{name}.weight"] for name in names])
+            return joined.to(device=device, dtype=dtype)
+
         self.shape = shape
         self.attention = attention
-        self.embedding = weights["model.embed_tokens.weight"]  # [V, D]
-        self.head = weights.get("lm_head.weight", self.embedding)  # [V, D]
-        self._final_norm = weights["model.norm.weight"]
-        self._layers = [
-            {
-                name: weights[f"model.layers.{i}.{name}.weight"]
-                for name in (
-                    "input_layernorm", "post_attention_layernorm",
-                    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-                    "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+        self.embedding = take("model.embed_tokens")  # [V, D]
+        self.head = take("lm_head") if "lm_head.weight" in weights else self.embedding  # [V, D]
+        self._final_norm = take("model.norm")
+        self._layers = []
+        for index in range(shape.num_layers):
+            block = f"model.layers.{index}"
+            self._layers.append(
+                _Layer(
+                    norm_before=take(f"{block}.input_layernorm"),
+                    qkv=take(*(f"{block}.self_attn.{x}_proj" for x in "qkv")),
+                    out=take(f"{block}.self_attn.o_proj"),
+                    norm_between=take(f"{block}.post_attention_layernorm"),
+                    gate_up=take(*(f"{block}.mlp.{x}_proj" for x in ("gate", "up"))),
+                    down=take(f"{block}.mlp.down_proj"),
                 )
-            }
-            for i in range(shape.num_layers)
-        ]  # fmt: skip
-        for layer in self._layers:
-            layer["qkv"] = torch.cat([layer.pop(f"self_attn.{n}_proj") for n in "qkv"])
-            layer["gate_up"] = torch.cat([layer.pop(f"mlp.{n}_proj") for n in ("gate", "up")])
+            )
         exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
-        self._frequencies = (1.0 / shape.rope_theta**exponents).to(self.embedding.device)
+        self._frequencies = (1.0 / shape.rope_theta**exponents).to(device)
 
     def extend(self, state: State, embeds: Tensor, live_new: Tensor) -> tuple[Tensor, State]:
-        """Read new slots. embeds: [B, T, D], live_new: [B, T] -> final hidden states [B, T, D] and the state after them."""
+        """Read new slots. embeds: [B, T, D], live_new: [B, T] -> final hidden states [B, T, D] and
+        the state after them."""
         shape, dtype = self.shape, embeds.dtype
         batch, num_new, _ = embeds.shape
-        angles = new_positions(state, live_new)[..., None].float() * self._frequencies  # [B, T, Dh / 2]
+        angles = (
+            new_positions(state, live_new)[..., None].float() * self._frequencies
+        )  # [B, T, Dh / 2]
         angles = torch.cat([angles, angles], dim=-1)[:, None]  # [B, 1, T, Dh]
         cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
         bias = attention_bias(state, live_new, dtype)
         groups = shape.num_heads // shape.num_kv_heads
-        # Queries of one key/value head are laid side by side, so keys and values are never repeated.
+        # Queries of one key/value head are laid side by side, so keys and values are never
+        # repeated.
         bias = bias.expand(-1, groups, -1, -1).reshape(batch, 1, groups * num_new, -1)
         memory = []
         x = embeds
         for index, layer in enumerate(self._layers):
-            h = _RMSNorm.apply(x, layer["input_layernorm"], shape.norm_eps)
-            qkv = FrozenLinear.apply(h, layer["qkv"])  # [B, T, (H + 2 Hkv) Dh]
+            h = _norm(x, layer.norm_before, shape.norm_eps)
+            qkv = _linear(h, layer.qkv)  # [B, T, (H + 2 Hkv) Dh]
             qkv = qkv.view(batch, num_new, -1, shape.head_dim).transpose(1, 2)
             q, k, v = qkv.split([shape.num_heads, shape.num_kv_heads, shape.num_kv_heads], dim=1)
             q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
@@ -160,11 +199,11 @@ class NativeLlama:
             attended = _attend(q, k, v, bias, self.attention)
             attended = attended.view(batch, shape.num_heads, num_new, shape.head_dim)
             attended = attended.transpose(1, 2).reshape(batch, num_new, -1)
-            x = x + FrozenLinear.apply(attended, layer["self_attn.o_proj"])
-            h = _RMSNorm.apply(x, layer["post_attention_layernorm"], shape.norm_eps)
-            gate, up = FrozenLinear.apply(h, layer["gate_up"]).chunk(2, dim=-1)
-            x = x + FrozenLinear.apply(F.silu(gate) * up, layer["mlp.down_proj"])
-        return _RMSNorm.apply(x, self._final_norm, shape.norm_eps), state.advanced(live_new, memory)
+            x = x + _linear(attended, layer.out)
+            h = _norm(x, layer.norm_between, shape.norm_eps)
+            gate, up = _linear(h, layer.gate_up).chunk(2, dim=-1)
+            x = x + _linear(F.silu(gate) * up, layer.down)
+        return _norm(x, self._final_norm, shape.norm_eps), state.advanced(live_new, memory)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, attention: str) -> Tensor:

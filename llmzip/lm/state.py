@@ -1,7 +1,9 @@
 """What a language model remembers of the positions it has read: one row per sequence of a batch.
 
-Owns the bookkeeping of slots: rows of a batch have different lengths, so every row shares the same number of slots and
-`live` says which of them hold a position. Knows nothing of models; `native` and `foreign` fill `memory` with what they need.
+Owns the bookkeeping of slots: rows of a batch have different lengths, so every row shares the same
+number of slots and
+`live` says which of them hold a position. Knows nothing of models; `native` and `foreign` fill
+`memory` with what they need.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """Positions read so far. P slots a row; a slot that is not live is padding that nothing attends to."""
+    """Positions read so far. P slots a row; a slot that is not live is padding that nothing
+    attends to."""
 
     live: Tensor  # [B, P] bool
     memory: tuple[tuple[Tensor, ...], ...] = ()  # a tuple a layer, each tensor [B, H, P, *]
@@ -31,7 +34,9 @@ class State:
     def num_slots(self) -> int:
         return self.live.shape[1]
 
-    def advanced(self, live_new: Tensor, memory: Sequence[tuple[Tensor, ...]], running: Any = None) -> State:
+    def advanced(
+        self, live_new: Tensor, memory: Sequence[tuple[Tensor, ...]], running: Any = None
+    ) -> State:
         """The state after reading new slots. live_new: [B, T] bool."""
         live = torch.cat([self.live, live_new], dim=1)  # [B, P + T]
         return State(live=live, memory=tuple(memory), running=running)
@@ -69,14 +74,17 @@ def stack_states(states: Sequence[State]) -> State:
                 if state.memory:
                     parts.append(F.pad(state.memory[index][which], (0, 0, 0, pad)))
                 else:
-                    parts.append(like.new_zeros(state.num_rows, like.shape[1], num_slots, like.shape[3]))
+                    parts.append(
+                        like.new_zeros(state.num_rows, like.shape[1], num_slots, like.shape[3])
+                    )
             tensors.append(torch.cat(parts))
         memory.append(tuple(tensors))
     return State(live=live, memory=tuple(memory))
 
 
 def new_positions(state: State, live_new: Tensor) -> Tensor:
-    """Position of each new slot, [B, T]; a padding slot gets the position of the live slot before it."""
+    """Position of each new slot, [B, T]; a padding slot gets the position of the live slot before
+    it."""
     steps = live_new.long().cumsum(dim=1) - 1
     return (state.live.sum(dim=1, keepdim=True) + steps).clamp(min=0)
 
@@ -84,7 +92,8 @@ def new_positions(state: State, live_new: Tensor) -> Tensor:
 def attention_bias(state: State, live_new: Tensor, dtype: torch.dtype) -> Tensor:
     """Additive mask [B, 1, T, P + T]: 0 where a new slot may look, the lowest float where not.
 
-    Every slot may look at itself, so that no row of the softmax is empty; padding never feeds a live slot.
+    Every slot may look at itself, so that no row of the softmax is empty; padding never feeds a
+    live slot.
     """
     num_new = live_new.shape[1]
     device = live_new.device

@@ -1,0 +1,63 @@
+"""The two output streams: people read stderr, programs read stdout.
+
+Owns how lines reach the terminal and how data reaches stdout, closed or broken streams included.
+Knows nothing of commands. Called by the rest of `cli`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+
+from llmzip.errors import InputError
+
+
+def say(line: str) -> None:
+    """One line for people, on stderr; dropped where stderr is closed, never sent to stdout."""
+    if sys.stderr is None:
+        return
+    try:
+        print(_encodable(line, sys.stderr.encoding), file=sys.stderr, flush=True)
+    except OSError:
+        pass  # nobody reads stderr; the exit code still tells
+
+
+def write_text(text: str) -> None:
+    """Text that was asked for, on stdout. Raises InputError."""
+    encoding = (sys.stdout.encoding if sys.stdout is not None else None) or "utf-8"
+    write_stdout(_encodable(text, encoding).encode(encoding, "backslashreplace"))
+
+
+def write_json(fields: Mapping[str, object]) -> None:
+    """One JSON object in one ASCII line, on stdout. Raises InputError."""
+    write_stdout(json.dumps(fields, allow_nan=False).encode("ascii") + b"\n")
+
+
+def write_stdout(data: bytes) -> None:
+    """Bytes on stdout, all of them or InputError."""
+    if sys.stdout is None:
+        raise InputError("standard output is closed")
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        _drop_stdout()
+        raise InputError(f"cannot write to standard output: {error.strerror}") from error
+
+
+def _drop_stdout() -> None:
+    """Let what is still buffered go nowhere; else the interpreter fails again when it exits."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+def _encodable(text: str, encoding: str | None) -> str:
+    """`text` without the one character of ours that not every encoding has."""
+    try:
+        "→".encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        return text.replace("→", "->")
+    return text

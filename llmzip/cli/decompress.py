@@ -1,0 +1,78 @@
+"""`llmzip decompress`: options to settings, one call, a summary."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+import typer
+
+from llmzip import config
+from llmzip.cli import options
+from llmzip.cli.compress import SUFFIX
+from llmzip.cli.console import say, write_json
+from llmzip.cli.job import JobSettings, run_job
+from llmzip.cli.signals import Stop
+from llmzip.errors import InputError
+from llmzip.progress import OnProgress
+from llmzip.report import read_report
+
+
+def decompress(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="File to restore, - for stdin.")],
+    output: options.Output = None,
+    model: options.Model = None,
+    revision: options.Revision = None,
+    device: options.Device = config.ComputeSettings.device,
+    threads: options.Threads = None,
+    batch: options.Batch = None,
+    attention: options.Attention = config.ComputeSettings.attention,
+    max_output: options.MaxOutput = config.DecompressSettings.max_output_bytes,
+    offline: options.Offline = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    force: options.Force = False,
+) -> None:
+    """Restore the original of FILE. Nothing appears that was not verified by its hash."""
+    settings = config.DecompressSettings(
+        model=model,
+        revision=revision,
+        max_output_bytes=max_output,
+        offline=offline,
+        compute=config.ComputeSettings(
+            device=cast(config.Device, device),
+            threads=threads,
+            batch=batch,
+            attention=cast(config.Attention, attention),
+        ),
+    )
+    job = JobSettings(
+        file=file, output=output, force=force, json=json, quiet=quiet, verbose=verbose
+    )
+    _run(job, settings)
+
+
+def _run(job: JobSettings, settings: config.DecompressSettings) -> None:
+    def work(data: bytes, on_progress: OnProgress, stop: Stop) -> bytes:
+        with stop.at_once():
+            from llmzip.codec import decompress_bytes
+        return decompress_bytes(data, settings, on_progress=on_progress, cancel=stop.cancel)
+
+    outcome = run_job(job, work, default_target=_strip_suffix, is_binary=False)
+    report = read_report(outcome.source_data, max_output_bytes=settings.max_output_bytes)
+    if job.json:
+        write_json({**report.to_dict(), "seconds": outcome.seconds})
+    if not job.quiet:
+        say(
+            f"{outcome.source_name} → {outcome.target_name}  {report.container_bytes:,} → "
+            f"{report.original_bytes:,} bytes, verified"
+        )
+    if job.verbose and not job.quiet:
+        say(f"{report.to_text(name=outcome.source_name)}seconds   {outcome.seconds:.1f}")
+
+
+def _strip_suffix(path: str) -> str:
+    stem, suffix = path[: -len(SUFFIX)], path[-len(SUFFIX) :]
+    if suffix.lower() != SUFFIX or not stem or stem[-1] in "/\\":
+        raise InputError(f"{path} does not end in {SUFFIX}", hint="name the output with -o")
+    return stem

@@ -1,0 +1,268 @@
+"""Input and output files: what may be read, what may be written, and how a result appears.
+
+Owns the checks made before any work, and publishing: a result is whole and synced under a private
+name before it gets its own, and no other file is lost on the way. Knows nothing of containers.
+Called by `cli.job` and `cli.info`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import FileIO
+from typing import BinaryIO
+
+from llmzip.cli.console import write_stdout
+from llmzip.errors import InputError
+
+STDIO = "-"
+_NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+_NEW_FILE |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """An opened input. `path` is None for a stream: stdin, a FIFO, a device."""
+
+    name: str
+    path: str | None
+    stream: BinaryIO
+    status: os.stat_result | None  # None: not known to the system (a stream in memory)
+
+    def read(self) -> bytes:
+        """All of it. Raises InputError."""
+        try:
+            return self.stream.read()
+        except OSError as error:
+            raise InputError(f"cannot read {self.name}: {error.strerror}") from error
+
+    def close(self) -> None:
+        if self.name != STDIO:
+            self.stream.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where a result goes. `path` is None for stdout; `is_stream`: written as it is, no rename."""
+
+    path: str | None
+    replace: bool
+    is_stream: bool
+
+    @property
+    def name(self) -> str:
+        return STDIO if self.path is None else self.path
+
+
+def open_source(file: str) -> Source:
+    """Open an input, `-` for stdin. Opening a FIFO waits for its writer. Raises InputError."""
+    if file == STDIO:
+        if sys.stdin is None:
+            raise InputError("standard input is closed")
+        stream: BinaryIO = sys.stdin.buffer
+    else:
+        try:
+            stream = open(file, "rb")
+        except OSError as error:
+            hint = "pack it with tar first" if os.path.isdir(file) else ""
+            raise InputError(f"cannot read {file}: {error.strerror}", hint=hint) from error
+    if stream.isatty():
+        raise InputError(
+            "data is not read from a terminal", hint="name a file, or send the data through a pipe"
+        )
+    try:
+        status = os.fstat(stream.fileno())
+    except OSError:
+        status = None
+    is_file = file != STDIO and status is not None and stat.S_ISREG(status.st_mode)
+    return Source(name=file, path=file if is_file else None, stream=stream, status=status)
+
+
+def plan_target(
+    source: Source,
+    output: str | None,
+    *,
+    default: Callable[[str], str],
+    force: bool,
+    is_binary: bool,
+) -> Target:
+    """Decide where the result goes, and refuse now what would fail after the work.
+
+    `default` makes the output's path out of the input's. Raises InputError.
+    """
+    path = output
+    if path is None:
+        path = STDIO if source.path is None else default(source.path)
+    if path == STDIO:
+        if is_binary and sys.stdout is not None and sys.stdout.isatty():
+            raise InputError(
+                "compressed data is not written to a terminal", hint="use -o FILE, or redirect it"
+            )
+        return Target(path=None, replace=False, is_stream=True)
+    status = _status(path)
+    if status is not None and (stat.S_ISCHR(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
+        _refuse_terminal(path, status, is_binary)
+        return Target(path=path, replace=False, is_stream=True)
+    if status is not None:
+        _refuse_existing(path, status, source, force)
+    try:
+        with _temporary(_directory(path)):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write into {_directory(path)}: {error.strerror}") from error
+    return Target(path=path, replace=force, is_stream=False)
+
+
+def publish(target: Target, data: bytes, source: Source) -> None:
+    """Make `data` appear as `target`: all of it, or nothing and an InputError.
+
+    The new file gets mode and time from a source that is a file. On a stream, part of the data may
+    have been sent when writing fails.
+    """
+    if target.path is None:
+        write_stdout(data)
+        return
+    try:
+        if target.is_stream:
+            with open(target.path, "wb", buffering=0) as stream:
+                _write_all(stream.fileno(), data)
+        else:
+            _publish_file(target.path, data, source, replace=target.replace)
+    except FileExistsError as error:
+        raise InputError(
+            f"{target.path} appeared meanwhile; it was left alone", hint="use -f to replace it"
+        ) from error
+    except OSError as error:
+        raise InputError(f"cannot write {target.path}: {error.strerror}") from error
+
+
+def _publish_file(path: str, data: bytes, source: Source, *, replace: bool) -> None:
+    with _temporary(_directory(path)) as (file, temporary):
+        _write_all(file.fileno(), data)
+        _copy_status(file.fileno(), temporary, source)
+        os.fsync(file.fileno())
+        file.close()  # some systems do not rename an open file
+        if replace:
+            os.replace(temporary, path)
+        else:
+            _publish_new(temporary, path)
+    _sync_directory(_directory(path))
+
+
+def _publish_new(temporary: str, path: str) -> None:
+    """Give the file its name, or raise FileExistsError: never the place of another file."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links; if that is not the cause, this fails, too
+        os.close(os.open(path, _NEW_FILE, 0o600))
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(path)
+            raise
+
+
+@contextmanager
+def _temporary(directory: str) -> Iterator[tuple[FileIO, str]]:
+    """A new private file, gone when the block ends (unless it was renamed)."""
+    path = os.path.join(directory, f".llmzip-{secrets.token_hex(8)}.part")
+    file = FileIO(os.open(path, _NEW_FILE, 0o600), "w")
+    try:
+        yield file, path
+    finally:
+        file.close()
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view[: 1 << 24]) :]
+
+
+def _copy_status(handle: int, path: str, source: Source) -> None:
+    if source.path is None or source.status is None:
+        mask = os.umask(0o077)
+        os.umask(mask)
+        mode = 0o666 & ~mask
+    else:
+        mode = source.status.st_mode & 0o777  # no setuid, setgid, sticky
+        if hasattr(os, "fchown"):
+            mode = _copy_owner(handle, source.status, mode)
+        times = (source.status.st_atime_ns, source.status.st_mtime_ns)
+        os.utime(handle if os.utime in os.supports_fd else path, ns=times)
+    if hasattr(os, "fchmod"):
+        os.fchmod(handle, mode)
+
+
+def _copy_owner(handle: int, status: os.stat_result, mode: int) -> int:
+    """Owner and group as far as allowed. Another group gets no more than everybody has."""
+    with suppress(OSError):
+        os.fchown(handle, status.st_uid, -1)
+    try:
+        os.fchown(handle, -1, status.st_gid)
+    except OSError:
+        mode &= ~0o070 | (mode & 0o007) << 3
+    return mode
+
+
+def _sync_directory(directory: str) -> None:
+    with suppress(OSError):  # not every platform opens directories; the file itself is synced
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _directory(path: str) -> str:
+    return os.path.dirname(path) or os.curdir
+
+
+def _status(path: str) -> os.stat_result | None:
+    """What is at `path`: None for nothing. A dangling link is itself."""
+    try:
+        found = os.lstat(path)
+        if stat.S_ISLNK(found.st_mode):
+            with suppress(FileNotFoundError):
+                found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+    return found
+
+
+def _refuse_existing(path: str, status: os.stat_result, source: Source, force: bool) -> None:
+    if source.status is not None and os.path.samestat(status, source.status):
+        raise InputError(f"{path} is the input itself", hint="choose another output with -o")
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{path} is a directory", hint="name the output file with -o")
+    if os.path.islink(path):
+        raise InputError(f"{path} is a symbolic link", hint="name the file itself, or remove it")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is not a file")
+    if not force:
+        raise InputError(f"{path} exists", hint="use -f to replace it, or -o for another name")
+
+
+def _refuse_terminal(path: str, status: os.stat_result, is_binary: bool) -> None:
+    if not is_binary or not stat.S_ISCHR(status.st_mode):
+        return
+    try:
+        handle = os.open(path, os.O_WRONLY | getattr(os, "O_NOCTTY", 0))
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        if os.isatty(handle):
+            raise InputError(f"{path} is a terminal", hint="use -o FILE for compressed data")
+    finally:
+        os.close(handle)

@@ -1,0 +1,101 @@
+"""The `llmzip` command: its parts, and how every failure becomes one line and an exit code.
+
+Owns the boundary between exceptions and the shell. Nothing is printed at import, and neither torch
+nor transformers is loaded before a command needs them.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from llmzip import __version__
+from llmzip.cli import compress, decompress, info, model
+from llmzip.cli.console import say, write_text
+from llmzip.cli.signals import HINT, NOTHING_WRITTEN
+from llmzip.errors import Interrupted, LlmzipError
+from llmzip.report import printable
+
+EPILOG = (
+    "Exit codes: 0 done; 1 a file or something else failed; 2 usage; 3 damaged, or no .crm file; "
+    "4 made by a newer llmzip; 5 model missing or not the right one; 6 decoded text fails its "
+    "hash; 7 over a limit; 130 interrupted; 143 terminated. Take any other code for a failure."
+)
+
+# No rich markup: help is plain wherever it goes, and starts without loading rich.
+app = typer.Typer(
+    name="llmzip",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(compress.compress)
+app.command()(decompress.decompress)
+app.command()(info.info)
+app.add_typer(model.app, name="model")
+
+_show_traceback = False
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        write_text(f"llmzip {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def llmzip(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="LLMZIP_DEBUG", help="Show tracebacks of errors.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version."),
+    ] = False,
+) -> None:
+    """Compress text into input vectors of a frozen language model, and back, bit for bit."""
+    global _show_traceback
+    _show_traceback = debug
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    global _show_traceback
+    _show_traceback = False
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=arguments, prog_name="llmzip", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except Exception as error:
+        return _explain(error)
+    if code == 130:  # Ctrl-C outside of a job; some versions of typer turn it into a return value
+        return _explain(Interrupted(NOTHING_WRITTEN, hint=HINT))
+    return code if isinstance(code, int) else 0
+
+
+def _explain(error: Exception) -> int:
+    """Print what happened and what to do, and return the exit code."""
+    if callable(getattr(error, "show", None)):  # typer's own: wrong usage
+        error.show()  # type: ignore[attr-defined]
+        return int(getattr(error, "exit_code", 2))
+    if _show_traceback:
+        say("".join(traceback.format_exception(error)).rstrip())
+    code, hint, kind = 1, "", "error"
+    if isinstance(error, LlmzipError):
+        code, hint, text = error.exit_code, error.hint, str(error)
+        kind = "interrupted" if isinstance(error, Interrupted) else kind
+    elif isinstance(error, OSError):
+        text = str(error)
+    else:
+        text = f"this should not have happened: {type(error).__name__}: {error}"
+        hint = "llmzip --debug shows where; please report it"
+    say(f"{kind}: {printable(text)} [exit {code}]")
+    if hint:
+        say(f"hint: {printable(hint)}")
+    return code

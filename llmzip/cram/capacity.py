@@ -1,0 +1,79 @@
+"""How much one mem vector of a model holds, measured once per model and remembered.
+
+Owns the calibration behind the default budget. Knows nothing of containers. Called by `codec`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from llmzip.cram.chunking import plan_segments
+from llmzip.cram.optimizer import probe_gain_bits
+from llmzip.lm.model import FrozenLM
+
+# Share of the gain that a chunk is filled with. Steps grow with the load, so a chunk's cost grows
+# with its square; the
+# vectors' bytes shrink with the load. 0.6 is where the default model still finishes in about 30
+# steps (docs/LOG.md).
+LOAD = 0.6
+PROBE_STEPS = 32
+_PROBE_TOKENS = 64
+_LOWEST_BITS = 48.0
+
+_PASSAGE = (
+    "The ferry left at half past six, while the lamps along the quay were still lit. Anna had "
+    "counted the coins twice before she bought the ticket, and now she stood at the rail with her "
+    "collar up and watched the town grow small. Nobody had come to see her off, which was what "
+    "she had asked for. The harbour master raised two fingers from his chair, as he did for every "
+    "boat, and went back to his newspaper."
+)
+
+
+def default_budget_bits(lm: FrozenLM, ids: list[int], *, num_mem: int, cache: Path | None) -> float:
+    """Surprisal that a chunk of `num_mem` vectors should hold.
+
+    ids: tokens of `probe_text()`. cache: file that remembers the figure (None: measure anew).
+    Takes as long as
+    PROBE_STEPS steps on 64 tokens.
+    """
+    gain_bits = _recall(cache)
+    if gain_bits is None:
+        gain_bits = measure_gain_bits(lm, ids)
+        _remember(cache, gain_bits)
+    return max(_LOWEST_BITS, LOAD * gain_bits * num_mem)
+
+
+def probe_text() -> bytes:
+    """The passage that calibration crams."""
+    return _PASSAGE.encode()
+
+
+def measure_gain_bits(lm: FrozenLM, ids: list[int]) -> float:
+    """Bits by which one vector lowers the passage's cross-entropy in PROBE_STEPS steps, without
+    left context."""
+    ids = ids[:_PROBE_TOKENS]
+    whole = next(plan_segments(lm, ids, bos_id=None, context_tokens=0, budget_bits=float("inf")))
+    return probe_gain_bits(lm, whole, steps=PROBE_STEPS)
+
+
+def _recall(cache: Path | None) -> float | None:
+    try:
+        gain = json.loads(cache.read_text("utf-8"))["gain_bits"] if cache else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # a damaged cache is measured anew
+    return float(gain) if isinstance(gain, (int, float)) and 0 < gain < 1e6 else None
+
+
+def _remember(cache: Path | None, gain_bits: float) -> None:
+    if cache is None:
+        return
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=cache.parent, delete=False) as file:
+            json.dump({"gain_bits": gain_bits, "steps": PROBE_STEPS}, file)
+        os.replace(file.name, cache)
+    except OSError:
+        pass  # an unwritable cache costs time, never a result

@@ -1,0 +1,139 @@
+"""Where chunks end: tokens -> segments -> chunks, by surprisal and never by length.
+
+Owns the surprisal pass and the two rules: a chunk closes when the next token would take it over
+the budget, a segment closes when
+its next chunk would see more than `context_tokens` of left context. The surprisal is taken with
+the context that the decoder will
+have: all earlier tokens of the segment. Knows nothing of mem vectors. Called by `codec`.
+Source of the idea that cross-entropy, not length, sets how much a vector holds: Kuratov et al.
+2025.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from llmzip.lm.layout import pad_ids, segment_start
+from llmzip.lm.model import FrozenLM
+
+MAX_CHUNK_TOKENS = 256  # bounds the memory of one optimiser row, however predictable the text
+_BLOCK_TOKENS = 64  # tokens read at a time while looking for a segment's end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Tokens [start, end) of a segment: one chunk."""
+
+    start: int
+    end: int
+    surprisal_bits: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """Tokens that share a chain of left context, and its chunks."""
+
+    index: int
+    start_ids: tuple[int, ...]  # what stands before the first token: BOS or nothing
+    ids: tuple[int, ...]
+    surprisal_bits: tuple[float, ...]  # per token
+    spans: tuple[Span, ...]
+
+
+@torch.no_grad()
+def plan_segments(
+    lm: FrozenLM,
+    ids: Sequence[int],
+    *,
+    bos_id: int | None,
+    context_tokens: int,
+    budget_bits: float,
+    first_index: int = 0,
+) -> Iterator[Segment]:
+    """Cut tokens into segments and chunks, in order; every token is in exactly one chunk."""
+    begin, index = 0, first_index
+    start_ids = segment_start(bos_id)
+    while begin < len(ids):
+        segment = _next_segment(lm, index, start_ids, ids[begin:], context_tokens, budget_bits)
+        yield segment
+        index += 1
+        begin += len(segment.ids)
+
+
+def _next_segment(
+    lm: FrozenLM,
+    index: int,
+    start_ids: Sequence[int],
+    ids: Sequence[int],
+    context_tokens: int,
+    budget_bits: float,
+) -> Segment:
+    reader = _Reader(lm, start_ids, ids)
+    spans: list[Span] = []
+    start, bits = 0, 0.0
+    for position in range(len(ids)):
+        surprisal = reader.surprisal(position)
+        too_much = bits + surprisal > budget_bits or position - start >= MAX_CHUNK_TOKENS
+        if position > start and too_much:
+            spans.append(Span(start=start, end=position, surprisal_bits=bits))
+            start, bits = position, 0.0
+            if position > context_tokens:
+                break
+        bits += surprisal
+    else:
+        spans.append(Span(start=start, end=len(ids), surprisal_bits=bits))
+        _absorb_short_tail(spans, budget_bits)
+    num_tokens = spans[-1].end
+    return Segment(
+        index=index,
+        start_ids=tuple(start_ids),
+        ids=tuple(ids[:num_tokens]),
+        surprisal_bits=tuple(reader.bits[:num_tokens]),
+        spans=tuple(spans),
+    )
+
+
+def _absorb_short_tail(spans: list[Span], budget_bits: float) -> None:
+    """Give a last chunk of a few bits to the one before it: a vector of its own would be wasted."""
+    if len(spans) < 2:
+        return
+    before, tail = spans[-2:]
+    joined = before.surprisal_bits + tail.surprisal_bits
+    if joined <= 1.15 * budget_bits and tail.end - before.start <= MAX_CHUNK_TOKENS:
+        spans[-2:] = [Span(start=before.start, end=tail.end, surprisal_bits=joined)]
+
+
+class _Reader:
+    """Reads a segment block by block, as far as it is asked."""
+
+    def __init__(self, lm: FrozenLM, start_ids: Sequence[int], ids: Sequence[int]) -> None:
+        self._lm, self._ids = lm, ids
+        self._state = lm.empty(1)
+        self.bits: list[float] = []
+        self._last = None  # hidden state that predicts the next token
+        if start_ids:
+            self._last = self._read(start_ids)[-1:]
+
+    def _read(self, ids: Sequence[int]) -> torch.Tensor:
+        block, live = pad_ids([ids], self._lm.device)
+        hidden, self._state = self._lm.extend(self._state, self._lm.embed(block), live)
+        return hidden[0]  # [T, Dh]
+
+    def surprisal(self, position: int) -> float:
+        while len(self.bits) <= position:
+            block = self._ids[len(self.bits) : len(self.bits) + _BLOCK_TOKENS]
+            hidden = self._read(block)
+            targets = torch.tensor(list(block), dtype=torch.int64, device=hidden.device)
+            if self._last is None:
+                # Nothing stands before the first token: any of the vocabulary, equally.
+                self.bits.append(math.log2(self._lm.vocab_size))
+                predicting, targets = hidden[:-1], targets[1:]
+            else:
+                predicting = torch.cat([self._last, hidden[:-1]])
+            self.bits.extend(self._lm.surprisal_bits(predicting, targets).tolist())
+            self._last = hidden[-1:]
+        return self.bits[position]

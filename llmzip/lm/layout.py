@@ -1,0 +1,60 @@
+"""The one owner of the sequence [BOS | context | mem | chunk].
+
+Says how a chunk's inputs are laid out and which row predicts which token: the last mem vector's
+row predicts chunk token 0, the
+row of chunk token j predicts chunk token j + 1, and the last chunk token is never read. Knows
+nothing of how rows are computed.
+Called by `cram.chunking`, `cram.optimizer` and `cram.decode`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def segment_start(bos_id: int | None) -> list[int]:
+    """Ids that stand before the first token of every segment."""
+    return [] if bos_id is None else [bos_id]
+
+
+def pad_ids(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids of several rows, padded on the right -> ids [B, L] int64, live [B, L] bool."""
+    longest = max((len(row) for row in rows), default=0)
+    ids = torch.zeros(len(rows), longest, dtype=torch.int64)
+    live = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(row, dtype=torch.int64)
+        live[index, : len(row)] = True
+    return ids.to(device), live.to(device)
+
+
+def mem_and_chunk(mem: Tensor, chunk_embeds: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+    """What follows the context when the whole chunk is known (teacher forcing).
+
+    mem: [B, K, D], chunk_embeds: [B, L, D], live: [B, L] -> embeds [B, K + L - 1, D], live [B, K +
+    L - 1].
+    """
+    num_rows, num_mem, _ = mem.shape
+    embeds = torch.cat([mem, chunk_embeds[:, :-1]], dim=1)  # [B, K + L - 1, D]
+    always = torch.ones(num_rows, num_mem, dtype=torch.bool, device=live.device)
+    return embeds, torch.cat([always, live[:, 1:]], dim=1)
+
+
+def tokens_and_mem(token_embeds: Tensor, live: Tensor, mem: Tensor) -> tuple[Tensor, Tensor]:
+    """What the decoder reads before a chunk: tokens not yet in the context, then mem.
+
+    token_embeds: [B, T, D], live: [B, T], mem: [B, K, D] -> embeds [B, T + K, D], live [B, T + K].
+    """
+    always = torch.ones(mem.shape[:2], dtype=torch.bool, device=live.device)
+    return torch.cat([token_embeds, mem], dim=1), torch.cat([live, always], dim=1)
+
+
+def predicting_rows(hidden: Tensor, num_mem: int) -> Tensor:
+    """Rows that predict the chunk, from the hidden states of `mem_and_chunk`'s inputs.
+
+    hidden: [B, K + L - 1, D] -> [B, L, D], where row j predicts chunk token j.
+    """
+    return hidden[:, num_mem - 1 :]

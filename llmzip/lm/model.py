@@ -1,0 +1,207 @@
+"""FrozenLM: a language model that only ever reads; its weights never change and never ask for a
+gradient.
+
+Owns loading, dtype, device and the choice between the native forward pass and the one in
+`foreign`. Knows nothing of chunks or files.
+Called by `cram` and `codec`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from llmzip.config import Attention
+from llmzip.errors import LlmzipError, ModelUnavailable, SettingsError
+from llmzip.lm.native import LlamaShape, NativeLlama, frozen_product
+from llmzip.lm.state import State, empty_state
+from llmzip.lm.zoo import ModelFiles
+
+_LOGIT_ROWS = 128  # rows of logits held at a time: 128 x 49152 fp32 = 24 MiB
+
+
+class Backend(Protocol):
+    """A forward pass from input embeddings to final hidden states, and the output head."""
+
+    embedding: Tensor  # [V, D]
+    head: Tensor  # [V, Dh]
+
+    def extend(self, state: State, embeds: Tensor, live_new: Tensor) -> tuple[Tensor, State]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the model says of known tokens, row by row."""
+
+    margins: Tensor  # [N] fp32, logit of the right token minus the best other logit
+    gradient: Tensor  # [N, Dh], of the summed cross-entropy of the rows asked for; 0 elsewhere
+
+
+class FrozenLM:
+    """A loaded model. Same weights, any compute dtype: bf16 to optimise where that is faster, fp32
+    to decode."""
+
+    def __init__(self, backend: Backend, *, dtype: torch.dtype, max_positions: int) -> None:
+        self._backend = backend
+        self.dtype = dtype
+        self.max_positions = max_positions
+        self.device = backend.embedding.device
+        self.vocab_size, self.dim = backend.embedding.shape
+        self._head_bias: Tensor | None = getattr(backend, "head_bias", None)
+
+    def empty(self, num_rows: int) -> State:
+        """The state before anything is read."""
+        return empty_state(num_rows, self.device)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """ids: [...] int64 -> [..., D]."""
+        return self._backend.embedding[ids]
+
+    def extend(self, state: State, embeds: Tensor, live_new: Tensor) -> tuple[Tensor, State]:
+        """Read new slots. embeds: [B, T, D], live_new: [B, T] -> final hidden states [B, T, Dh],
+        state after them."""
+        return self._backend.extend(state, embeds, live_new)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden: [N, Dh] -> [N, V] fp32."""
+        out = frozen_product(hidden, self._backend.head).float()
+        return out if self._head_bias is None else out + self._head_bias.float()
+
+    @torch.no_grad()
+    def surprisal_bits(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """-log2 p(target) from the rows that predict it. hidden: [N, Dh], targets: [N] -> [N]
+        fp32."""
+        parts = []
+        for rows, ids in zip(hidden.split(_LOGIT_ROWS), targets.split(_LOGIT_ROWS), strict=True):
+            logits = self.logits(rows)
+            right = logits.gather(1, ids[:, None])[:, 0]
+            parts.append((torch.logsumexp(logits, dim=1) - right) / 0.6931471805599453)
+        return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+
+    @torch.no_grad()
+    def predict(self, hidden: Tensor, targets: Tensor, *, margin_goal: float) -> Prediction:
+        """Margins of the target tokens and the cross-entropy's gradient where the margin is short
+        of the goal.
+
+        The gradient is written out: the logits of one block at a time are all that is kept of the
+        output head.
+        hidden: [N, Dh], targets: [N].
+        """
+        margins, gradients = [], []
+        for rows, ids in zip(hidden.split(_LOGIT_ROWS), targets.split(_LOGIT_ROWS), strict=True):
+            logits = self.logits(rows)  # [n, V]
+            margin = target_margins(logits, ids)
+            short = margin < margin_goal
+            gradient = torch.zeros_like(rows)
+            if bool(short.any()):
+                error = torch.softmax(logits[short], dim=1)  # softmax minus one-hot
+                error.scatter_add_(1, ids[short][:, None], torch.full_like(error[:, :1], -1.0))
+                gradient[short] = frozen_product(error.to(self.dtype), self._backend.head.t())
+            margins.append(margin)
+            gradients.append(gradient)
+        return Prediction(margins=torch.cat(margins), gradient=torch.cat(gradients))
+
+
+def target_margins(logits: Tensor, targets: Tensor) -> Tensor:
+    """Logit of the target minus the best other logit. logits: [N, V], targets: [N] -> [N]."""
+    top = logits.topk(2, dim=1)
+    right = logits.gather(1, targets[:, None])[:, 0]
+    best_other = torch.where(top.indices[:, 0] == targets, top.values[:, 1], top.values[:, 0])
+    return right - best_other
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that a setting names; "auto" takes CUDA, then MPS, then the CPU."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SettingsError(
+            "--device cuda: no CUDA device is available to this torch", hint="use --device cpu"
+        )
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise SettingsError(
+            "--device mps: no MPS device is available to this torch", hint="use --device cpu"
+        )
+    return torch.device(name)
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """The dtype to optimise in: bf16 where this machine multiplies it clearly faster than fp32
+    (takes about 50 ms)."""
+    if device.type == "cuda":
+        return torch.bfloat16
+    if device.type != "cpu":
+        return torch.float32
+    seconds = {dtype: _matmul_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    return (
+        torch.bfloat16 if seconds[torch.bfloat16] < 0.75 * seconds[torch.float32] else torch.float32
+    )
+
+
+def _matmul_seconds(dtype: torch.dtype) -> float:
+    a, w = torch.ones(128, 576, dtype=dtype), torch.ones(1536, 576, dtype=dtype)
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        a @ w.t()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def load_model(
+    files: ModelFiles, *, device: torch.device, dtype: torch.dtype, attention: Attention
+) -> FrozenLM:
+    """Load a model's weights for one dtype and device. ModelUnavailable where they cannot be
+    read."""
+    try:
+        config: dict[str, Any] = json.loads((files.path / "config.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelUnavailable(
+            f"cannot read the configuration of model {files.model_id}: {error}"
+        ) from error
+    max_positions = int(
+        config.get("max_position_embeddings") or config.get("max_sequence_length") or 1 << 20
+    )
+    try:
+        backend = _load_backend(files.path, config, device=device, dtype=dtype, attention=attention)
+    except LlmzipError:
+        raise
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise ModelUnavailable(f"cannot load model {files.model_id}: {error}") from error
+    return FrozenLM(backend, dtype=dtype, max_positions=max_positions)
+
+
+def _load_backend(
+    path: Path,
+    config: dict[str, Any],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    attention: Attention,
+) -> Backend:
+    shape = LlamaShape.from_config(config)
+    if shape is not None:
+        weights = _read_weights(path)
+        return NativeLlama(shape, weights, dtype=dtype, device=device, attention=attention)
+    from llmzip.lm.foreign import load_foreign  # imports transformers, which takes seconds
+
+    return load_foreign(path, config, dtype=dtype, device=device, attention=attention)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """Every tensor of the directory's safetensors files, as stored."""
+    weights: dict[str, Tensor] = {}
+    for file in sorted(path.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as stored:
+            for name in stored.keys():
+                weights[name] = stored.get_tensor(name)
+    return weights
