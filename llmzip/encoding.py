@@ -17,7 +17,7 @@ import zstandard
 
 from llmzip.config import CompressSettings
 from llmzip.cram.capacity import default_budget_bits, probe_text
-from llmzip.cram.chunking import Segment, plan_segments
+from llmzip.cram.chunking import MAX_CHUNK_TOKENS, Segment, plan_segments
 from llmzip.cram.optimizer import Crammed, Engine, EngineSettings, Task
 from llmzip.decoding import decode_container
 from llmzip.errors import IntegrityError
@@ -146,8 +146,8 @@ def _plan(
     context = settings.context_tokens
     if context is None:
         context = min(_LONGEST_CONTEXT_TOKENS, num_tokens // _SEGMENTS_WANTED)
-    # The longest chunk and mem must still fit behind the longest context.
-    context = max(0, min(context, shop.judge.max_positions - 512))
+    # The longest chunk and its vectors (64 at most) must still fit behind the longest context.
+    context = max(0, min(context, shop.judge.max_positions - MAX_CHUNK_TOKENS - 64))
     budget = settings.budget_bits or _default_budget_bits(shop, settings.num_mem)
     planned: list[tuple[Part, Sequence[Segment]]] = []
     index = 0

@@ -72,6 +72,8 @@ def open_source(file: str) -> Source:
             hint = "pack it with tar first" if os.path.isdir(file) else ""
             raise InputError(f"cannot read {file}: {error.strerror}", hint=hint) from error
     if stream.isatty():
+        if file != STDIO:
+            stream.close()
         raise InputError(
             "data is not read from a terminal", hint="name a file, or send the data through a pipe"
         )

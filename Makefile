@@ -1,0 +1,34 @@
+# Every target makes the virtual environment it needs. `make demo` and `make test` are all a newcomer has to know.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint types clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch numpy
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)
+	rm -rf build/demo && mkdir -p build/demo
+	$(BIN)/llmzip compress examples/short.txt -o build/demo/short.txt.crm
+	$(BIN)/llmzip info build/demo/short.txt.crm
+	$(BIN)/llmzip decompress build/demo/short.txt.crm -o build/demo/short.txt
+	cmp examples/short.txt build/demo/short.txt
+	@echo "identical: examples/short.txt went into vectors and back"
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

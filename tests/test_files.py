@@ -1,0 +1,297 @@
+"""Publishing and its refusals: nothing lost, nothing half written, nothing left behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+import threading
+from contextlib import closing
+
+import pytest
+
+from llmzip.cli import files
+from llmzip.cli.files import open_source, plan_target, publish
+from llmzip.errors import InputError
+
+RESULT = b"\x00result\xff" * 1000
+
+
+def add_suffix(path: str) -> str:
+    return path + ".crm"
+
+
+def plan(source, output=None, *, force=False, is_binary=True):
+    return plan_target(source, output, default=add_suffix, force=force, is_binary=is_binary)
+
+
+def convert(file, output=None, *, force=False):
+    with closing(open_source(str(file))) as source:
+        publish(plan(source, output, force=force), RESULT, source)
+
+
+@pytest.fixture
+def book(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_bytes(b"text")
+    return path
+
+
+def names(directory):
+    return sorted(entry.name for entry in directory.iterdir())
+
+
+def test_publish_writes_all_and_leaves_nothing_else(book):
+    convert(book)
+    assert book.with_name("book.txt.crm").read_bytes() == RESULT
+    assert names(book.parent) == ["book.txt", "book.txt.crm"]
+
+
+def test_mode_and_time_come_from_the_input(book):
+    os.chmod(book, 0o6751)
+    os.utime(book, ns=(1_000_000_000_000_000_000, 1_234_567_890_123_456_789))
+    convert(book)
+    made = os.stat(f"{book}.crm")
+    assert stat.S_IMODE(made.st_mode) == 0o751  # without setuid and setgid
+    assert made.st_mtime_ns == 1_234_567_890_123_456_789
+
+
+def test_another_group_gets_no_more_than_everybody(book, monkeypatch):
+    os.chmod(book, 0o664)
+
+    def refuse(handle, uid, gid):
+        raise PermissionError(errno.EPERM, "not allowed")
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    convert(book)
+    assert stat.S_IMODE(os.stat(f"{book}.crm").st_mode) == 0o644
+
+
+def test_the_temporary_file_is_private_until_it_is_published(book, monkeypatch):
+    os.chmod(book, 0o644)
+    seen = []
+    real = files._write_all
+
+    def look(handle, data):
+        seen.append(stat.S_IMODE(os.fstat(handle).st_mode))
+        real(handle, data)
+
+    monkeypatch.setattr(files, "_write_all", look)
+    convert(book)
+    assert seen == [0o600]
+
+
+def test_a_stream_gets_the_usual_mode(tmp_path, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(writer)
+    before = os.umask(0o027)
+    try:
+        with os.fdopen(reader, "r") as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            convert("-", str(tmp_path / "out"))
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o640
+
+
+def test_an_existing_output_is_refused_when_planning(book):
+    book.with_name("book.txt.crm").write_bytes(b"old")
+    with closing(open_source(str(book))) as source, pytest.raises(InputError, match="exists"):
+        plan(source)
+    assert book.with_name("book.txt.crm").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_an_output_that_appears_during_the_work_survives(book, monkeypatch, has_links):
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse_links)
+    late = book.with_name("book.txt.crm")
+    with closing(open_source(str(book))) as source:
+        target = plan(source)
+        late.write_bytes(b"someone else's")
+        with pytest.raises(InputError, match="appeared meanwhile"):
+            publish(target, RESULT, source)
+    assert late.read_bytes() == b"someone else's"
+    assert names(book.parent) == ["book.txt", "book.txt.crm"]
+
+
+def refuse_links(*args, **kwargs):
+    raise PermissionError(errno.EPERM, "no hard links here")
+
+
+def test_publish_without_hard_links(book, monkeypatch):
+    monkeypatch.setattr(os, "link", refuse_links)
+    convert(book)
+    assert book.with_name("book.txt.crm").read_bytes() == RESULT
+    assert names(book.parent) == ["book.txt", "book.txt.crm"]
+
+
+def test_a_failed_rename_takes_its_placeholder_along(book, monkeypatch):
+    def fail(*args):
+        raise OSError(errno.EIO, "broken disk")
+
+    monkeypatch.setattr(os, "link", refuse_links)
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(InputError, match="broken disk"):
+        convert(book)
+    assert names(book.parent) == ["book.txt"]
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "replace", "fchmod"])
+def test_force_keeps_the_old_file_whatever_fails(book, monkeypatch, step):
+    old = book.with_name("book.txt.crm")
+    old.write_bytes(b"old")
+
+    def fail(*args):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(InputError, match="no space left"):
+        convert(book, force=True)
+    monkeypatch.undo()
+    assert old.read_bytes() == b"old"
+    assert names(book.parent) == ["book.txt", "book.txt.crm"]
+
+
+def test_a_stop_in_mid_write_leaves_nothing(book, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", stop)
+    with pytest.raises(KeyboardInterrupt):
+        convert(book)
+    assert names(book.parent) == ["book.txt"]
+
+
+def test_force_replaces_an_old_file(book):
+    old = book.with_name("book.txt.crm")
+    old.write_bytes(b"old")
+    convert(book, force=True)
+    assert old.read_bytes() == RESULT
+
+
+def test_force_does_not_write_through_a_link(book, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"mine")
+    (tmp_path / "out").symlink_to(precious)
+    with pytest.raises(InputError, match="symbolic link"):
+        convert(book, str(tmp_path / "out"), force=True)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="symbolic link"):
+        convert(book, str(tmp_path / "dangling"), force=True)
+    assert precious.read_bytes() == b"mine"
+    assert "nowhere" not in names(tmp_path)
+
+
+@pytest.mark.parametrize("way", ["itself", "dotted", "symlink", "hard link", "link to directory"])
+def test_the_input_is_never_the_output(book, way):
+    output = book.parent / "other.txt"
+    if way == "itself":
+        output = book
+    elif way == "dotted":
+        output = f"{book.parent}/./../{book.parent.name}/book.txt"
+    elif way == "symlink":
+        output.symlink_to(book)
+    elif way == "hard link":
+        output.hardlink_to(book)
+    else:
+        (book.parent / "loop").symlink_to(book.parent)
+        output = book.parent / "loop" / "book.txt"
+    with pytest.raises(InputError, match="is the input itself"):
+        convert(book, str(output), force=True)
+    assert book.read_bytes() == b"text"
+
+
+def test_redirected_stdin_counts_as_the_input_too(book, monkeypatch):
+    with book.open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with pytest.raises(InputError, match="is the input itself"):
+            convert("-", str(book), force=True)
+    assert book.read_bytes() == b"text"
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("missing/out", "cannot write into .*missing: No such file"),
+        ("folder", "is a directory"),
+        ("book.txt/out", "Not a directory"),
+        ("n" * 300, "File name too long"),
+    ],
+)
+def test_impossible_outputs_are_refused_when_planning(book, output, words):
+    (book.parent / "folder").mkdir()
+    with closing(open_source(str(book))) as source, pytest.raises(InputError, match=words):
+        plan(source, str(book.parent / output), force=True)
+    assert names(book.parent) == ["book.txt", "folder"]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a directory nobody can write")
+def test_a_directory_without_room_for_files_is_refused_when_planning(book):
+    with closing(open_source(str(book))) as source:
+        with pytest.raises(InputError, match="cannot write into /proc"):
+            plan(source, "/proc/out")
+
+
+def test_a_device_is_written_and_not_replaced(book, tmp_path):
+    before = os.stat(os.devnull)
+    convert(book, os.devnull, force=True)
+    after = os.stat(os.devnull)
+    assert stat.S_ISCHR(after.st_mode)
+    assert (before.st_ino, before.st_mode) == (after.st_ino, after.st_mode)
+
+
+def test_a_fifo_is_written_as_a_stream(book, tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    got = []
+    reader = threading.Thread(target=lambda: got.append(fifo.read_bytes()))
+    reader.start()
+    convert(book, str(fifo))
+    reader.join(10)
+    assert got == [RESULT]
+    assert stat.S_ISFIFO(fifo.stat().st_mode)
+
+
+def test_a_fifo_is_read_like_stdin(tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    writer = threading.Thread(target=lambda: fifo.write_bytes(b"from a pipe"))
+    writer.start()
+    with closing(open_source(str(fifo))) as source:
+        assert source.path is None
+        assert plan(source).path is None  # stdout, not fifo.crm
+        assert source.read() == b"from a pipe"
+    writer.join(10)
+    assert names(tmp_path) == ["fifo"]
+
+
+def test_inputs_that_cannot_be_read(tmp_path):
+    with pytest.raises(InputError, match="Is a directory") as error:
+        open_source(str(tmp_path))
+    assert "tar" in error.value.hint
+    with pytest.raises(InputError, match="No such file"):
+        open_source(str(tmp_path / "missing"))
+
+
+def test_terminals_are_neither_read_nor_filled(book, monkeypatch):
+    ours, theirs = os.openpty()
+    try:
+        name = os.ttyname(theirs)
+        with pytest.raises(InputError, match="not read from a terminal"):
+            open_source(name)
+        with closing(open_source(str(book))) as source:
+            with pytest.raises(InputError, match="is a terminal"):
+                plan(source, name)
+            assert plan(source, name, is_binary=False).is_stream
+            with os.fdopen(os.dup(theirs), "w") as terminal:
+                monkeypatch.setattr(sys, "stdout", terminal)
+                with pytest.raises(InputError, match="not written to a terminal"):
+                    plan(source, "-")
+                assert plan(source, "-", is_binary=False).path is None
+                monkeypatch.undo()
+    finally:
+        os.close(ours)
+        os.close(theirs)
