@@ -208,6 +208,7 @@ def _cram(
             num_mem=settings.num_mem,
             max_steps=settings.max_steps,
             seed=settings.seed,
+            independent=plan.context_tokens == 0,
             batch_tokens=_STEP_TOKENS[shop.lm.device.type],
         ),
         on_step=on_step,
@@ -230,7 +231,7 @@ def _cram(
         )
         on_progress(replace(progress, tokens_right=finished_tokens))
     for found in by_segment.values():
-        found.sort(key=lambda chunk: chunk.task.start)
+        found.sort(key=lambda chunk: chunk.task.place)
     return by_segment
 
 

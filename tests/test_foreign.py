@@ -17,23 +17,31 @@ from llmzip.errors import ModelUnavailable
 from llmzip.lm.foreign import ForeignLM, load_foreign
 from llmzip.lm.native import LlamaShape, NativeLlama
 from llmzip.lm.state import State, empty_state, stack_states
-from tests.tiny_models import ARCHITECTURES, BOS, END_OF_TEXT, make_tiny_model
+from tests.tiny_models import ARCHITECTURES, BOS, END_OF_TEXT, TEXT, make_tiny_model
 
 CPU = torch.device("cpu")
 IDS = list(b"the wheel turns: 0123 \xff\x00 and turns")
 
 
-@pytest.fixture(scope="session", params=ARCHITECTURES)
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def directory(request, tmp_path_factory):
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / request.param, request.param)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lm(directory):
     return load(directory)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def llama(tmp_path_factory):
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "llama", "llama")
 
@@ -62,7 +70,7 @@ def embed(lm, ids: list[int]) -> torch.Tensor:
 
 
 def logits(lm, hidden: torch.Tensor) -> torch.Tensor:
-    return F.linear(hidden, lm.head, lm.head_bias)
+    return F.linear(hidden, lm.head, getattr(lm, "head_bias", None))
 
 
 def read(lm, state: State, embeds: torch.Tensor, live=None) -> tuple[torch.Tensor, State]:
@@ -222,8 +230,8 @@ def test_native_llama_agrees(llama):
     config = json.loads((llama / "config.json").read_text())
     shape = LlamaShape.from_config(config)
     assert shape is not None
-    native = NativeLlama(shape, load_file(llama / "model.safetensors"), attention="sdpa")
-    native.head_bias = None
+    weights = load_file(llama / "model.safetensors")
+    native = NativeLlama(shape, weights, dtype=torch.float32, device=CPU, attention="sdpa")
     foreign = load(llama)
     assert torch.equal(native.embedding, foreign.embedding)
     assert torch.equal(native.head, foreign.head)
@@ -354,6 +362,7 @@ def test_a_head_bias_is_kept(tmp_path):
 def test_loading_is_silent_and_leaves_the_settings_alone(directory, capfd):
     from transformers.utils import logging as theirs
 
+    getattr(logging.Logger.warning_once, "cache_clear")()  # noqa: B009
     theirs.set_verbosity(logging.INFO)
     theirs.enable_progress_bar()
     try:
@@ -387,6 +396,23 @@ def test_tiny_models_depend_on_the_seed_alone(tmp_path):
         assert (first / name).read_bytes() == (again / name).read_bytes()
     name = "model.safetensors"
     assert (first / name).read_bytes() != (other / name).read_bytes()
+
+
+def test_tiny_models_can_be_steered(lm, directory):
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    ids = torch.tensor(tokenizer.encode(TEXT).ids[20:28])
+    mem = 4 * torch.randn(1, 2, lm.embedding.shape[1], generator=torch.manual_seed(0))
+    mem.requires_grad_()
+    optimizer = torch.optim.Adam([mem], lr=1.0)
+    for _ in range(300):
+        embeds = torch.cat([mem, lm.embedding[ids[:-1]][None]], dim=1)
+        rows = read(lm, empty_state(1, CPU), embeds)[0][0, 1:]
+        if torch.equal(rows.argmax(dim=1), ids):
+            return
+        optimizer.zero_grad()
+        F.cross_entropy(rows, ids).backward()
+        optimizer.step()
+    pytest.fail("two vectors could not force 8 tokens")
 
 
 def digest(tensors) -> str:

@@ -2,7 +2,7 @@
 
 Owns their shapes, their initialisation and their byte vocabulary. The weights are drawn so that
 one input vector has a strong hold on what follows it: mem vectors can be optimised on these models
-in seconds. Deterministic for a seed.
+in seconds, a chunk of 8 tokens like `TEXT` with one vector, 16 with two. Deterministic for a seed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,31 @@ END_OF_TEXT, BOS = "<|endoftext|>", "<s>"
 MERGES = (("Ġ", "t"), ("h", "e"), ("Ġt", "he"))
 HIDDEN, NUM_LAYERS, NUM_HEADS, NUM_POSITIONS = 64, 2, 4, 512
 OPT_EMBEDDING = 48  # narrower than HIDDEN, so that project_in and project_out exist
+ATTENTION_GAINS = {
+    "q_proj": 2.0, "k_proj": 2.0, "v_proj": 2.0, "o_proj": 2.0, "out_proj": 2.0,
+    "query_key_value": 2.0, "attention.dense": 2.0,
+    "gate_proj": 2.0, "up_proj": 2.0, "fc1": 2.0, "h_to_4h": 2.0,
+    "down_proj": 0.5, "fc2": 1.0, "4h_to_h": 0.5, "project_in": 2.0,
+}  # fmt: skip
+MAMBA_GAINS = {"x_proj": 2.0, "dt_proj": 2.0}
+# Text that the models half expect, so that chunks of it are easier to force than random bytes.
+TEXT = """\
+the old mill stands by the river, and the water turns its wheel day and night. in the morning the
+miller opens the gate, listens to the stones, and counts the sacks that came from the farms on the
+hill. he knows every sound of the house: the rope that pulls the grain up, the belt that runs
+under the floor, the wind that moves the door. when the work is done he sits outside with bread
+and cheese and looks at the sky. some people say that nothing ever changes here, but he has seen
+the forest grow, the road become wide, and children of his friends leave for the city and return
+with children of their own. what you keep, he likes to tell them, is what you use, and a thing
+that is small can carry more than you think, if you pack it with care.
+"""
 
 
 def make_tiny_model(directory: Path, arch: str, *, bos: bool = False, seed: int = 0) -> Path:
-    """Write config.json, model.safetensors and tokenizer.json of a random `arch` model; return `directory`.
+    """Write config.json, model.safetensors, tokenizer.json of a random `arch` model to `directory`.
 
-    260 tokens: 256 bytes, three merges, the end of text; `bos` adds a 261st that every text begins with.
+    260 tokens: 256 bytes, three merges and the end of text; `bos` adds one that begins every text.
+    Returns `directory`.
     """
     import transformers
 
@@ -42,13 +61,16 @@ def make_tiny_model(directory: Path, arch: str, *, bos: bool = False, seed: int 
         dtype="float32",
         **settings,
     )
+    verbosity, num_threads = transformers.logging.get_verbosity(), torch.get_num_threads()
+    torch.set_num_threads(1)  # the order of sums, so the last bits of the head, depend on it
+    transformers.logging.set_verbosity_error()  # mamba logs its lack of kernels
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = transformers.AutoModelForCausalLM.from_config(config).eval()
         _initialise(model, arch, tokenizer.encode(TEXT, add_special_tokens=False).ids)
-    tied = set(model.all_tied_weights_keys) if config.tie_word_embeddings else set()
-    weights = {name: t for name, t in model.state_dict().items() if name not in tied}
-    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    torch.set_num_threads(num_threads)
+    transformers.logging.set_verbosity(verbosity)
+    save_file(model.state_dict(), directory / "model.safetensors", metadata={"format": "pt"})
     config.architectures = [type(model).__name__]
     config.save_pretrained(directory)
     return directory
@@ -97,74 +119,49 @@ def _shape(arch: str) -> tuple[Any, dict[str, Any]]:
     raise ValueError(f"no tiny {arch!r} model; there are {', '.join(ARCHITECTURES)}")
 
 
-COMMON_BYTES = b" etaoinshrdlucmfwypvbgk.,\n"
-GAINS = {"attention": dict(mean=0.5, token=0.5, qk=1.5, vo=1.5, up=1.0, down=2.0, head=0.25, rare=0.75),
-         "mamba": dict(mean=0.5, token=0.5, up=1.5, x=1.0, dt=0.5, decay=0.1, down=1.5, head=0.25, rare=0.75)}
-
-
 @torch.no_grad()
-def _initialise(model: Any, arch: str, ids: list[int]) -> None:
-    g = GAINS["mamba" if arch == "mamba" else "attention"]
-    head = model.get_output_embeddings().weight
-    embedding = model.get_input_embeddings().weight
+def _initialise(model: Any, arch: str, text_ids: list[int]) -> None:
+    """Random layers that outweigh the residual stream, then an output head fitted to `TEXT`.
+
+    The gains were searched for: with them one vector steers the most tokens.
+    """
+    gains = MAMBA_GAINS if arch == "mamba" else ATTENTION_GAINS
+    head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     for name, weight in sorted(model.named_parameters()):
-        fan_in = math.sqrt(weight.shape[-1])
         if weight is embedding or weight is head:
             continue
-        if "embed_positions" in name:
-            weight.normal_(std=g["token"])
-        elif "project_" in name:
-            weight.normal_(std=1 / fan_in)
-        elif name.endswith("conv1d.weight"):
-            weight.normal_(std=0.5)
-        elif name.endswith("A_log"):
-            weight.uniform_(math.log(g["decay"] / 10), math.log(g["decay"]))
+        if name.endswith("A_log"):
+            weight.uniform_(math.log(0.02), math.log(0.2))  # how fast the recurrence forgets
         elif name.endswith("dt_proj.bias"):
-            weight.fill_(g["dt"])
+            weight.fill_(-0.5)
         elif name.endswith("bias"):
             weight.normal_(std=0.1)
+        elif "embed_positions" in name or name.endswith("conv1d.weight"):
+            weight.normal_(std=0.5)
         elif weight.ndim == 2:
-            if any(n in name for n in ("q_proj", "k_proj")):
-                gain = g["qk"]
-            elif "query_key_value" in name:
-                gain = math.sqrt(g["qk"] * g["vo"])
-            elif any(n in name for n in ("v_proj", "o_proj", "out_proj", "attention.dense")) and arch != "mamba":
-                gain = g["vo"]
-            elif any(n in name for n in ("down_proj", "fc2", "4h_to_h", "out_proj")):
-                gain = g["down"]
-            elif "x_proj" in name or "dt_proj" in name:
-                gain = g["x"]
-            else:
-                gain = g["up"]
-            weight.normal_(std=gain / fan_in)
-    embedding.normal_(std=g["token"])
-    embedding += torch.randn(embedding.shape[1]) * g["mean"]
-    head.normal_(std=g["head"])
-    _fit_head(model, head, ids, steps=g.get("fit", 60))
+            gain = next((gain for part, gain in gains.items() if part in name), 1.0)
+            weight.normal_(std=gain / math.sqrt(weight.shape[1]))
+    # What all tokens share lets queries single out a mem vector, which does not share it.
+    embedding.normal_().add_(0.5 * torch.randn(embedding.shape[1]))
+    head.normal_(std=0.3)
+    _fit_head(model, head, torch.tensor(text_ids))
 
 
-def _fit_head(model, head, ids, steps):
-    rows = torch.tensor(ids[: len(ids) // 64 * 64]).view(-1, 64)
-    with torch.no_grad():
-        hidden = model.base_model(input_ids=rows, use_cache=False).last_hidden_state[:, :-1]
-    hidden = hidden.flatten(0, 1)
-    wanted = rows[:, 1:].flatten()
-    weight = head.detach().clone().requires_grad_()
-    optimizer = torch.optim.Adam([weight], lr=0.05)
-    with torch.enable_grad():
-        for _ in range(steps):
-            optimizer.zero_grad()
-            loss = torch.nn.functional.cross_entropy(hidden @ weight.t(), wanted)
-            loss.backward()
-            optimizer.step()
-    head.copy_(weight.detach())
-
-
-TEXT = """the old mill stands by the river, and the water turns its wheel day and night. in the morning the
-miller opens the gate, listens to the stones, and counts the sacks that came from the farms on the hill. he
-knows every sound of the house: the rope that pulls the grain up, the belt that runs under the floor, the
-wind that moves the door. when the work is done he sits outside with bread and cheese and looks at the sky.
-some people say that nothing ever changes here, but he has seen the forest grow, the road become wide, and
-children of his friends leave for the city and return with children of their own. what you keep, he likes to
-tell them, is what you use, and a thing that is small can carry more than you think, if you pack it with care.
-"""
+def _fit_head(model: Any, head: torch.Tensor, ids: torch.Tensor) -> None:
+    """A few steps of Adam on the head alone: cheap, and the model then expects text like `TEXT`."""
+    hidden, wanted = [], []
+    for width in (16, 64, 256):
+        rows = ids[: len(ids) // width * width].view(-1, width)
+        states = model.base_model(input_ids=rows, use_cache=False).last_hidden_state
+        hidden.append(states[:, :-1].flatten(0, 1))
+        wanted.append(rows[:, 1:].flatten())
+    x, y = torch.cat(hidden), torch.cat(wanted)
+    mean, square = torch.zeros_like(head), torch.zeros_like(head)
+    for step in range(1, 31):
+        error = torch.softmax(x @ head.t(), dim=1)
+        error[torch.arange(len(y)), y] -= 1.0
+        gradient = error.t() @ x / len(y)
+        mean.lerp_(gradient, 0.1)
+        square.lerp_(gradient.square(), 0.001)
+        scale = (square / (1 - 0.999**step)).sqrt_().add_(1e-8)
+        head -= 0.05 * (mean / (1 - 0.9**step)) / scale

@@ -65,8 +65,6 @@ def llmzip(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    global _show_traceback
-    _show_traceback = False
     command = typer.main.get_command(app)
     try:
         code = command.main(args=arguments, prog_name="llmzip", standalone_mode=False)

@@ -38,6 +38,7 @@ class Segment:
     """Tokens that share a chain of left context, and its chunks."""
 
     index: int
+    offset: int  # of the first token, in the run of tokens that was cut
     start_ids: tuple[int, ...]  # what stands before the first token: BOS or nothing
     ids: tuple[int, ...]
     surprisal_bits: tuple[float, ...]  # per token
@@ -58,7 +59,9 @@ def plan_segments(
     begin, index = 0, first_index
     start_ids = segment_start(bos_id)
     while begin < len(ids):
-        segment = _next_segment(lm, index, start_ids, ids[begin:], context_tokens, budget_bits)
+        segment = _next_segment(
+            lm, index, begin, start_ids, ids[begin:], context_tokens, budget_bits
+        )
         yield segment
         index += 1
         begin += len(segment.ids)
@@ -67,6 +70,7 @@ def plan_segments(
 def _next_segment(
     lm: FrozenLM,
     index: int,
+    offset: int,
     start_ids: Sequence[int],
     ids: Sequence[int],
     context_tokens: int,
@@ -90,6 +94,7 @@ def _next_segment(
     num_tokens = spans[-1].end
     return Segment(
         index=index,
+        offset=offset,
         start_ids=tuple(start_ids),
         ids=tuple(ids[:num_tokens]),
         surprisal_bits=tuple(reader.bits[:num_tokens]),

@@ -24,22 +24,23 @@ class Contexts:
 
     def __init__(self, lm: FrozenLM) -> None:
         self._lm = lm
-        self._states: OrderedDict[int, State] = OrderedDict()
+        self._states: OrderedDict[tuple[int, int], State] = OrderedDict()
 
     def before(self, segment: Segment, start: int) -> State:
         """What the model remembers before token `start` of the segment: one row."""
         if not segment.start_ids and start == 0:
             return self._lm.empty(1)
-        if segment.index not in self._states:
-            self._states[segment.index] = self._read(segment)
+        key = (segment.index, segment.offset)
+        if key not in self._states:
+            self._states[key] = self._read(segment)
             if len(self._states) > _KEPT_SEGMENTS:
                 self._states.popitem(last=False)
-        self._states.move_to_end(segment.index)
-        return self._states[segment.index].first(len(segment.start_ids) + start)
+        self._states.move_to_end(key)
+        return self._states[key].first(len(segment.start_ids) + start)
 
     @torch.no_grad()
     def _read(self, segment: Segment) -> State:
-        last = segment.spans[-1].start  # nothing is crammed behind the last chunk
-        ids, live = pad_ids([[*segment.start_ids, *segment.ids[:last]]], self._lm.device)
+        # All but the last token: a chunk that is split may start at any token but the first.
+        ids, live = pad_ids([[*segment.start_ids, *segment.ids[:-1]]], self._lm.device)
         _, state = self._lm.extend(self._lm.empty(1), self._lm.embed(ids), live)
         return state

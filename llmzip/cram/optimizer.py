@@ -17,7 +17,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import torch
@@ -54,6 +54,7 @@ class EngineSettings:
     num_mem: int
     max_steps: int
     seed: int
+    independent: bool  # no chunk sees left context, not even the second half of a split one
     batch_tokens: int  # rows x (K + L) of one step; bounds memory
 
 
@@ -74,6 +75,11 @@ class Task:
     @property
     def num_tokens(self) -> int:
         return self.end - self.start
+
+    @property
+    def place(self) -> int:
+        """Position of the first token in the run of tokens that was cut."""
+        return self.segment.offset + self.start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +168,7 @@ class Engine:
             mem = task.warm_mem.clone()
         else:
             # Seeded by place, so that batch size and order of work do not change a chunk's start.
-            place = f"{self._settings.seed} {task.segment.index} {task.start} {task.end}"
+            place = f"{self._settings.seed} {task.segment.index} {task.place} {task.num_tokens}"
             seed = int.from_bytes(blake2b(place.encode(), digest_size=7).digest(), "little")
             generator = torch.Generator().manual_seed(seed)
             mem = torch.randn(self._settings.num_mem, self._lm.dim, generator=generator)
@@ -238,7 +244,7 @@ class Engine:
             patches = tuple(enumerate(task.ids))
             yield Crammed(task=task, mem=None, patches=patches, min_margin=None, steps=slot.step)
         else:
-            yield from split(task)
+            yield from split(task, independent=self._settings.independent)
 
 
 class _Rows:
@@ -290,7 +296,7 @@ class _Rows:
 def probe_gain_bits(lm: FrozenLM, segment: Segment, *, steps: int) -> float:
     """Bits by which one vector lowers the cross-entropy of a segment's first chunk in `steps`
     steps."""
-    settings = EngineSettings(num_mem=1, max_steps=steps, seed=0, batch_tokens=1)
+    settings = EngineSettings(num_mem=1, max_steps=steps, seed=0, independent=True, batch_tokens=1)
     engine = Engine(lm, lm, settings)
     first = segment.spans[0]
     slot = engine.start(Task(segment=segment, start=first.start, end=first.end))
@@ -301,17 +307,30 @@ def probe_gain_bits(lm: FrozenLM, segment: Segment, *, steps: int) -> float:
     return first.surprisal_bits - rows.surprisal_bits()
 
 
-def split(task: Task) -> Iterator[Task]:
-    """Two tasks of about equal surprisal, each at least one token."""
-    bits = task.segment.surprisal_bits[task.start : task.end]
+def split(task: Task, *, independent: bool) -> Iterator[Task]:
+    """Two tasks of about equal surprisal, each at least one token.
+
+    independent: the second half becomes a segment of its own, where chunks see no left context.
+    """
+    segment = task.segment
+    bits = segment.surprisal_bits[task.start : task.end]
     half, so_far, middle = sum(bits) / 2, 0.0, task.start + 1
-    for offset, b in enumerate(bits[:-1]):
-        so_far += b
+    for offset, token_bits in enumerate(bits[:-1]):
+        so_far += token_bits
         middle = task.start + offset + 1
         if so_far >= half:
             break
-    for start, end in ((task.start, middle), (middle, task.end)):
-        yield Task(segment=task.segment, start=start, end=end)
+    yield Task(segment=segment, start=task.start, end=middle)
+    if independent:
+        segment = replace(
+            segment,
+            offset=segment.offset + middle,
+            ids=segment.ids[middle:],
+            surprisal_bits=segment.surprisal_bits[middle:],
+        )
+        yield Task(segment=segment, start=0, end=task.end - middle)
+    else:
+        yield Task(segment=segment, start=middle, end=task.end)
 
 
 def as_stored(mem: Tensor) -> Tensor:

@@ -1,0 +1,762 @@
+"""The command line: files, streams, messages, exit codes, signals. The codec is a fake one."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import select
+import signal
+import stat
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+from llmzip import __version__, errors
+from llmzip.cli import model as model_command
+from llmzip.cli.main import main
+from llmzip.cli.progress import describe
+from llmzip.config import CompressSettings, ComputeSettings, DecompressSettings
+from llmzip.progress import Progress
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ROOT / "tests" / "data" / "v1_tiny.crm"
+TEXT = b"It was the best of times,\r\nit was the worst of times.\n"
+
+# Stores the bytes; counts its calls; "slow" waits for a cancel, "stuck" never looks.
+FAKE_CODEC = """
+import os, time
+from llmzip.progress import Progress, check_cancelled
+from llmzip.store.container import Container, StoredRun, content_hash, read_container
+from llmzip.store.container import write_container
+
+calls = []
+
+def compress_bytes(data, settings, *, on_progress=None, cancel=None):
+    calls.append(settings)
+    on_progress(Progress(stage="model", message="using a toy"))
+    on_progress(Progress(stage="cram", chunks_total=2, bytes_done=5, bytes_total=len(data)))
+    end = time.monotonic() + 20
+    while data.startswith(b"slow") and time.monotonic() < end:
+        time.sleep(0.01)
+        check_cancelled(cancel)
+    while data.startswith(b"stuck") and time.monotonic() < end:
+        time.sleep(0.01)
+    runs = (StoredRun(data=data),) if data else ()
+    return write_container(Container(original_bytes=len(data), original_hash=content_hash(data),
+                                     xz_bytes=len(data) + 60, zstd_bytes=len(data) + 9, runs=runs))
+
+def decompress_bytes(data, settings, *, on_progress=None, cancel=None):
+    calls.append(settings)
+    container = read_container(data, max_output_bytes=settings.max_output_bytes)
+    return b"".join(run.data for run in container.runs)
+"""
+DRIVER = f"""
+import sys, types
+fake = types.ModuleType("llmzip.codec")
+exec({FAKE_CODEC!r}, fake.__dict__)
+sys.modules["llmzip.codec"] = fake
+from llmzip.cli.main import main
+code = main()
+assert "torch" not in sys.modules and "transformers" not in sys.modules
+sys.exit(code)
+"""
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    for name in ("LLMZIP_MODEL", "LLMZIP_DEVICE", "LLMZIP_DEBUG", "FORCE_COLOR", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def codec(monkeypatch):
+    fake = types.ModuleType("llmzip.codec")
+    exec(FAKE_CODEC, fake.__dict__)
+    monkeypatch.setitem(sys.modules, "llmzip.codec", fake)
+    return fake
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "book.txt"
+    path.write_bytes(TEXT)
+    return path
+
+
+def names(directory):
+    return sorted(entry.name for entry in directory.iterdir())
+
+
+def environment(**more):
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", **more}
+
+
+def run(*arguments, data=b"", **more):
+    return subprocess.run(
+        [sys.executable, "-c", DRIVER, *arguments],
+        input=data,
+        capture_output=True,
+        env=environment(**more),
+        timeout=30,
+    )
+
+
+# --- files and streams
+
+
+def test_roundtrip_through_default_names(book, codec, capfdbinary):
+    assert main(["compress", "book.txt"]) == 0
+    assert names(book.parent) == ["book.txt", "book.txt.crm"]
+    book.unlink()
+    assert main(["decompress", "book.txt.crm"]) == 0
+    assert book.read_bytes() == TEXT
+    out, err = capfdbinary.readouterr()
+    assert out == b""
+    assert "book.txt → book.txt.crm  54 → " in err.decode()
+    assert "book.txt.crm → book.txt  " in err.decode()
+
+
+def test_pipes_are_byte_clean_under_force_color():
+    color = {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1", "TTY_COMPATIBLE": "1", "COLUMNS": "40"}
+    packed = run("compress", "-", data=TEXT, **color)
+    assert packed.returncode == 0
+    assert packed.stdout.startswith(b"\x89CRM\r\n\x1a\n")
+    back = run("decompress", "-", "-v", data=packed.stdout, **color)
+    assert back.returncode == 0
+    assert back.stdout == TEXT
+    assert b"\x1b" not in packed.stderr + back.stderr
+    assert b"using a toy" in packed.stderr  # said in logs, too
+
+
+def test_quiet_says_nothing(book, codec, capfd):
+    assert main(["compress", "-q", "book.txt"]) == 0
+    assert main(["decompress", "-q", "book.txt.crm", "-o", "back"]) == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_output_to_stdout_keeps_the_directory_as_it_was(book, codec, capfdbinary):
+    assert main(["compress", "-q", "book.txt", "-o", "-"]) == 0
+    packed = capfdbinary.readouterr().out
+    assert names(book.parent) == ["book.txt"]
+    Path("x").write_bytes(packed)
+    assert main(["decompress", "x", "-o", "-"]) == 0
+    assert capfdbinary.readouterr().out == TEXT
+
+
+def test_a_file_named_like_an_option(book, codec):
+    book.rename("-x")
+    assert main(["compress", "--", "-x"]) == 0
+    assert names(book.parent) == ["-x", "-x.crm"]
+
+
+@pytest.mark.parametrize(
+    ("file", "output"), [("a.crm", "a"), ("A.CRM", "A"), ("a.b.crm", "a.b"), ("x.crm.crm", "x.crm")]
+)
+def test_decompress_strips_its_suffix(book, codec, file, output):
+    assert main(["compress", "book.txt", "-o", file]) == 0
+    assert main(["decompress", file]) == 0
+    assert Path(output).read_bytes() == TEXT
+
+
+@pytest.mark.parametrize("file", ["a.zip", "crm", ".crm", "./.crm"])
+def test_decompress_of_another_suffix_asks_for_a_name(book, codec, capfd, file):
+    assert main(["compress", "-q", "book.txt", "-o", file]) == 0
+    assert main(["decompress", file]) == 1
+    err = capfd.readouterr().err
+    assert "does not end in .crm [exit 1]" in err
+    assert "hint: name the output with -o" in err
+    assert len(codec.calls) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compress", "book.txt", "-o", "taken"],
+        ["compress", "book.txt", "-o", "book.txt", "-f"],
+        ["compress", "book.txt", "-o", "missing/out"],
+        ["compress", "missing"],
+        ["compress", "."],
+        ["decompress", "taken", "-o", "taken", "-f"],
+    ],
+)
+def test_refused_before_any_work(book, codec, capfd, arguments):
+    Path("taken").write_bytes(b"old")
+    assert main(arguments) == 1
+    assert codec.calls == []
+    assert names(book.parent) == ["book.txt", "taken"]
+    assert Path("taken").read_bytes() == b"old"
+    assert capfd.readouterr().err.startswith("error: ")
+
+
+def test_force_keeps_the_old_file_until_success(book, codec, monkeypatch):
+    old = Path("book.txt.crm")
+    old.write_bytes(b"old")
+    real = codec.compress_bytes
+
+    def fail(*args, **kwargs):
+        assert old.read_bytes() == b"old"
+        raise errors.IntegrityError("wrong text")
+
+    codec.compress_bytes = fail
+    assert main(["compress", "-f", "book.txt"]) == 6
+    assert old.read_bytes() == b"old"
+    codec.compress_bytes = real
+    assert main(["compress", "-f", "book.txt"]) == 0
+    assert old.read_bytes().startswith(b"\x89CRM")
+
+
+def test_a_full_disk_behind_stdout_is_an_error():
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no device that is always full")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", DRIVER, "compress", "-q", "-"],
+            input=TEXT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            timeout=30,
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"error: cannot write to standard output: No space left on device " + (
+        b"[exit 1]\n"
+    )
+
+
+def test_closed_streams_never_mix(book):
+    command = f'"{sys.executable}" -c "$DRIVER" compress -o - book.txt'
+    more = {"DRIVER": DRIVER}
+    shell = {"shell": True, "env": environment(**more), "timeout": 30, "cwd": book.parent}
+    no_stderr = subprocess.run(f"{command} 2>&-", capture_output=True, **shell)
+    assert no_stderr.returncode == 0
+    assert no_stderr.stdout.startswith(b"\x89CRM")
+    assert b"bytes per byte" not in no_stderr.stdout and b"toy" not in no_stderr.stdout
+    no_stdout = subprocess.run(f"{command} >&-", capture_output=True, **shell)
+    assert no_stdout.returncode == 1
+    assert b"standard output is closed [exit 1]" in no_stdout.stderr
+
+
+# --- settings
+
+
+def test_every_compress_option_reaches_the_codec(book, codec):
+    options = "--model m/n --revision r --device cpu --mem 3 --bits 16 --context 5 --budget-bits 90"
+    options += " --max-steps 7 --seed 8 --threads 2 --batch 4 --attention eager --offline"
+    assert main(["compress", "book.txt", *options.split()]) == 0
+    compute = ComputeSettings(device="cpu", threads=2, batch=4, attention="eager")
+    assert codec.calls == [
+        CompressSettings(
+            model="m/n",
+            revision="r",
+            num_mem=3,
+            bits=16,
+            context_tokens=5,
+            budget_bits=90.0,
+            max_steps=7,
+            seed=8,
+            offline=True,
+            compute=compute,
+        )
+    ]
+
+
+def test_every_decompress_option_reaches_the_codec(book, codec):
+    assert main(["compress", "book.txt"]) == 0
+    options = "--model m/n --revision r --device cpu --threads 2 --batch 4 --attention eager"
+    options += " --offline --max-output 54 -o back"
+    assert main(["decompress", "book.txt.crm", *options.split()]) == 0
+    compute = ComputeSettings(device="cpu", threads=2, batch=4, attention="eager")
+    assert codec.calls[1] == DecompressSettings(
+        model="m/n", revision="r", max_output_bytes=54, offline=True, compute=compute
+    )
+
+
+def test_defaults_are_those_of_the_settings(book, codec):
+    assert main(["compress", "book.txt"]) == 0
+    assert main(["decompress", "book.txt.crm", "-o", "back"]) == 0
+    assert codec.calls == [CompressSettings(), DecompressSettings()]
+
+
+def test_environment_sets_model_and_device(book, codec, monkeypatch):
+    monkeypatch.setenv("LLMZIP_MODEL", "some/where")
+    monkeypatch.setenv("LLMZIP_DEVICE", "cpu")
+    assert main(["compress", "book.txt"]) == 0
+    assert main(["decompress", "book.txt.crm", "-o", "back", "--device", "mps"]) == 0
+    assert [settings.model for settings in codec.calls] == ["some/where"] * 2
+    assert [settings.compute.device for settings in codec.calls] == ["cpu", "mps"]
+
+
+# --- messages
+
+
+def test_json_is_one_object_on_stdout(book, codec, capfd):
+    assert main(["compress", "--json", "book.txt"]) == 0
+    fields = json.loads(capfd.readouterr().out)
+    assert fields["schema"] == 1
+    assert fields["original_bytes"] == len(TEXT)
+    assert 0 <= fields["seconds"] < 30
+    assert main(["decompress", "--json", "book.txt.crm", "-o", "back"]) == 0
+    restored = json.loads(capfd.readouterr().out)
+    assert {**restored, "seconds": 0} == {**fields, "seconds": 0}
+    assert main(["info", "--json", "book.txt.crm"]) == 0
+    assert json.loads(capfd.readouterr().out) == {
+        name: value for name, value in fields.items() if name != "seconds"
+    }
+
+
+@pytest.mark.parametrize("arguments", [["book.txt", "-o", "-"], ["-"]])
+def test_json_and_data_do_not_share_stdout(book, codec, capfdbinary, monkeypatch, arguments):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT)))
+    assert main(["compress", "--json", *arguments]) == 2
+    assert capfdbinary.readouterr().out == b""
+    assert codec.calls == []
+
+
+def test_the_summary_of_crammed_text(book, codec, capfd):
+    codec.compress_bytes = lambda data, settings, **more: TINY.read_bytes()
+    book.write_bytes(bytes(30))  # as long as the original of the golden file
+    assert main(["compress", "-v", "book.txt"]) == 0
+    line, note, *report = capfd.readouterr().err.splitlines()
+    size = TINY.stat().st_size
+    assert line == (
+        f"book.txt → book.txt.crm  30 → {size} bytes ({8 * size / 30:.2f} bits per byte), 3 vectors"
+        ", weakest margin 0.5; xz -9e 88 (23.47), zstd -19 38 (10.13) (model not counted)"
+    )
+    assert note.startswith(f"note: larger than the original by {size - 30} bytes: 16-bit vectors")
+    assert report[0].startswith("book.txt.crm   .crm v1")
+    assert report[-1].startswith("seconds   ")
+
+
+def test_the_summary_explains_stored_and_empty_input(book, codec, capfd):
+    assert main(["compress", "book.txt"]) == 0
+    err = capfd.readouterr().err
+    assert "stored with zstd, which does better here" in err
+    assert "note: larger than the original by" in err
+    assert "vectors" not in err and "margin" not in err and "model not counted" not in err
+    book.write_bytes(b"")
+    assert main(["compress", "-f", "book.txt"]) == 0
+    assert "note: the input is empty" in capfd.readouterr().err
+    assert main(["decompress", "book.txt.crm", "-o", "back"]) == 0
+    assert Path("back").read_bytes() == b""
+
+
+def test_compressed_input_is_warned_about_and_compressed(book, codec, capfd):
+    book.write_bytes(TINY.read_bytes())
+    assert main(["compress", "book.txt"]) == 0
+    assert "warning: the input is a .crm file already" in capfd.readouterr().err
+    assert Path("book.txt.crm").exists()
+
+
+@pytest.mark.parametrize("name", ["a\x1b]0;title\x07b", "line\nbreak", "\u202etxt.exe"])
+def test_names_never_reach_the_terminal_raw(book, codec, capfd, name):
+    book.rename(name)
+    assert main(["compress", "-v", name]) == 0
+    assert main(["info", name + ".crm"]) == 0
+    assert main(["compress", name]) == 1  # exists
+    assert main(["compress", name + "missing"]) == 1
+    out, err = capfd.readouterr()
+    escaped = name.encode("unicode_escape").decode()
+    assert f"{escaped}.crm" in out and f"{escaped}.crm exists" in err
+    assert name not in out + err
+    assert not any(not char.isprintable() for char in (out + err).replace("\n", ""))
+
+
+def test_info_and_version_and_help(capfd, tmp_path):
+    assert main(["info", str(TINY)]) == 0
+    assert "4: 1 crammed, 2 patched, 1 literal" in capfd.readouterr().out
+    assert main(["--version"]) == 0
+    assert capfd.readouterr().out == f"llmzip {__version__}\n"
+    assert main(["compress", "-h"]) == 0
+    out, err = capfd.readouterr()
+    assert "--budget-bits" in out and "LLMZIP_MODEL" in out and err == ""
+
+
+def test_info_reads_stdin(capfd, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TINY.read_bytes())))
+    assert main(["info", "-"]) == 0
+    assert capfd.readouterr().out.startswith("standard input   .crm v1   30 → ")
+
+
+def test_tracebacks_are_for_debugging_only(book, codec, capfd, monkeypatch):
+    codec.compress_bytes = lambda *args, **more: 1 // 0
+    assert main(["compress", "book.txt"]) == 1
+    err = capfd.readouterr().err
+    assert err.startswith("error: this should not have happened: ZeroDivisionError")
+    assert "Traceback" not in err and "hint: llmzip --debug" in err
+    assert main(["--debug", "compress", "book.txt"]) == 1
+    assert "Traceback" in capfd.readouterr().err
+    assert main(["compress", "book.txt"]) == 1
+    assert "Traceback" not in capfd.readouterr().err
+    monkeypatch.setenv("LLMZIP_DEBUG", "1")
+    assert main(["compress", "book.txt"]) == 1
+    assert "Traceback" in capfd.readouterr().err
+
+
+# --- exit codes
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.InputError("lost"), 1),
+        (OSError(5, "lost"), 1),
+        (MemoryError("lost"), 1),
+        (errors.SettingsError("lost"), 2),
+        (errors.Corrupt("lost"), 3),
+        (errors.UnsupportedVersion("lost"), 4),
+        (errors.ModelUnavailable("lost"), 5),
+        (errors.ModelMismatch("lost", expected="a", got="b"), 5),
+        (errors.IntegrityError("lost"), 6),
+        (errors.LimitExceeded("lost"), 7),
+        (errors.Interrupted("lost"), 130),
+        (errors.Interrupted("lost", exit_code=143), 143),
+    ],
+)
+def test_each_error_has_one_line_and_its_exit_code(book, codec, capfd, error, code):
+    def fail(*args, **more):
+        raise error
+
+    codec.compress_bytes = fail
+    assert main(["compress", "book.txt"]) == code
+    lines = capfd.readouterr().err.splitlines()
+    assert len([line for line in lines if "lost" in line]) == 1
+    assert lines[0].endswith(f"lost [exit {code}]")
+    assert lines[0].startswith("interrupted: " if code > 100 else "error: ")
+    assert names(book.parent) == ["book.txt"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compress"],
+        ["compress", "book.txt", "--no-such-option"],
+        ["compress", "book.txt", "--device", "toaster"],
+        ["compress", "book.txt", "--mem", "many"],
+        ["compress", "book.txt", "--mem", "0"],
+        ["decompress", "x.crm", "--batch", "0"],
+        ["no-such-command"],
+    ],
+)
+def test_wrong_usage_exits_with_2(book, codec, capfd, arguments):
+    assert main(arguments) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and err != "" and "Traceback" not in err
+    assert codec.calls == []
+
+
+def test_damage_version_and_limit_through_info(book, codec, capfd):
+    whole = TINY.read_bytes()
+    for data, code in ((b"text", 3), (whole[:-1], 3), (whole[:8] + b"\x09" + whole[9:], 4)):
+        Path("x.crm").write_bytes(data)
+        assert main(["info", "x.crm"]) == code
+        assert main(["decompress", "x.crm"]) == code
+        assert f"[exit {code}]" in capfd.readouterr().err
+    Path("x.crm").write_bytes(whole)
+    assert main(["info", "x.crm", "--max-output", "29"]) == 7
+    assert main(["decompress", "x.crm", "--max-output", "29"]) == 7
+    assert not Path("x").exists()
+
+
+# --- signals
+
+
+def start(book, *arguments):
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        cwd=book.parent,
+    )
+    return process
+
+
+def wait_for(stream, words):
+    """Read lines until one has `words`. The tests' processes end by themselves after 20 s."""
+    for line in stream:
+        if words in line:
+            return
+    raise AssertionError(f"{words!r} was never said")
+
+
+def finish(process):
+    out, err = process.communicate(timeout=30)
+    return process.returncode, out, err.decode()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_work_with_nothing_written(book, number, code):
+    book.write_bytes(b"slow text")
+    Path("book.txt.crm").write_bytes(b"old")
+    process = start(book, "compress", "-f", "book.txt")
+    wait_for(process.stderr, b"using a toy")
+    began = time.monotonic()
+    process.send_signal(number)
+    returncode, out, err = finish(process)
+    assert (returncode, out) == (code, b"")
+    assert time.monotonic() - began < 5
+    assert f"interrupted: nothing was written [exit {code}]" in err
+    assert "hint: run the same command again" in err
+    assert names(book.parent) == ["book.txt", "book.txt.crm"]
+    assert Path("book.txt.crm").read_bytes() == b"old"
+
+
+def test_a_second_interrupt_does_not_wait_for_the_step(book):
+    book.write_bytes(b"stuck text")
+    process = start(book, "compress", "book.txt")
+    wait_for(process.stderr, b"using a toy")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None  # one is not enough for a step that does not look
+    process.send_signal(signal.SIGINT)
+    try:
+        assert process.wait(timeout=10) == 130  # by itself it would go on for 20 seconds
+    finally:
+        process.kill()
+        finish(process)
+    assert names(book.parent) == ["book.txt"]
+
+
+def test_an_interrupt_while_waiting_for_input(book):
+    process = start(book, "compress", "-", "-o", "out")
+    wait_for_reading(process)
+    process.send_signal(signal.SIGINT)
+    try:
+        assert process.wait(timeout=10) == 130  # while its input is still open
+    finally:
+        process.kill()
+        _, _, err = finish(process)
+    assert "interrupted: nothing was written" in err and "Traceback" not in err
+    assert names(book.parent) == ["book.txt"]
+
+
+def wait_for_reading(process):
+    """Feed stdin until the process takes it: from then on it is reading."""
+    block = bytes(1 << 16)
+    handle = process.stdin.fileno()
+    os.set_blocking(handle, False)
+    sent = 0
+    while sent < 4 * len(block):  # more than a pipe holds
+        select.select([], [handle], [], 20)
+        sent += os.write(handle, block)
+
+
+def test_a_failure_after_a_signal_counts_as_the_signal(book, codec, capfd):
+    def fail(data, settings, *, on_progress, cancel):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert cancel.wait(5)
+        raise errors.ModelUnavailable("the fetch died of the same signal")
+
+    codec.compress_bytes = fail
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    assert main(["compress", "book.txt"]) == 143
+    assert "died" not in capfd.readouterr().err
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_signal_at_the_very_end_still_publishes_nothing(book, codec):
+    real = codec.compress_bytes
+
+    def late(data, settings, **more):
+        packed = real(data, settings, **more)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert more["cancel"].wait(5)
+        return packed
+
+    codec.compress_bytes = late
+    assert main(["compress", "book.txt"]) == 130
+    assert names(book.parent) == ["book.txt"]
+
+
+def test_ignored_signals_stay_ignored(book, codec):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        real = codec.compress_bytes
+
+        def interrupted(data, settings, **more):
+            os.kill(os.getpid(), signal.SIGINT)
+            return real(data, settings, **more)
+
+        codec.compress_bytes = interrupted
+        assert main(["compress", "book.txt"]) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# --- terminals
+
+
+def on_terminal(book, *arguments, **more):
+    """What a run with stderr on a terminal shows there."""
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env=environment(COLUMNS="100", **more),
+        cwd=book.parent,
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while block := os.read(ours, 1 << 16):
+            shown += block
+    except OSError:  # how Linux says that the other side is closed
+        pass
+    os.close(ours)
+    assert process.communicate(timeout=30)[0] == b""
+    assert process.returncode == 0
+    return shown
+
+
+def test_progress_is_drawn_on_a_terminal(book):
+    shown = on_terminal(book, "compress", "book.txt", TERM="xterm")
+    assert b"\x1b[" in shown and b"0/2 chunks" in shown
+    assert b"using a toy" in shown and b"book.txt.crm  54" in shown
+
+
+def test_no_color_leaves_the_colours_out(book):
+    def colours(shown):
+        return b"\x1b[3" in shown or b"\x1b[9" in shown
+
+    assert colours(on_terminal(book, "compress", "book.txt", TERM="xterm-256color"))
+    plain = on_terminal(book, "compress", "-f", "book.txt", TERM="xterm-256color", NO_COLOR="1")
+    assert b"0/2 chunks" in plain and not colours(plain)
+
+
+def test_a_dumb_terminal_gets_lines_and_quiet_gets_none(book):
+    shown = on_terminal(book, "compress", "book.txt", TERM="dumb")
+    assert b"\x1b" not in shown and b"cram  0/2 chunks" in shown
+    assert on_terminal(book, "compress", "-fq", "book.txt", TERM="xterm") == b""
+
+
+def test_the_words_of_a_progress_line():
+    event = Progress(
+        stage="cram",
+        chunks_done=12,
+        chunks_total=34,
+        tokens_right=512,
+        tokens_total=6000,
+        bytes_done=1000,
+        bytes_total=4000,
+        output_bytes=9876,
+    )
+    assert describe(event, seconds=100.0) == (
+        "12/34 chunks  512/6,000 tokens  10 bytes/s  5:00 left  9,876 bytes so far"
+    )
+    assert describe(event, seconds=20_000.0).split("  ")[2:4] == ["0.1 bytes/s", "16:40:00 left"]
+    assert describe(event, seconds=0.0).count("/s") == 0
+    assert describe(Progress(stage="measure"), seconds=1.0) == ""
+
+
+# --- models
+
+
+@pytest.fixture
+def zoo(monkeypatch, tmp_path):
+    calls = []
+
+    def answer(name):
+        def call(model, **more):
+            calls.append((name, model, more.get("revision"), more.get("allow_fetch")))
+            if "report" in more:
+                more["report"]("fetching\x1b[2J 93 MB")
+            return types.SimpleNamespace(
+                model_id=model, revision="abc", path=tmp_path, digest=bytes(16)
+            )
+
+        return call
+
+    for name in ("pull", "verify", "resolve"):
+        monkeypatch.setattr(model_command.zoo, name, answer(name))
+    return calls
+
+
+def test_model_commands(zoo, capfd, monkeypatch, tmp_path):
+    monkeypatch.setenv("LLMZIP_MODEL", "not/for-these")
+    assert main(["model", "pull", "a/b", "--revision", "r"]) == 0
+    out, err = capfd.readouterr()
+    assert out == f"a/b at abc, digest {'00' * 16}, in {tmp_path}\n"
+    assert err == "fetching\\x1b[2J 93 MB\n"
+    assert main(["model", "verify"]) == 0
+    capfd.readouterr()
+    assert main(["model", "path"]) == 0
+    assert capfd.readouterr().out == f"{tmp_path}\n"
+    default = model_command.zoo.DEFAULT_MODEL
+    assert zoo == [
+        ("pull", "a/b", "r", None),
+        ("verify", default, None, None),
+        ("resolve", default, None, False),
+    ]
+
+
+def test_an_interrupted_pull(zoo, capfd, monkeypatch):
+    def pull(*args, **more):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr(model_command.zoo, "pull", pull)
+    assert main(["model", "pull"]) == 143
+    assert "interrupted: the model was not fetched [exit 143]" in capfd.readouterr().err
+
+
+def test_model_list_names_the_default(capfd, monkeypatch, tmp_path):
+    monkeypatch.setenv("LLMZIP_CACHE", str(tmp_path))
+    assert main(["model", "list"]) == 0
+    out = capfd.readouterr().out
+    assert out.startswith("smollm2-135m  (default)  ") and "MB on disk" in out
+
+
+# --- start-up
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["info", str(TINY)], ["compress", "--help"]])
+def test_start_up_loads_no_model_library_and_is_quick(arguments):
+    code = (
+        "import sys, time; from llmzip.cli.main import main; code = main()\n"
+        "heavy = {'torch', 'transformers', 'tokenizers', 'safetensors', 'rich', 'zstandard'}\n"
+        "print(code, *sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    seconds = []
+    for _ in range(2):
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            capture_output=True,
+            env=environment(),
+            text=True,
+            timeout=30,
+        )
+        seconds.append(time.monotonic() - began)
+    allowed = "0 zstandard" if arguments[0] == "info" else "0"
+    assert done.stderr.strip() == allowed
+    assert done.stdout != ""
+    assert min(seconds) < 1.5  # about 0.2 and 0.4 on an idle machine; torch alone takes longer
+
+
+def test_python_dash_m(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "llmzip", "info", str(tmp_path / "missing")],
+        capture_output=True,
+        env=environment(),
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"error: cannot read ")
+
+
+def test_the_result_is_a_regular_file_with_the_inputs_mode(book, codec):
+    os.chmod(book, 0o640)
+    os.utime(book, (1, 2))
+    assert main(["compress", "book.txt"]) == 0
+    made = os.stat("book.txt.crm")
+    assert stat.S_ISREG(made.st_mode) and stat.S_IMODE(made.st_mode) == 0o640
+    assert made.st_mtime == 2
