@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from llmzip import __version__, errors
+from llmzip.cli import console
 from llmzip.cli import model as model_command
 from llmzip.cli.main import main
 from llmzip.cli.progress import describe
@@ -94,7 +95,8 @@ def names(directory):
 
 
 def environment(**more):
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", **more}
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return {**inherited, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", **more}
 
 
 def run(*arguments, data=b"", **more):
@@ -227,6 +229,20 @@ def test_a_full_disk_behind_stdout_is_an_error():
     assert done.stderr == b"error: cannot write to standard output: No space left on device " + (
         b"[exit 1]\n"
     )
+
+
+def test_a_stream_that_takes_little_at_a_time_gets_all(monkeypatch):
+    class Slow(io.RawIOBase):
+        taken = b""
+
+        def write(self, block):
+            self.taken += bytes(block[:7])
+            return len(block[:7])
+
+    slow = Slow()
+    monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(buffer=slow))
+    console.write_stdout(TEXT)
+    assert slow.taken == TEXT
 
 
 def test_closed_streams_never_mix(book):
@@ -546,6 +562,7 @@ def wait_for_reading(process):
     while sent < 4 * len(block):  # more than a pipe holds
         select.select([], [handle], [], 20)
         sent += os.write(handle, block)
+    time.sleep(0.5)  # to drain the pipe and block: a signal in between waits for the next byte
 
 
 def test_a_failure_after_a_signal_counts_as_the_signal(book, codec, capfd):

@@ -40,7 +40,9 @@ def write_stdout(data: bytes) -> None:
     if sys.stdout is None:
         raise InputError("standard output is closed")
     try:
-        sys.stdout.buffer.write(data)
+        rest = memoryview(data)
+        while rest:  # with PYTHONUNBUFFERED, one write may take less than all
+            rest = rest[sys.stdout.buffer.write(rest) :]
         sys.stdout.buffer.flush()
     except OSError as error:
         _drop_stdout()

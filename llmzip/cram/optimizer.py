@@ -37,7 +37,7 @@ from llmzip.progress import check_cancelled
 # of a start at 1 times.
 INIT_RMS_OF_EMBEDDINGS = 470.0
 STEP_OF_INIT_RMS = 0.25
-BETAS = (0.8, 0.9)
+BETAS = (0.6, 0.9)
 MARGIN_GOAL = 1.0  # logits; tokens this safe ask for no more gradient
 
 MIN_MARGIN = 0.05  # logits; certified in fp32, whose noise between kernels and batch shapes is 1e-4

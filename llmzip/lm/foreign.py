@@ -80,7 +80,8 @@ class ForeignLM:
     ) -> tuple[Tensor, State]:
         """A recurrence cannot take several new slots from where it stood: it reads all anew.
 
-        Its memory is the input embeddings of all slots, [B, 1, P, D]; `running` is for single steps.
+        Its memory is the input embeddings of all slots, [B, 1, P, D]; `running` serves single
+        steps.
         """
         num_new = embeds.shape[1]
         seen = embeds[:, None]  # [B, 1, T, D]

@@ -1,0 +1,235 @@
+"""The engine and the decoder on tiny models: what they must keep, whatever the optimisation does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmzip.cram.capacity import default_budget_bits, measure_gain_bits
+from llmzip.cram.chunking import MAX_CHUNK_TOKENS, Segment, Span, plan_segments
+from llmzip.cram.decode import DecodeChunk, decode_chunks, decode_segments
+from llmzip.cram.optimizer import (
+    MIN_MARGIN,
+    Crammed,
+    Engine,
+    EngineSettings,
+    Task,
+    as_stored,
+    split,
+)
+from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows
+from llmzip.lm.model import FrozenLM, load_model, target_margins
+from llmzip.lm.tokens import Tokens
+from llmzip.lm.zoo import resolve
+
+TEXT = b"the mill stands by the river and the water turns its wheel all day"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def lm(tiny_model: Callable[..., Path]) -> FrozenLM:
+    files = resolve(str(tiny_model("llama")))
+    return load_model(files, device=CPU, dtype=torch.float32, attention="sdpa")
+
+
+@pytest.fixture(scope="module")
+def ids(tiny_model: Callable[..., Path]) -> tuple[int, ...]:
+    (piece,) = Tokens.load(tiny_model("llama")).encode(TEXT)
+    assert piece.ids is not None
+    return piece.ids
+
+
+def plan(lm: FrozenLM, ids: tuple[int, ...], *, context: int, budget: float) -> list[Segment]:
+    found = plan_segments(lm, ids, bos_id=None, context_tokens=context, budget_bits=budget)
+    return list(found)
+
+
+def engine(lm: FrozenLM, *, max_steps: int = 80, num_mem: int = 2, seed: int = 0) -> Engine:
+    settings = EngineSettings(
+        num_mem=num_mem, max_steps=max_steps, seed=seed, independent=False, batch_tokens=256
+    )
+    return Engine(lm, lm, settings)
+
+
+def cram(lm: FrozenLM, segments: list[Segment], **settings: int) -> list[Crammed]:
+    tasks = (
+        Task(segment=segment, start=span.start, end=span.end)
+        for segment in segments
+        for span in segment.spans
+    )
+    found = list(engine(lm, **settings).run(tasks))
+    return sorted(found, key=lambda chunk: (chunk.task.segment.index, chunk.task.place))
+
+
+def weights_hash(lm: FrozenLM) -> str:
+    digest = hashlib.sha256()
+    for tensor in (lm._backend.embedding, lm._backend.head):
+        digest.update(tensor.detach().numpy().tobytes())
+    for layer in lm._backend._layers:  # type: ignore[attr-defined]
+        for tensor in vars(layer).values():
+            digest.update(tensor.detach().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class TestChunking:
+    def test_every_token_is_in_exactly_one_chunk(self, lm: FrozenLM, ids: tuple[int, ...]) -> None:
+        for context in (0, 7, 1000):
+            segments = plan(lm, ids, context=context, budget=40.0)
+            assert tuple(i for segment in segments for i in segment.ids) == ids
+            for segment in segments:
+                edges = [span.start for span in segment.spans] + [len(segment.ids)]
+                assert edges[0] == 0
+                assert [span.end for span in segment.spans] == edges[1:]
+
+    def test_chunks_hold_bits_not_tokens(self, lm: FrozenLM, ids: tuple[int, ...]) -> None:
+        budget = 40.0
+        (segment,) = plan(lm, ids, context=1000, budget=budget)
+        bits = segment.surprisal_bits
+        for span in segment.spans[:-2]:
+            held = sum(bits[span.start : span.end])
+            assert held == pytest.approx(span.surprisal_bits)
+            assert held <= budget or span.end - span.start == 1
+            assert held + bits[span.end] > budget  # the next token would not have fitted
+        assert len({span.end - span.start for span in segment.spans}) > 1
+
+    def test_context_bounds_what_is_left_of_a_chunk(
+        self, lm: FrozenLM, ids: tuple[int, ...]
+    ) -> None:
+        for context in (0, 5, 20):
+            segments = plan(lm, ids, context=context, budget=30.0)
+            assert all(span.start <= context for s in segments for span in s.spans)
+            # A segment ends only where its next chunk would see more than that.
+            assert all(len(segment.ids) > context for segment in segments[:-1])
+
+    def test_surprisal_is_taken_with_the_decoders_context(
+        self, lm: FrozenLM, ids: tuple[int, ...]
+    ) -> None:
+        segment = plan(lm, ids, context=1000, budget=50.0)[0]
+        block, live = pad_ids([segment.ids], CPU)
+        with torch.no_grad():
+            hidden, _ = lm.extend(lm.empty(1), lm.embed(block), live)
+            logp = torch.log_softmax(lm.logits(hidden[0]), dim=1) / -torch.log(torch.tensor(2.0))
+        expected = logp[:-1].gather(1, block[0, 1:, None])[:, 0]
+        assert torch.allclose(torch.tensor(segment.surprisal_bits[1:]), expected, atol=1e-3)
+
+    def test_a_predictable_text_still_closes_its_chunks(self, lm: FrozenLM) -> None:
+        segments = plan(lm, (1,) * 300, context=0, budget=1e9)
+        assert [len(segment.ids) for segment in segments] == [MAX_CHUNK_TOKENS, 44]
+
+
+class TestEngine:
+    def test_only_mem_moves_and_the_vectors_returned_are_the_ones_certified(
+        self, lm: FrozenLM, ids: tuple[int, ...]
+    ) -> None:
+        before = weights_hash(lm)
+        segments = plan(lm, ids, context=30, budget=40.0)
+        chunks = cram(lm, segments)
+        assert weights_hash(lm) == before
+        assert sum(chunk.mem is not None for chunk in chunks) >= len(chunks) / 2
+        for chunk in chunks:
+            if chunk.mem is None:
+                continue
+            assert chunk.mem.dtype == torch.bfloat16
+            # Teacher-forced, in one piece, without any cache of the engine's.
+            task = chunk.task
+            block, live = pad_ids([task.ids], CPU)
+            mem = chunk.mem.float()[None]
+            embeds, live_new = mem_and_chunk(mem, lm.embed(block), live)
+            past, past_live = pad_ids([task.segment.ids[: task.start]], CPU)
+            with torch.no_grad():
+                _, state = lm.extend(lm.empty(1), lm.embed(past), past_live)
+                if not task.start:
+                    state = lm.empty(1)
+                hidden, _ = lm.extend(state, embeds, live_new)
+                rows = predicting_rows(hidden, mem.shape[1])[0]
+                margins = target_margins(lm.logits(rows), block[0])
+            kept = [p for p in range(task.num_tokens) if p not in dict(chunk.patches)]
+            assert min(float(margins[p]) for p in kept) == pytest.approx(
+                chunk.min_margin, abs=1e-3
+            )
+            assert chunk.min_margin is not None
+            assert chunk.min_margin >= MIN_MARGIN
+
+    def test_no_step_is_lost_between_batches(self, lm: FrozenLM, ids: tuple[int, ...]) -> None:
+        segments = plan(lm, ids, context=0, budget=30.0)
+        together = cram(lm, segments, seed=3)
+        alone = [chunk for segment in segments for chunk in cram(lm, [segment], seed=3)]
+        assert [c.task.ids for c in together if c.mem is not None]
+        covered = [i for chunk in together for i in chunk.task.ids]
+        assert covered == list(ids) == [i for chunk in alone for i in chunk.task.ids]
+
+    def test_split_keeps_every_token_and_balances_bits(self) -> None:
+        segment = Segment(
+            index=0, offset=10, start_ids=(), ids=(1, 2, 3, 4, 5),
+            surprisal_bits=(8.0, 1.0, 1.0, 1.0, 5.0),
+            spans=(Span(start=0, end=5, surprisal_bits=16.0),),
+        )  # fmt: skip
+        task = Task(segment=segment, start=0, end=5)
+        first, second = split(task, independent=False)
+        assert (first.ids, second.ids) == ((1,), (2, 3, 4, 5))
+        assert (first.place, second.place) == (10, 11)
+        first, second = split(task, independent=True)
+        assert (first.ids, second.ids) == ((1,), (2, 3, 4, 5))
+        assert (second.start, second.place) == (0, 11)
+        two = split(Task(segment=segment, start=3, end=5), independent=False)
+        assert [part.ids for part in two] == [(4,), (5,)]
+
+
+class TestDecoding:
+    def test_cached_decoding_equals_decoding_from_scratch(
+        self, lm: FrozenLM, ids: tuple[int, ...]
+    ) -> None:
+        mem = torch.randn(2, 2, lm.dim, generator=torch.Generator().manual_seed(1))
+        lead = [list(ids[:9]), list(ids[9:14])]
+        decoded, _ = decode_chunks(lm, lm.empty(2), lead, mem, [12, 7], [{}, {3: 5}])
+        for row, (start, length, forced) in enumerate(zip(lead, (12, 7), ({}, {3: 5}), strict=True)):
+            taken: list[int] = []
+            for position in range(length):
+                known = torch.cat([lm.embed(torch.tensor(start)), mem[row]])
+                if taken:
+                    known = torch.cat([known, lm.embed(torch.tensor(taken))])
+                live = torch.ones(1, known.shape[0], dtype=torch.bool)
+                with torch.no_grad():
+                    hidden, _ = lm.extend(lm.empty(1), known[None], live)
+                best = int(lm.logits(hidden[0, -1:]).argmax())
+                taken.append(forced.get(position, best))
+            assert decoded.ids[row, :length].tolist() == taken
+
+    def test_end_of_text_does_not_stop_it(
+        self, lm: FrozenLM, tiny_model: Callable[..., Path]
+    ) -> None:
+        config = json.loads((tiny_model("llama") / "config.json").read_text())
+        end = int(config["eos_token_id"])
+        mem = torch.randn(1, lm.dim, generator=torch.Generator().manual_seed(2))
+        got: list[list[int]] = []
+        decode_segments(
+            lm,
+            [[DecodeChunk(num_tokens=9, mem=as_stored(mem), patches={2: end})]],
+            bos_id=None,
+            batch=4,
+            on_chunk=lambda segment, chunk, row: got.append(row),
+        )
+        assert len(got[0]) == 9
+        assert got[0][2] == end
+
+
+class TestCapacity:
+    def test_measured_once_and_remembered(
+        self, lm: FrozenLM, ids: tuple[int, ...], tmp_path: Path
+    ) -> None:
+        cache = tmp_path / "deep" / "figure.json"
+        gain = measure_gain_bits(lm, list(ids))
+        assert 0 < gain < 20 * len(ids)
+        budget = default_budget_bits(lm, list(ids), num_mem=1, cache=cache)
+        assert json.loads(cache.read_text())["gain_bits"] == pytest.approx(gain)
+        cache.write_text(json.dumps({"gain_bits": 1000.0}))
+        doubled = default_budget_bits(lm, [], num_mem=2, cache=cache)
+        assert doubled == pytest.approx(2 * default_budget_bits(lm, [], num_mem=1, cache=cache))
+        assert doubled > budget
+        cache.write_text("{")
+        assert default_budget_bits(lm, list(ids), num_mem=1, cache=cache) == pytest.approx(budget)
