@@ -362,15 +362,35 @@ def test_a_head_bias_is_kept(tmp_path):
 def test_loading_is_silent_and_leaves_the_settings_alone(directory, capfd):
     from transformers.utils import logging as theirs
 
-    getattr(logging.Logger.warning_once, "cache_clear")()  # noqa: B009
-    theirs.set_verbosity(logging.INFO)
+    records: list[logging.LogRecord] = []
+    listener = logging.Handler()
+    listener.emit = records.append
+    logger = theirs.get_logger("transformers")
+    logger.addHandler(listener)
+    theirs.set_verbosity_info()
     theirs.enable_progress_bar()
+    logging.Logger.warning_once.cache_clear()  # advice that an earlier test may have used up
     try:
-        load(directory)
+        lm = load(directory)
+        read(lm, context(lm, IDS[:4]), embed(lm, IDS[4:5]))
         assert theirs.get_verbosity() == logging.INFO and theirs.is_progress_bar_enabled()
+        assert not records
+        reference(directory, IDS)
+        assert records  # so the listener hears what there is to hear
     finally:
+        logger.removeHandler(listener)
         theirs.set_verbosity_warning()
+    assert capfd.readouterr().out == ""
+
+
+def test_loading_draws_no_bars(llama, capfd):
+    from transformers.utils import logging as theirs
+
+    theirs.enable_progress_bar()
+    load(llama)
     assert capfd.readouterr() == ("", "")
+    reference(llama, IDS)
+    assert "Loading weights" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("bos", [False, True])
