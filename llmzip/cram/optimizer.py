@@ -42,7 +42,9 @@ MARGIN_GOAL = 1.0  # logits; tokens this safe ask for no more gradient
 
 MIN_MARGIN = 0.05  # logits; certified in fp32, whose noise between kernels and batch shapes is 1e-4
 PATCHES_PER_TOKEN = 1 / 8  # never more patches than this share of a chunk's tokens
-PATCH_AT_ONCE_PER_TOKEN = 1 / 32  # so few wrong tokens are patched rather than waited for
+# Wrong tokens that are patched rather than waited for: few at first, more as steps go by. A patch costs about 3 bytes,
+# and the last one or two tokens of a chunk can take hundreds of steps.
+PATIENCE = ((0, 1 / 32), (40, 1 / 16), (60, PATCHES_PER_TOKEN))  # (from step, share of tokens)
 LITERAL_TOKENS = 8  # a stubborn chunk this short is stored token by token
 CERTIFY_ROWS = 8  # chunks certified together: one costs nearly what eight cost
 
@@ -197,8 +199,8 @@ class Engine:
 
     def _is_done(self, slot: _Slot, num_wrong: int) -> bool:
         tokens = slot.task.num_tokens
-        if num_wrong <= max(1, int(tokens * PATCH_AT_ONCE_PER_TOKEN)) and num_wrong < tokens:
-            # Sent back once already: do better than last time before trying again.
+        if num_wrong <= min(tokens - 1, acceptable_patches(tokens, slot.step)):
+            # Sent back once already: a few steps on before it is tried again.
             return slot.step >= slot.task.steps_so_far + (
                 4 if slot.task.warm_mem is not None else 0
             )
@@ -305,6 +307,12 @@ def probe_gain_bits(lm: FrozenLM, segment: Segment, *, steps: int) -> float:
         rows.measure(MARGIN_GOAL)
         rows.step()
     return first.surprisal_bits - rows.surprisal_bits()
+
+
+def acceptable_patches(num_tokens: int, step: int) -> int:
+    """Tokens of a chunk that may be left wrong after so many steps."""
+    share = max(share for since, share in PATIENCE if step >= since)
+    return max(1, int(num_tokens * share))
 
 
 def split(task: Task, *, independent: bool) -> Iterator[Task]:
