@@ -1,9 +1,8 @@
 """Compress and decompress: joins the rooms.
 
 Owns the order of work and the rule that nothing leaves unverified: `compress_bytes` decodes its
-own container with
-the decompressor's code before it returns it. Knows nothing of files on disk or terminals. Called
-by `llmzip` and `llmzip.cli`.
+own container with the decompressor's code before it returns it. Knows nothing of files on disk or
+terminals. Called by `llmzip` and `llmzip.cli`.
 """
 
 from __future__ import annotations
@@ -90,8 +89,8 @@ def decompress_bytes(
 
 
 def _matching_model(container: Container, settings: DecompressSettings) -> ModelFiles:
-    """The model that the user names, or the one that the file names if it is already here; digests
-    must agree."""
+    """The model that the user names, or the one that the file names if it is already here;
+    digests must agree."""
     wanted = container.model_digest.hex()
     name = settings.model or container.model_id
     if settings.model is None and name not in MODELS and "/" not in name:

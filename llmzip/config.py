@@ -1,8 +1,7 @@
 """Every setting of a run, validated once, before any work.
 
 Owns the defaults and the limits of the settings. Knows nothing of models or files. Made by `cli`
-and by the public functions,
-read by `codec` and the rooms below it.
+and by the public functions, read by `codec` and the rooms below it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """A container and its model -> the original bytes, checked chunk by chunk and as a whole.
 
 Owns what a container's numbers must satisfy before the model is run, the retries after a failed
-check, and the order in which
-bytes are put together. Knows nothing of files or settings. Called by `codec`, when decompressing
-and to verify what was compressed.
+check, and the order in which bytes are put together. Knows nothing of files or settings. Called
+by `codec`, when decompressing and to verify what was compressed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Tokens and a model -> a verified container.
 
-Owns the steps of compressing a text: plan all chunks, cram them, assemble the container, decode it
-again. Knows nothing of how models
-are found. Called by `codec`.
+Owns the steps of compressing a text: plan all chunks, cram them, assemble the container, decode
+it again. Knows nothing of how models are found. Called by `codec`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ import zstandard
 from llmzip.config import CompressSettings
 from llmzip.cram.capacity import default_budget_bits, probe_text
 from llmzip.cram.chunking import MAX_CHUNK_TOKENS, Segment, plan_segments
-from llmzip.cram.optimizer import Crammed, Engine, EngineSettings, Task
+from llmzip.cram.engine import Engine, EngineSettings
+from llmzip.cram.tasks import Crammed, Task
 from llmzip.decoding import decode_container
 from llmzip.errors import IntegrityError
 from llmzip.lm.model import FrozenLM
@@ -46,8 +46,7 @@ _MIN_CRAM_TOKENS = 8
 _STEP_TOKENS = {"cpu": 256, "cuda": 8192, "mps": 1024}
 _BF16_SAFE_MARGIN = 2.0
 # Left context when the user names none: a long one makes chunks cheap to cram, a short one gives
-# the decoder more segments
-# to work on at a time.
+# the decoder more segments to work on at a time.
 _SEGMENTS_WANTED = 16
 _LONGEST_CONTEXT_TOKENS = 256
 

@@ -1,10 +1,8 @@
 """Which stretches of a file are worth cramming, told from the bytes alone.
 
 Owns the three reasons to store a stretch with zstd instead: it is binary, it is so dense that no
-model of text can predict it
-(compressed, encrypted or encoded data), or it repeats itself so much that zstd needs next to
-nothing. Knows nothing of models.
-Called by `codec`.
+model of text can predict it (compressed, encrypted or encoded data), or it repeats itself so much
+that zstd needs next to nothing. Knows nothing of models. Called by `codec`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Shared fixtures: tiny models of every architecture, made once, and one thread for the tests that count bits."""
+"""Shared fixtures: tiny models of every architecture, made once, and one thread for the tests
+that count bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The engine and the decoder on tiny models: what they must keep, whatever the optimisation does."""
+"""The engine and the decoder on tiny models: what they must keep, whatever the optimisation
+does."""
 
 from __future__ import annotations
 
@@ -13,15 +14,9 @@ import torch
 from llmzip.cram.capacity import default_budget_bits, measure_gain_bits
 from llmzip.cram.chunking import MAX_CHUNK_TOKENS, Segment, Span, plan_segments
 from llmzip.cram.decode import DecodeChunk, decode_chunks, decode_segments
-from llmzip.cram.optimizer import (
-    MIN_MARGIN,
-    Crammed,
-    Engine,
-    EngineSettings,
-    Task,
-    as_stored,
-    split,
-)
+from llmzip.cram.engine import MIN_MARGIN, Engine, EngineSettings
+from llmzip.cram.optimizer import as_stored
+from llmzip.cram.tasks import Crammed, Task, split
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows
 from llmzip.lm.model import FrozenLM, load_model, target_margins
 from llmzip.lm.tokens import Tokens
@@ -149,9 +144,7 @@ class TestEngine:
                 rows = predicting_rows(hidden, mem.shape[1])[0]
                 margins = target_margins(lm.logits(rows), block[0])
             kept = [p for p in range(task.num_tokens) if p not in dict(chunk.patches)]
-            assert min(float(margins[p]) for p in kept) == pytest.approx(
-                chunk.min_margin, abs=1e-3
-            )
+            assert min(float(margins[p]) for p in kept) == pytest.approx(chunk.min_margin, abs=1e-3)
             assert chunk.min_margin is not None
             assert chunk.min_margin >= MIN_MARGIN
 
@@ -187,7 +180,9 @@ class TestDecoding:
         mem = torch.randn(2, 2, lm.dim, generator=torch.Generator().manual_seed(1))
         lead = [list(ids[:9]), list(ids[9:14])]
         decoded, _ = decode_chunks(lm, lm.empty(2), lead, mem, [12, 7], [{}, {3: 5}])
-        for row, (start, length, forced) in enumerate(zip(lead, (12, 7), ({}, {3: 5}), strict=True)):
+        for row, (start, length, forced) in enumerate(
+            zip(lead, (12, 7), ({}, {3: 5}), strict=True)
+        ):
             taken: list[int] = []
             for position in range(length):
                 known = torch.cat([lm.embed(torch.tensor(start)), mem[row]])

@@ -15,7 +15,8 @@ CPU = torch.device("cpu")
 
 
 class CountingModel:
-    """Knows one rule: after a mem vector one-hot at t comes token t, after token t comes token t + 1."""
+    """Knows one rule: after a mem vector one-hot at t comes token t, after token t comes token t +
+    1."""
 
     def __init__(self) -> None:
         self.embedding = torch.eye(VOCAB)

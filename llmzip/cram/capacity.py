@@ -15,9 +15,8 @@ from llmzip.cram.optimizer import probe_gain_bits
 from llmzip.lm.model import FrozenLM
 
 # Share of the gain that a chunk is filled with. Steps grow with the load, so a chunk's cost grows
-# with its square; the
-# vectors' bytes shrink with the load. 0.6 is where the default model still finishes in about 30
-# steps (docs/LOG.md).
+# with its square; the vectors' bytes shrink with the load. 0.6 is where the default model still
+# finishes in about 30 steps (docs/LOG.md).
 LOAD = 0.6
 PROBE_STEPS = 32
 _PROBE_TOKENS = 64
@@ -36,8 +35,7 @@ def default_budget_bits(lm: FrozenLM, ids: list[int], *, num_mem: int, cache: Pa
     """Surprisal that a chunk of `num_mem` vectors should hold.
 
     ids: tokens of `probe_text()`. cache: file that remembers the figure (None: measure anew).
-    Takes as long as
-    PROBE_STEPS steps on 64 tokens.
+    Takes as long as PROBE_STEPS steps on 64 tokens.
     """
     gain_bits = _recall(cache)
     if gain_bits is None:

@@ -1,12 +1,10 @@
 """Where chunks end: tokens -> segments -> chunks, by surprisal and never by length.
 
 Owns the surprisal pass and the two rules: a chunk closes when the next token would take it over
-the budget, a segment closes when
-its next chunk would see more than `context_tokens` of left context. The surprisal is taken with
-the context that the decoder will
-have: all earlier tokens of the segment. Knows nothing of mem vectors. Called by `codec`.
-Source of the idea that cross-entropy, not length, sets how much a vector holds: Kuratov et al.
-2025.
+the budget, a segment closes when its next chunk would see more than `context_tokens` of left
+context. The surprisal is taken with the context that the decoder will have: all earlier tokens of
+the segment. Knows nothing of mem vectors. Called by `codec`. Source of the idea that
+cross-entropy, not length, sets how much a vector holds: Kuratov et al. 2025.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Left contexts of the segments under way, read once each.
 
 Owns the model's states after whole segments, a few at a time, so that memory stays flat as files
-grow. Knows nothing of mem
-vectors. Called by `cram.optimizer`.
+grow. Knows nothing of mem vectors. Called by `cram.optimizer`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Batched greedy decoding: the only code that turns mem vectors into tokens, when compressing and
 when decompressing.
 
-Owns the token loop (patches applied, end-of-text tokens ignored, lengths known beforehand) and the
-waves in which the chunks
-of independent segments are decoded together. Knows nothing of containers or bytes. Called by
-`cram.optimizer` and `codec`.
+Owns the token loop (patches applied, end-of-text tokens ignored, lengths known beforehand) and
+the waves in which the chunks of independent segments are decoded together. Knows nothing of
+containers or bytes. Called by `cram.optimizer` and `codec`.
 """
 
 from __future__ import annotations
@@ -54,9 +53,8 @@ def decode_chunks(
     """Decode one chunk in every row.
 
     state: contexts read so far, one a row. lead_ids: context tokens still to be read, a list a
-    row. mem: [B, K, D].
-    forced: position -> token id, taken instead of the model's choice. Returns the tokens and the
-    state before mem.
+    row. mem: [B, K, D]. forced: position -> token id, taken instead of the model's choice.
+    Returns the tokens and the state before mem.
     """
     num_mem, longest = mem.shape[1], max(num_tokens)
     lead, lead_live = pad_ids(lead_ids, lm.device)
@@ -147,9 +145,8 @@ def _decode_wave(
         return state
     # Some rows are literal: read every lead first, then decode only the crammed rows.
     ids, live = pad_ids(lead, lm.device)
-    if ids.shape[1]:
-        with torch.no_grad():
-            _, state = lm.extend(state, lm.embed(ids), live)
+    with torch.no_grad():
+        _, state = lm.extend(state, lm.embed(ids), live)
     inner: list[list[int]] = [[] for _ in crammed]
     if crammed:
         _decode_wave(lm, state.rows(crammed), inner, [chunks[row] for row in crammed], cancel)

@@ -2,8 +2,7 @@
 gradient.
 
 Owns loading, dtype, device and the choice between the native forward pass and the one in
-`foreign`. Knows nothing of chunks or files.
-Called by `cram` and `codec`.
+`foreign`. Knows nothing of chunks or files. Called by `cram` and `codec`.
 """
 
 from __future__ import annotations
@@ -45,8 +44,8 @@ class Prediction:
 
 
 class FrozenLM:
-    """A loaded model. Same weights, any compute dtype: bf16 to optimise where that is faster, fp32
-    to decode."""
+    """A loaded model. Same weights, any compute dtype: bf16 to optimise where that is faster,
+    fp32 to decode."""
 
     def __init__(self, backend: Backend, *, dtype: torch.dtype, max_positions: int) -> None:
         self._backend = backend
@@ -67,6 +66,8 @@ class FrozenLM:
     def extend(self, state: State, embeds: Tensor, live_new: Tensor) -> tuple[Tensor, State]:
         """Read new slots. embeds: [B, T, D], live_new: [B, T] -> final hidden states [B, T, Dh],
         state after them."""
+        if embeds.shape[1] == 0:
+            return embeds.new_zeros(embeds.shape[0], 0, self._backend.head.shape[1]), state
         return self._backend.extend(state, embeds, live_new)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -1,11 +1,9 @@
 """The Llama family's forward pass, on frozen weights, from input embeddings.
 
 Owns the arithmetic of Llama-shaped decoders (RMSNorm, rotary positions, grouped-query attention,
-SwiGLU), so that the
-default model starts without importing transformers (seconds) and no weight ever asks for a
-gradient. Knows nothing of mem vectors,
-tokens or files. Called by `model`. Architecture: Touvron et al. 2023; weights are read under their
-Hugging Face names.
+SwiGLU), so that the default model starts without importing transformers (seconds) and no weight
+ever asks for a gradient. Knows nothing of mem vectors, tokens or files. Called by `model`.
+Architecture: Touvron et al. 2023; weights are read under their Hugging Face names.
 """
 
 from __future__ import annotations
@@ -20,8 +18,8 @@ from torch import Tensor
 
 from llmzip.lm.state import State, attention_bias, new_positions
 
-# Below this many rows a BLAS call is faster with the weight as its first operand (measured: 1.3 to
-# 2.2 times at 4 to 64).
+# Below this many rows a BLAS call is faster with the weight as its first operand (measured: 1.3
+# to 2.2 times at 4 to 64).
 _WEIGHT_FIRST_ROWS = 256
 
 
@@ -169,8 +167,8 @@ class NativeLlama:
         self._frequencies = (1.0 / shape.rope_theta**exponents).to(device)
 
     def extend(self, state: State, embeds: Tensor, live_new: Tensor) -> tuple[Tensor, State]:
-        """Read new slots. embeds: [B, T, D], live_new: [B, T] -> final hidden states [B, T, D] and
-        the state after them."""
+        """Read new slots. embeds: [B, T, D], live_new: [B, T] -> final hidden states [B, T, D]
+        and the state after them."""
         shape, dtype = self.shape, embeds.dtype
         batch, num_new, _ = embeds.shape
         angles = (

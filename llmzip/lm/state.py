@@ -1,9 +1,8 @@
 """What a language model remembers of the positions it has read: one row per sequence of a batch.
 
-Owns the bookkeeping of slots: rows of a batch have different lengths, so every row shares the same
-number of slots and
-`live` says which of them hold a position. Knows nothing of models; `native` and `foreign` fill
-`memory` with what they need.
+Owns the bookkeeping of slots: rows of a batch have different lengths, so every row shares the
+same number of slots and `live` says which of them hold a position. Knows nothing of models;
+`native` and `foreign` fill `memory` with what they need.
 """
 
 from __future__ import annotations

@@ -1,0 +1,75 @@
+"""The pieces of work that the cram engine takes and gives: chunks to be crammed, chunks crammed.
+
+Owns their data and how one is split in two. Knows nothing of optimisation. Called by
+`cram.optimizer`, `cram.engine` and `encoding`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from llmzip.cram.chunking import Segment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Tokens [start, end) of a segment, to be crammed."""
+
+    segment: Segment
+    start: int
+    end: int
+    warm_mem: Tensor | None = None  # [K, D] to go on from
+    steps_so_far: int = 0
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return self.segment.ids[self.start : self.end]
+
+    @property
+    def num_tokens(self) -> int:
+        return self.end - self.start
+
+    @property
+    def place(self) -> int:
+        """Position of the first token in the run of tokens that was cut."""
+        return self.segment.offset + self.start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crammed:
+    """A finished chunk, certified. mem is None where the tokens are stored one by one."""
+
+    task: Task
+    mem: Tensor | None  # [K, D] bf16 on the CPU
+    patches: tuple[tuple[int, int], ...]  # (position, token id)
+    min_margin: float | None  # weakest unpatched margin, in logits
+    steps: int
+
+
+def split(task: Task, *, independent: bool) -> Iterator[Task]:
+    """Two tasks of about equal surprisal, each at least one token.
+
+    independent: the second half becomes a segment of its own, where chunks see no left context.
+    """
+    segment = task.segment
+    bits = segment.surprisal_bits[task.start : task.end]
+    half, so_far, middle = sum(bits) / 2, 0.0, task.start + 1
+    for offset, token_bits in enumerate(bits[:-1]):
+        so_far += token_bits
+        middle = task.start + offset + 1
+        if so_far >= half:
+            break
+    yield Task(segment=segment, start=task.start, end=middle)
+    if independent:
+        segment = replace(
+            segment,
+            offset=segment.offset + middle,
+            ids=segment.ids[middle:],
+            surprisal_bits=segment.surprisal_bits[middle:],
+        )
+        yield Task(segment=segment, start=0, end=task.end - middle)
+    else:
+        yield Task(segment=segment, start=middle, end=task.end)
