@@ -15,7 +15,13 @@ from llmzip.config import CompressSettings, ComputeSettings, DecompressSettings
 from llmzip.decoding import decode_container, join_runs
 from llmzip.encoding import Workshop, cram_parts, pack_stored, tokenised_parts
 from llmzip.errors import ModelMismatch, ModelUnavailable
-from llmzip.lm.model import FrozenLM, fast_dtype, load_model, pick_device
+from llmzip.lm.model import (
+    FrozenLM,
+    fast_dtype,
+    load_model,
+    pick_device,
+    start_token,
+)
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import DEFAULT_MODEL, MODELS, ModelFiles, resolve
 from llmzip.progress import OnProgress, Progress
@@ -124,4 +130,6 @@ def _workshop(files: ModelFiles, tokens: Tokens, compute: ComputeSettings) -> Wo
     dtype, lm = fast_dtype(device), judge
     if dtype != torch.float32:
         lm = load_model(files, device=device, dtype=dtype, attention=compute.attention)
-    return Workshop(files=files, tokens=tokens, judge=judge, lm=lm)
+    return Workshop(
+        files=files, tokens=tokens, start_id=start_token(files, tokens), judge=judge, lm=lm
+    )

@@ -84,7 +84,7 @@ def decode_container(
             decode_segments(
                 attempt.lm(),
                 [[_decode_chunk(chunk) for chunk in segments[i]] for i in todo],
-                bos_id=tokens.bos_id if container.bos else None,
+                start_id=container.start_id,
                 batch=attempt.batch,
                 on_chunk=on_chunk,
                 cancel=cancel,
@@ -146,8 +146,8 @@ def _check_fits(container: Container, lm: FrozenLM, tokens: Tokens) -> None:
     """Refuse what would make the model's arithmetic fail; the digest says it is the right model."""
     if container.mem_dim != lm.dim:
         raise Corrupt(f"vectors of {container.mem_dim} dimensions for a model of {lm.dim}")
-    if container.bos and tokens.bos_id is None:
-        raise Corrupt("sequences start with a BOS token, which this model's tokenizer has none of")
+    if container.start_id is not None and container.start_id >= lm.vocab_size:
+        raise Corrupt(f"start token {container.start_id} of {lm.vocab_size}")
     for chunk in container.chunks:
         for position, token in chunk.patches:
             if token >= lm.vocab_size:

@@ -15,7 +15,7 @@ import torch
 import zstandard
 
 from llmzip.config import CompressSettings
-from llmzip.cram.capacity import default_budget_bits, probe_text
+from llmzip.cram.capacity import budget_of_gain, probe_text, remembered_gain_bits
 from llmzip.cram.chunking import MAX_CHUNK_TOKENS, Segment, plan_segments
 from llmzip.cram.engine import Engine, EngineSettings
 from llmzip.cram.tasks import Crammed, Task
@@ -58,6 +58,7 @@ class Workshop:
 
     files: ModelFiles
     tokens: Tokens
+    start_id: int | None  # stands before every segment
     judge: FrozenLM
     lm: FrozenLM
 
@@ -154,7 +155,7 @@ def _plan(
         segments = []
         if part.ids is not None:
             for segment in plan_segments(
-                shop.lm, part.ids, bos_id=shop.tokens.bos_id, context_tokens=context,
+                shop.lm, part.ids, start_id=shop.start_id, context_tokens=context,
                 budget_bits=budget, first_index=index,
             ):  # fmt: skip
                 check_cancelled(cancel)
@@ -165,12 +166,14 @@ def _plan(
 
 
 def _default_budget_bits(shop: Workshop, num_mem: int) -> float:
+    """The budget that the model's capacity asks for; measured at first use where it is not known."""
     pinned = MODELS.get(shop.files.model_id)
-    if pinned is not None and pinned.digest == shop.files.digest and pinned.budget_bits is not None:
-        return pinned.budget_bits * num_mem
+    if pinned is not None and pinned.digest == shop.files.digest and pinned.gain_bits is not None:
+        return budget_of_gain(pinned.gain_bits, num_mem=num_mem)
     ids = [i for piece in shop.tokens.encode(probe_text()) for i in piece.ids or ()]
     cache = cache_dir() / "capacity" / f"{shop.files.digest.hex()}.json"
-    return default_budget_bits(shop.lm, ids, num_mem=num_mem, cache=cache)
+    gain_bits = remembered_gain_bits(shop.lm, ids, start_id=shop.start_id, cache=cache)
+    return budget_of_gain(gain_bits, num_mem=num_mem)
 
 
 def _cram(
@@ -266,7 +269,7 @@ def _assemble(
         mem_dim=shop.lm.dim,
         bits=settings.bits,
         context_tokens=plan.context_tokens,
-        bos=shop.tokens.bos_id is not None,
+        start_id=shop.start_id,
         min_margin=weakest,
         bf16_safe=weakest is not None and weakest >= _BF16_SAFE_MARGIN,
     )

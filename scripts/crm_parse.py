@@ -92,6 +92,8 @@ def read_header(data):
         for name in ("num_mem", "mem_dim", "bits", "context_tokens"):
             head[name] = r.varint()
         need(head["bits"] == 16, "unsupported precision")
+        head["start_id"] = r.varint() if required & 8 else None
+        need((head["start_id"] or 0) < 1 << 31, "start token")
         head["margin_code"] = r.byte()
         head["num_chunks"] = r.varint()
         head["num_literal"] = r.varint() if required & 16 else 0

@@ -83,8 +83,10 @@ def plain_header(
     )  # fmt: skip
 
 
-def model_header(*, mem: tuple[int, int, int], margin: int, tail: tuple[int, ...]) -> bytes:
-    numbers = b"".join(map(encode_varint, (*mem, 0)))
+def model_header(
+    *, mem: tuple[int, int, int], margin: int, tail: tuple[int, ...], start: tuple[int, ...] = ()
+) -> bytes:
+    numbers = b"".join(map(encode_varint, (*mem, 0, *start)))
     return b"\1m\0" + bytes(16) + numbers + bytes([margin]) + b"".join(map(encode_varint, tail))
 
 
@@ -140,13 +142,14 @@ def test_empty_original_byte_for_byte() -> None:
 
 
 def test_one_chunk_byte_for_byte() -> None:
-    data = write_container(with_chunks(a_chunk(patches=((2, 200),)), context_tokens=0, bos=True))
+    chunk = a_chunk(patches=((2, 200),))
+    data = write_container(with_chunks(chunk, context_tokens=0, start_id=300))
     fields = plain_header(
         original_bytes=9,
         runs=2,
         columns=8,
         stored=0,
-        model=model_header(mem=(1, 2, 16), margin=128, tail=(1, 4)),
+        model=b"\1m\0" + bytes(16) + bytes.fromhex("01 02 10 00 ac 02 80 01 04"),
     )
     columns = bytes.fromhex("01 03 09 01 00 00 34 12")
     vectors, patches = bytes.fromhex("80 3f 80 bf"), bytes.fromhex("01 02 c8 01")
@@ -176,7 +179,7 @@ def test_the_walk_through_in_the_docs_is_the_golden_file() -> None:
     assert bytes.fromhex("".join(lines)) == TINY
     rows = re.findall(r"^\| ([0-9a-f]{2}) \| `([^`]+)`( four times)? \|", text, re.M)
     starts = [int(offset, 16) for offset, _, _ in rows]
-    assert len(rows) == 34 and starts[0] == 0
+    assert len(rows) == 35 and starts[0] == 0
     for (_, literal, repeated), start, end in zip(
         rows, starts, [*starts[1:], len(TINY)], strict=True
     ):
@@ -207,6 +210,7 @@ def test_the_reference_parser_agrees(name: str) -> None:
     head = found["header"]
     for field in ("original_bytes", "xz_bytes", "zstd_bytes", "num_mem", "model_id", "revision"):
         assert head.get(field, 0) == (getattr(container, field) or 0), field
+    assert head.get("start_id") == container.start_id
     assert bytes.fromhex(head["original_hash"]) == container.original_hash
     assert head["vector_bytes"] == sizes.vector_bytes
     assert head["patch_bytes"] == sizes.patch_bytes
@@ -304,10 +308,25 @@ def test_versions_and_features() -> None:
 
 def test_flags_are_read() -> None:
     front, fields, body = split(TINY)
-    assert read_container(TINY).bos and not read_container(TINY).bf16_safe
-    other = read_container(seal(bytes([1, front[1] & ~8, 1]), fields, body))
-    assert other.bf16_safe and not other.bos
-    assert write_container(other) == seal(bytes([1, front[1] & ~8, 1]), fields, body)
+    assert read_container(TINY).start_id == 7 and not read_container(TINY).bf16_safe
+    at = fields.index(bytes.fromhex("01 04 10 10 07 70")) + 4
+    startless = seal(bytes([1, front[1] & ~8, 1]), fields[:at] + fields[at + 1 :], body)
+    other = read_container(startless)
+    assert other.bf16_safe and other.start_id is None
+    assert write_container(other) == startless
+
+
+def test_the_start_token_is_there_only_with_its_feature() -> None:
+    without, zero = with_chunks(a_chunk()), with_chunks(a_chunk(), start_id=0)
+    plain, started = write_container(without), write_container(zero)
+    assert without != zero and read_container(plain) != read_container(started)
+    assert (plain[9] & 8, started[9] & 8) == (0, 8) and len(started) == len(plain) + 1
+    for data, start in ((plain, ()), (started, (0,))):
+        front, fields, body = split(data)
+        model = model_header(mem=(1, 2, 16), margin=128, start=start, tail=(1, 1))
+        assert fields.endswith(model)
+        with pytest.raises(Corrupt, match="header"):  # the bit and the field disagree
+            read_container(seal(bytes([1, front[1] ^ 8, 0]), fields, body))
 
 
 def test_unknown_precision_in_a_file() -> None:
@@ -343,6 +362,25 @@ def test_chunk_token_limit() -> None:
         )
         with pytest.raises(Corrupt, match=f"{num_tokens} tokens in 1 chunks"):
             read_container(seal(b"\1\1\0", fields, columns + bytes(5)))
+
+
+def test_start_id_limit() -> None:
+    for start_id in (None, 0, 1, 127, 128, 2**31 - 2, 2**31 - 1):
+        container = with_chunks(a_chunk(), start_id=start_id)
+        assert read_container(write_container(container)) == container
+    for start_id in (-1, 2**31, 2**63):
+        with pytest.raises(SettingsError, match=f"start token {start_id}"):
+            write_container(with_chunks(a_chunk(), start_id=start_id))
+    for start_id in (2**31, HUGE):
+        model = model_header(mem=(1, 2, 16), margin=128, start=(start_id,), tail=(1, 1))
+        fields = plain_header(original_bytes=9, runs=2, columns=8, stored=0, model=model)
+        with pytest.raises(Corrupt, match=f"start token {start_id}"):
+            read_container(seal(b"\1\x09\0", fields, b""))
+
+
+def test_no_start_token_without_a_model() -> None:
+    with pytest.raises(SettingsError, match="must be empty"):
+        write_container(dataclasses.replace(read_container(STORED), start_id=0))
 
 
 @pytest.mark.parametrize("num_mem, mem_dim", [(1, 65536), (1024, 1), (1023, 2), (1, 65535)])
@@ -726,7 +764,7 @@ def containers(draw: st.DrawFn) -> Container:
             "mem_dim": mem_dim,
             "bits": 16,
             "context_tokens": draw(st.integers(0, 2**31 - 1)),
-            "bos": draw(st.booleans()),
+            "start_id": draw(st.none() | st.integers(0, 300) | st.integers(0, 2**31 - 1)),
             "min_margin": margin_value(draw(st.integers(1, 255))) if free else None,
             "bf16_safe": draw(st.booleans()),
         }

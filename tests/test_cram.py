@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmzip.cram.capacity import default_budget_bits, measure_gain_bits
+from llmzip.cram.capacity import budget_of_gain, measure_gain_bits, remembered_gain_bits
 from llmzip.cram.chunking import MAX_CHUNK_TOKENS, Segment, Span, plan_segments
 from llmzip.cram.decode import DecodeChunk, decode_chunks, decode_segments
 from llmzip.cram.engine import MIN_MARGIN, Engine, EngineSettings
@@ -40,7 +40,7 @@ def ids(tiny_model: Callable[..., Path]) -> tuple[int, ...]:
 
 
 def plan(lm: FrozenLM, ids: tuple[int, ...], *, context: int, budget: float) -> list[Segment]:
-    found = plan_segments(lm, ids, bos_id=None, context_tokens=context, budget_bits=budget)
+    found = plan_segments(lm, ids, start_id=None, context_tokens=context, budget_bits=budget)
     return list(found)
 
 
@@ -205,7 +205,7 @@ class TestDecoding:
         decode_segments(
             lm,
             [[DecodeChunk(num_tokens=9, mem=as_stored(mem), patches={2: end})]],
-            bos_id=None,
+            start_id=None,
             batch=4,
             on_chunk=lambda segment, chunk, row: got.append(row),
         )
@@ -218,13 +218,15 @@ class TestCapacity:
         self, lm: FrozenLM, ids: tuple[int, ...], tmp_path: Path
     ) -> None:
         cache = tmp_path / "deep" / "figure.json"
-        gain = measure_gain_bits(lm, list(ids))
+        gain = measure_gain_bits(lm, list(ids), start_id=None)
         assert 0 < gain < 20 * len(ids)
-        budget = default_budget_bits(lm, list(ids), num_mem=1, cache=cache)
-        assert json.loads(cache.read_text())["gain_bits"] == pytest.approx(gain)
+        assert remembered_gain_bits(lm, list(ids), start_id=None, cache=cache) == gain
+        assert json.loads(cache.read_text())["gain_bits"] == gain
         cache.write_text(json.dumps({"gain_bits": 1000.0}))
-        doubled = default_budget_bits(lm, [], num_mem=2, cache=cache)
-        assert doubled == pytest.approx(2 * default_budget_bits(lm, [], num_mem=1, cache=cache))
-        assert doubled > budget
-        cache.write_text("{")
-        assert default_budget_bits(lm, list(ids), num_mem=1, cache=cache) == pytest.approx(budget)
+        assert remembered_gain_bits(lm, [], start_id=None, cache=cache) == 1000.0
+        cache.write_text("{")  # damaged: measured anew
+        assert remembered_gain_bits(lm, list(ids), start_id=None, cache=cache) == gain
+
+    def test_the_budget_grows_with_the_vectors(self) -> None:
+        assert budget_of_gain(1000.0, num_mem=2) == 2 * budget_of_gain(1000.0, num_mem=1)
+        assert budget_of_gain(1e-9, num_mem=1) > 0

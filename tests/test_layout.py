@@ -59,10 +59,10 @@ def test_teacher_forced_rows_predict_their_tokens(num_mem: int) -> None:
 
 
 @pytest.mark.parametrize("num_mem", [1, 2, 5])
-@pytest.mark.parametrize("bos_id", [None, 2])
+@pytest.mark.parametrize("start_id", [None, 2])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_decoder_starts_at_token_0_and_takes_patches(
-    num_mem: int, bos_id: int | None, batch: int
+    num_mem: int, start_id: int | None, batch: int
 ) -> None:
     segments = [
         [
@@ -79,7 +79,7 @@ def test_decoder_starts_at_token_0_and_takes_patches(
     decode_segments(
         counting_lm(),
         segments,
-        bos_id=bos_id,
+        start_id=start_id,
         batch=batch,
         on_chunk=lambda segment, chunk, ids: got.__setitem__((segment, chunk), ids),
     )

@@ -68,10 +68,10 @@ def test_every_architecture(
             assert len(chunk.patches) <= max(1, chunk.num_tokens / 8)
 
 
-def test_bos_stands_before_every_segment(tiny_model: Callable[..., Path]) -> None:
+def test_a_start_token_stands_before_every_segment(tiny_model: Callable[..., Path]) -> None:
     model = tiny_model("llama", bos=True)
     packed = compress(TEXT[:40], model)
-    assert read_container(packed).bos
+    assert read_container(packed).start_id == 260
     assert decompress(packed, model) == TEXT[:40]
 
 

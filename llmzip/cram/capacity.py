@@ -14,10 +14,10 @@ from llmzip.cram.chunking import plan_segments
 from llmzip.cram.optimizer import probe_gain_bits
 from llmzip.lm.model import FrozenLM
 
-# Share of the gain that a chunk is filled with. Steps grow with the load, so a chunk's cost grows
-# with its square; the vectors' bytes shrink with the load. 0.6 is where the default model still
-# finishes in about 30 steps (docs/LOG.md).
-LOAD = 0.6
+# Share of the gain that a chunk is filled with. Steps grow with the load, so the time for a token
+# does; the vectors' bytes shrink with it. At 0.9 the default model (gain 293 bits) mostly needs
+# 20 to 40 steps a chunk (docs/LOG.md).
+LOAD = 0.9
 PROBE_STEPS = 32
 _PROBE_TOKENS = 64
 _LOWEST_BITS = 48.0
@@ -31,17 +31,23 @@ _PASSAGE = (
 )
 
 
-def default_budget_bits(lm: FrozenLM, ids: list[int], *, num_mem: int, cache: Path | None) -> float:
-    """Surprisal that a chunk of `num_mem` vectors should hold.
+def budget_of_gain(gain_bits: float, *, num_mem: int) -> float:
+    """Surprisal that a chunk of `num_mem` vectors should hold, from what one vector gains."""
+    return max(_LOWEST_BITS, LOAD * gain_bits * num_mem)
 
-    ids: tokens of `probe_text()`. cache: file that remembers the figure (None: measure anew).
-    Takes as long as PROBE_STEPS steps on 64 tokens.
+
+def remembered_gain_bits(
+    lm: FrozenLM, ids: list[int], *, start_id: int | None, cache: Path
+) -> float:
+    """`measure_gain_bits`, measured once and kept in the file `cache`.
+
+    ids: tokens of `probe_text()`. Measuring takes as long as PROBE_STEPS steps on 64 tokens.
     """
     gain_bits = _recall(cache)
     if gain_bits is None:
-        gain_bits = measure_gain_bits(lm, ids)
+        gain_bits = measure_gain_bits(lm, ids, start_id=start_id)
         _remember(cache, gain_bits)
-    return max(_LOWEST_BITS, LOAD * gain_bits * num_mem)
+    return gain_bits
 
 
 def probe_text() -> bytes:
@@ -49,25 +55,25 @@ def probe_text() -> bytes:
     return _PASSAGE.encode()
 
 
-def measure_gain_bits(lm: FrozenLM, ids: list[int]) -> float:
+def measure_gain_bits(lm: FrozenLM, ids: list[int], *, start_id: int | None) -> float:
     """Bits by which one vector lowers the passage's cross-entropy in PROBE_STEPS steps, without
     left context."""
     ids = ids[:_PROBE_TOKENS]
-    whole = next(plan_segments(lm, ids, bos_id=None, context_tokens=0, budget_bits=float("inf")))
+    whole = next(
+        plan_segments(lm, ids, start_id=start_id, context_tokens=0, budget_bits=float("inf"))
+    )
     return probe_gain_bits(lm, whole, steps=PROBE_STEPS)
 
 
-def _recall(cache: Path | None) -> float | None:
+def _recall(cache: Path) -> float | None:
     try:
-        gain = json.loads(cache.read_text("utf-8"))["gain_bits"] if cache else None
+        gain = json.loads(cache.read_text("utf-8"))["gain_bits"]
     except (OSError, ValueError, KeyError, TypeError):
         return None  # a damaged cache is measured anew
     return float(gain) if isinstance(gain, (int, float)) and 0 < gain < 1e6 else None
 
 
-def _remember(cache: Path | None, gain_bits: float) -> None:
-    if cache is None:
-        return
+def _remember(cache: Path, gain_bits: float) -> None:
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=cache.parent, delete=False) as file:

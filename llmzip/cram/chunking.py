@@ -37,7 +37,7 @@ class Segment:
 
     index: int
     offset: int  # of the first token, in the run of tokens that was cut
-    start_ids: tuple[int, ...]  # what stands before the first token: BOS or nothing
+    start_ids: tuple[int, ...]  # what stands before the first token: the start token or nothing
     ids: tuple[int, ...]
     surprisal_bits: tuple[float, ...]  # per token
     spans: tuple[Span, ...]
@@ -48,14 +48,14 @@ def plan_segments(
     lm: FrozenLM,
     ids: Sequence[int],
     *,
-    bos_id: int | None,
+    start_id: int | None,
     context_tokens: int,
     budget_bits: float,
     first_index: int = 0,
 ) -> Iterator[Segment]:
     """Cut tokens into segments and chunks, in order; every token is in exactly one chunk."""
     begin, index = 0, first_index
-    start_ids = segment_start(bos_id)
+    start_ids = segment_start(start_id)
     while begin < len(ids):
         segment = _next_segment(
             lm, index, begin, start_ids, ids[begin:], context_tokens, budget_bits

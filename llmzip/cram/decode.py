@@ -99,7 +99,7 @@ def decode_segments(
     lm: FrozenLM,
     segments: Sequence[Sequence[DecodeChunk]],
     *,
-    bos_id: int | None,
+    start_id: int | None,
     batch: int,
     on_chunk: Callable[[int, int, list[int]], None],
     cancel: threading.Event | None = None,
@@ -112,7 +112,7 @@ def decode_segments(
         group = order[first : first + batch]
         state = lm.empty(len(group))
         # Tokens that are decoded but not yet read without mem, a list a row.
-        lead: list[list[int]] = [segment_start(bos_id) for _ in group]
+        lead: list[list[int]] = [segment_start(start_id) for _ in group]
         for wave in range(max(len(segments[i]) for i in group)):
             kept = [row for row, i in enumerate(group) if len(segments[i]) > wave]
             if len(kept) < len(group):

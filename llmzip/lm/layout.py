@@ -1,4 +1,4 @@
-"""The one owner of the sequence [BOS | context | mem | chunk].
+"""The one owner of the sequence [start token | context | mem | chunk].
 
 Says how a chunk's inputs are laid out and which row predicts which token: the last mem vector's
 row predicts chunk token 0, the row of chunk token j predicts chunk token j + 1, and the last
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 
-def segment_start(bos_id: int | None) -> list[int]:
+def segment_start(start_id: int | None) -> list[int]:
     """Ids that stand before the first token of every segment."""
-    return [] if bos_id is None else [bos_id]
+    return [] if start_id is None else [start_id]
 
 
 def pad_ids(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

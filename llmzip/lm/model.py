@@ -21,6 +21,7 @@ from llmzip.config import Attention
 from llmzip.errors import LlmzipError, ModelUnavailable, SettingsError
 from llmzip.lm.native import LlamaShape, NativeLlama, frozen_product
 from llmzip.lm.state import State, empty_state
+from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import ModelFiles
 
 _LOGIT_ROWS = 128  # rows of logits held at a time: 128 x 49152 fp32 = 24 MiB
@@ -158,17 +159,28 @@ def _matmul_seconds(dtype: torch.dtype) -> float:
     return best
 
 
+def start_token(files: ModelFiles, tokens: Tokens) -> int | None:
+    """The token that stands before every segment: what the tokenizer puts first, else what the
+    model was taught to see at the start or, for lack of one, at the end of a text.
+
+    With it a mem vector without left context needs half the steps (docs/LOG.md).
+    """
+    if tokens.bos_id is not None:
+        return tokens.bos_id
+    config = _read_config(files)
+    for name in ("bos_token_id", "eos_token_id"):
+        token = config.get(name)
+        if isinstance(token, int) and 0 <= token < tokens.vocab_size:
+            return token
+    return None
+
+
 def load_model(
     files: ModelFiles, *, device: torch.device, dtype: torch.dtype, attention: Attention
 ) -> FrozenLM:
     """Load a model's weights for one dtype and device. ModelUnavailable where they cannot be
     read."""
-    try:
-        config: dict[str, Any] = json.loads((files.path / "config.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelUnavailable(
-            f"cannot read the configuration of model {files.model_id}: {error}"
-        ) from error
+    config = _read_config(files)
     max_positions = int(
         config.get("max_position_embeddings") or config.get("max_sequence_length") or 1 << 20
     )
@@ -179,6 +191,18 @@ def load_model(
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise ModelUnavailable(f"cannot load model {files.model_id}: {error}") from error
     return FrozenLM(backend, dtype=dtype, max_positions=max_positions)
+
+
+def _read_config(files: ModelFiles) -> dict[str, Any]:
+    try:
+        config = json.loads((files.path / "config.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelUnavailable(
+            f"cannot read the configuration of model {files.model_id}: {error}"
+        ) from error
+    if not isinstance(config, dict):
+        raise ModelUnavailable(f"the configuration of model {files.model_id} is not an object")
+    return config
 
 
 def _load_backend(

@@ -43,7 +43,7 @@ class NamedModel:
     gguf_sha256: str
     disk_bytes: int  # converted
     digest: bytes  # [16]
-    budget_bits: float | None = None  # measured capacity of one chunk
+    gain_bits: float | None = None  # what one vector gains in the calibration of `cram.capacity`
 
     @property
     def requirement(self) -> str:
@@ -65,6 +65,7 @@ MODELS: Mapping[str, NamedModel] = MappingProxyType(
             gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             disk_bytes=270_620_000,
             digest=bytes.fromhex("632270f3ddf1b2fbd28ac0404007e1d4"),
+            gain_bits=293.3,
         )
     }
 )

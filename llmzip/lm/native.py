@@ -40,6 +40,7 @@ class LlamaShape:
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         plain = (
             config.get("model_type") == "llama"
+            and not config.get("quantization_config")
             and config.get("hidden_act", "silu") == "silu"
             and not config.get("attention_bias", False)
             and not config.get("mlp_bias", False)

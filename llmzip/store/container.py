@@ -19,9 +19,9 @@ from llmzip.store.header import (
     BF16_SAFE,
     COLUMNS_ZSTD,
     CRC_BYTES,
-    HAS_BOS,
     HAS_LITERAL,
     HAS_MODEL,
+    HAS_START,
     STORED_ZSTD,
     Header,
     ModelFields,
@@ -110,7 +110,7 @@ def write_container(container: Container) -> bytes:
         HAS_MODEL * container.needs_model
         | COLUMNS_ZSTD * columns_zstd
         | STORED_ZSTD * stored_zstd
-        | HAS_BOS * container.bos
+        | HAS_START * (container.start_id is not None)
         | HAS_LITERAL * (num_literal > 0)
     )
     header = Header(
@@ -198,6 +198,7 @@ def _model_fields(container: Container, num_literal: int, patch_bytes: int) -> M
         mem_dim=container.mem_dim,
         bits=container.bits,
         context_tokens=container.context_tokens,
+        start_id=container.start_id,
         margin_code=margin_code(container.min_margin),
         num_chunks=len(container.chunks),
         num_literal=num_literal,
@@ -262,7 +263,7 @@ def _read_body(header: Header, planes: Cursor) -> Container:
         mem_dim=model.mem_dim if model else 0,
         bits=model.bits if model else 0,
         context_tokens=model.context_tokens if model else 0,
-        bos=bool(header.required & HAS_BOS),
+        start_id=model.start_id if model else None,
         min_margin=margin_value(model.margin_code) if model and model.margin_code else None,
         bf16_safe=bool(header.optional & BF16_SAFE),
     )

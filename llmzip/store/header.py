@@ -18,6 +18,7 @@ from llmzip.store.records import (
     MAX_NAME_BYTES,
     check_geometry,
     check_name,
+    check_start,
     is_commit,
 )
 from llmzip.store.varint import Cursor, encode_varint
@@ -33,7 +34,7 @@ CRC_BYTES = 4
 HAS_MODEL = 1
 COLUMNS_ZSTD = 2
 STORED_ZSTD = 4
-HAS_BOS = 8
+HAS_START = 8
 HAS_LITERAL = 16
 KNOWN_REQUIRED = 31
 
@@ -55,6 +56,7 @@ class ModelFields:
     mem_dim: int
     bits: int
     context_tokens: int
+    start_id: int | None
     margin_code: int
     num_chunks: int
     num_literal: int
@@ -171,6 +173,8 @@ def _encode_model(model: ModelFields) -> bytes:
     out += model.model_digest
     for number in (model.num_mem, model.mem_dim, model.bits, model.context_tokens):
         out += encode_varint(number)
+    if model.start_id is not None:
+        out += encode_varint(model.start_id)
     out += bytes((model.margin_code,)) + encode_varint(model.num_chunks)
     if model.num_literal:
         out += encode_varint(model.num_literal)
@@ -214,6 +218,8 @@ def _read_model(cursor: Cursor, required: int) -> ModelFields:
     digest = bytes(cursor.take(DIGEST_BYTES))
     num_mem, mem_dim, bits, context_tokens = (cursor.varint() for _ in range(4))
     check_geometry(num_mem, mem_dim, bits, context_tokens)
+    start_id = cursor.varint() if required & HAS_START else None
+    check_start(start_id)
     return ModelFields(
         model_id=model_id,
         revision=revision,
@@ -222,6 +228,7 @@ def _read_model(cursor: Cursor, required: int) -> ModelFields:
         mem_dim=mem_dim,
         bits=bits,
         context_tokens=context_tokens,
+        start_id=start_id,
         margin_code=cursor.byte(),
         num_chunks=cursor.varint(),
         num_literal=cursor.varint() if required & HAS_LITERAL else 0,
@@ -253,7 +260,7 @@ def _check_header(header: Header) -> None:
         wrong = f"{table.num_chunks} chunks in {table.num_cram_runs} runs, {header.patch_bytes} "
         wrong += "bytes of patches"
     elif model is None and (
-        header.required & (HAS_BOS | HAS_LITERAL) or header.optional & BF16_SAFE
+        header.required & (HAS_START | HAS_LITERAL) or header.optional & BF16_SAFE
     ):
         wrong = "features of a model, but no model"
     elif header.required & HAS_LITERAL and not 1 <= table.num_literal <= table.num_chunks:

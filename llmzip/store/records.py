@@ -16,7 +16,7 @@ import numpy as np
 
 from llmzip.errors import Corrupt
 from llmzip.store.columns import MAX_CHUNK_TOKENS
-from llmzip.store.residual import Patch, check_patches
+from llmzip.store.residual import MAX_TOKEN_ID, Patch, check_patches
 from llmzip.store.varint import MAX_VARINT
 from llmzip.store.vectors import MAX_MEM_DIM, MAX_NUM_MEM, MemBits, packed_bytes
 
@@ -106,7 +106,7 @@ class Container:
     mem_dim: int = 0
     bits: int = 0
     context_tokens: int = 0
-    bos: bool = False  # the sequence starts with the tokenizer's BOS
+    start_id: int | None = None  # start token: stands before the first token of every segment
     min_margin: float | None = None  # weakest unpatched margin in logits; None: no such token
     bf16_safe: bool = False
 
@@ -205,6 +205,7 @@ def _check_model(container: Container) -> None:
         len(container.model_digest) == DIGEST_BYTES, f"a model digest has {DIGEST_BYTES} bytes"
     )
     check_geometry(container.num_mem, container.mem_dim, container.bits, container.context_tokens)
+    check_start(container.start_id)
     margin = container.min_margin
     has_free_token = any(len(chunk.patches) < chunk.num_tokens for chunk in container.chunks)
     _require((margin is not None) == has_free_token, "a margin needs an unpatched token")
@@ -220,6 +221,12 @@ def check_geometry(num_mem: int, mem_dim: int, bits: int, context_tokens: int) -
     _require(1 <= mem_dim <= MAX_MEM_DIM, f"mem vectors of {mem_dim} dimensions")
     _require(0 <= context_tokens <= MAX_CONTEXT_TOKENS, f"{context_tokens} context tokens")
     packed_bytes(1, num_mem, mem_dim, bits)
+
+
+def check_start(start_id: int | None) -> None:
+    """Raise Corrupt unless there is no start token, or its id is in range."""
+    if start_id is not None:
+        _require(0 <= start_id <= MAX_TOKEN_ID, f"start token {start_id}, at most {MAX_TOKEN_ID}")
 
 
 def _check_chunk(chunk: Chunk, *, shape: tuple[int, int], number: int) -> None:

@@ -67,7 +67,7 @@ def tiny() -> Container:
         mem_dim=4,
         bits=16,
         context_tokens=16,
-        bos=True,
+        start_id=7,
         original_bytes=len(original),
         original_hash=content_hash(original),
         xz_bytes=88,
