@@ -81,7 +81,9 @@ def decompress_bytes(
         attention = settings.compute.attention
 
         def load(device: torch.device) -> FrozenLM:
-            return load_model(files, device=device, dtype=torch.float32, attention=attention)
+            return load_model(
+                files, device=device, dtype=torch.float32, attention=attention, decode_only=True
+            )
 
         return decode_container(
             container,

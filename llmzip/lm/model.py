@@ -19,7 +19,8 @@ from torch import Tensor
 
 from llmzip.config import Attention
 from llmzip.errors import LlmzipError, ModelUnavailable, SettingsError
-from llmzip.lm.native import LlamaShape, NativeLlama, frozen_product
+from llmzip.lm.native import LlamaShape, NativeLlama
+from llmzip.lm.products import Matrix
 from llmzip.lm.state import State, empty_state
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import ModelFiles
@@ -48,12 +49,20 @@ class FrozenLM:
     """A loaded model. Same weights, any compute dtype: bf16 to optimise where that is faster,
     fp32 to decode."""
 
-    def __init__(self, backend: Backend, *, dtype: torch.dtype, max_positions: int) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        dtype: torch.dtype,
+        max_positions: int,
+        decode_only: bool = False,
+    ) -> None:
         self._backend = backend
         self.dtype = dtype
         self.max_positions = max_positions
         self.device = backend.embedding.device
         self.vocab_size, self.dim = backend.embedding.shape
+        self._head = Matrix(backend.head, packed=decode_only)
         self._head_bias: Tensor | None = getattr(backend, "head_bias", None)
 
     def empty(self, num_rows: int) -> State:
@@ -68,12 +77,12 @@ class FrozenLM:
         """Read new slots. embeds: [B, T, D], live_new: [B, T] -> final hidden states [B, T, Dh],
         state after them."""
         if embeds.shape[1] == 0:
-            return embeds.new_zeros(embeds.shape[0], 0, self._backend.head.shape[1]), state
+            return embeds.new_zeros(embeds.shape[0], 0, self._head.num_in), state
         return self._backend.extend(state, embeds, live_new)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: [N, Dh] -> [N, V] fp32."""
-        out = frozen_product(hidden, self._backend.head).float()
+        out = self._head.product(hidden).float()
         return out if self._head_bias is None else out + self._head_bias.float()
 
     @torch.no_grad()
@@ -105,7 +114,7 @@ class FrozenLM:
             if bool(short.any()):
                 error = torch.softmax(logits[short], dim=1)  # softmax minus one-hot
                 error.scatter_add_(1, ids[short][:, None], torch.full_like(error[:, :1], -1.0))
-                gradient[short] = frozen_product(error.to(self.dtype), self._backend.head.t())
+                gradient[short] = self._head.product_back(error.to(self.dtype))
             margins.append(margin)
             gradients.append(gradient)
         return Prediction(margins=torch.cat(margins), gradient=torch.cat(gradients))
@@ -176,21 +185,29 @@ def start_token(files: ModelFiles, tokens: Tokens) -> int | None:
 
 
 def load_model(
-    files: ModelFiles, *, device: torch.device, dtype: torch.dtype, attention: Attention
+    files: ModelFiles,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    attention: Attention,
+    decode_only: bool = False,
 ) -> FrozenLM:
-    """Load a model's weights for one dtype and device. ModelUnavailable where they cannot be
-    read."""
+    """Load a model's weights for one dtype and device.
+
+    decode_only: lay them out for a few rows at a time, without gradients. Raises ModelUnavailable
+    where they cannot be read.
+    """
     config = _read_config(files)
     max_positions = int(
         config.get("max_position_embeddings") or config.get("max_sequence_length") or 1 << 20
     )
     try:
-        backend = _load_backend(files.path, config, device=device, dtype=dtype, attention=attention)
+        backend = _load_backend(files.path, config, device, dtype, attention, decode_only)
     except LlmzipError:
         raise
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise ModelUnavailable(f"cannot load model {files.model_id}: {error}") from error
-    return FrozenLM(backend, dtype=dtype, max_positions=max_positions)
+    return FrozenLM(backend, dtype=dtype, max_positions=max_positions, decode_only=decode_only)
 
 
 def _read_config(files: ModelFiles) -> dict[str, Any]:
@@ -208,15 +225,17 @@ def _read_config(files: ModelFiles) -> dict[str, Any]:
 def _load_backend(
     path: Path,
     config: dict[str, Any],
-    *,
     device: torch.device,
     dtype: torch.dtype,
     attention: Attention,
+    decode_only: bool,
 ) -> Backend:
     shape = LlamaShape.from_config(config)
     if shape is not None:
         weights = _read_weights(path)
-        return NativeLlama(shape, weights, dtype=dtype, device=device, attention=attention)
+        return NativeLlama(
+            shape, weights, dtype=dtype, device=device, attention=attention, decode_only=decode_only
+        )
     from llmzip.lm.foreign import load_foreign  # imports transformers, which takes seconds
 
     return load_foreign(path, config, dtype=dtype, device=device, attention=attention)

@@ -16,11 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llmzip.lm.products import Matrix
 from llmzip.lm.state import State, attention_bias, new_positions
-
-# Below this many rows a BLAS call is faster with the weight as its first operand (measured: 1.3
-# to 2.2 times at 4 to 64).
-_WEIGHT_FIRST_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,29 +57,6 @@ class LlamaShape:
         )
 
 
-class FrozenLinear(torch.autograd.Function):
-    """x @ weight.T with a gradient for x alone."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.weight = weight
-        return frozen_product(x, weight)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return frozen_product(grad, ctx.weight.t()), None
-
-
-def frozen_product(x: Tensor, weight: Tensor) -> Tensor:
-    """x @ weight.T without autograd. x: [..., In], weight: [Out, In] -> [..., Out], contiguous."""
-    flat = x.reshape(-1, x.shape[-1])
-    if x.device.type == "cpu" and 1 < flat.shape[0] <= _WEIGHT_FIRST_ROWS:
-        out = (weight @ flat.t()).t().contiguous()
-    else:
-        out = flat @ weight.t()
-    return out.view(*x.shape[:-1], weight.shape[0])
-
-
 class FrozenRMSNorm(torch.autograd.Function):
     """RMSNorm computed in fp32, written out because autograd would keep four copies of x."""
 
@@ -103,11 +77,9 @@ class FrozenRMSNorm(torch.autograd.Function):
         return ((grad_unit - unit * along) * inverse_rms).to(x.dtype), None, None
 
 
-def _linear(x: Tensor, weight: Tensor) -> Tensor:
-    return cast(Tensor, FrozenLinear.apply(x, weight))  # type: ignore[no-untyped-call]
-
-
 def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    if not torch.is_grad_enabled():
+        return F.rms_norm(x, (x.shape[-1],), weight, eps)
     return cast(Tensor, FrozenRMSNorm.apply(x, weight, eps))  # type: ignore[no-untyped-call]
 
 
@@ -122,11 +94,11 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 @dataclass(frozen=True, kw_only=True)
 class _Layer:
     norm_before: Tensor  # [D]
-    qkv: Tensor  # [(H + 2 Hkv) Dh, D]
-    out: Tensor  # [D, H Dh]
+    qkv: Matrix  # [(H + 2 Hkv) Dh, D]
+    out: Matrix  # [D, H Dh]
     norm_between: Tensor  # [D]
-    gate_up: Tensor  # [2 F, D]
-    down: Tensor  # [D, F]
+    gate_up: Matrix  # [2 F, D]
+    down: Matrix  # [D, F]
 
 
 class NativeLlama:
@@ -140,11 +112,15 @@ class NativeLlama:
         dtype: torch.dtype,
         device: torch.device,
         attention: str,
+        decode_only: bool = False,
     ) -> None:
         def take(*names: str) -> Tensor:
             # Joined as stored and converted once: half the memory traffic of converting first.
             joined = torch.cat([weights[f"{name}.weight"] for name in names])
             return joined.to(device=device, dtype=dtype)
+
+        def matrix(*names: str) -> Matrix:
+            return Matrix(take(*names), packed=decode_only)
 
         self.shape = shape
         self.attention = attention
@@ -157,11 +133,11 @@ class NativeLlama:
             self._layers.append(
                 _Layer(
                     norm_before=take(f"{block}.input_layernorm"),
-                    qkv=take(*(f"{block}.self_attn.{x}_proj" for x in "qkv")),
-                    out=take(f"{block}.self_attn.o_proj"),
+                    qkv=matrix(*(f"{block}.self_attn.{x}_proj" for x in "qkv")),
+                    out=matrix(f"{block}.self_attn.o_proj"),
                     norm_between=take(f"{block}.post_attention_layernorm"),
-                    gate_up=take(*(f"{block}.mlp.{x}_proj" for x in ("gate", "up"))),
-                    down=take(f"{block}.mlp.down_proj"),
+                    gate_up=matrix(*(f"{block}.mlp.{x}_proj" for x in ("gate", "up"))),
+                    down=matrix(f"{block}.mlp.down_proj"),
                 )
             )
         exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
@@ -186,7 +162,7 @@ class NativeLlama:
         x = embeds
         for index, layer in enumerate(self._layers):
             h = _norm(x, layer.norm_before, shape.norm_eps)
-            qkv = _linear(h, layer.qkv)  # [B, T, (H + 2 Hkv) Dh]
+            qkv = layer.qkv.times(h)  # [B, T, (H + 2 Hkv) Dh]
             qkv = qkv.view(batch, num_new, -1, shape.head_dim).transpose(1, 2)
             q, k, v = qkv.split([shape.num_heads, shape.num_kv_heads, shape.num_kv_heads], dim=1)
             q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
@@ -198,10 +174,10 @@ class NativeLlama:
             attended = _attend(q, k, v, bias, self.attention)
             attended = attended.view(batch, shape.num_heads, num_new, shape.head_dim)
             attended = attended.transpose(1, 2).reshape(batch, num_new, -1)
-            x = x + _linear(attended, layer.out)
+            x = x + layer.out.times(attended)
             h = _norm(x, layer.norm_between, shape.norm_eps)
-            gate, up = _linear(h, layer.gate_up).chunk(2, dim=-1)
-            x = x + _linear(F.silu(gate) * up, layer.down)
+            gate, up = layer.gate_up.times(h).chunk(2, dim=-1)
+            x = x + layer.down.times(F.silu(gate) * up)
         return _norm(x, self._final_norm, shape.norm_eps), state.advanced(live_new, memory)
 
 

@@ -1,0 +1,84 @@
+"""Products with frozen matrices, in the layout that this machine multiplies fastest.
+
+Owns the choice of layout and the one autograd function that gives a gradient to the input alone.
+Knows nothing of models. Called by `native` and `model`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+# Up to so many rows BLAS is faster with the weight as its first operand (1.3 to 2.2 times at 4 to
+# 64 rows, docs/LOG.md).
+_WEIGHT_FIRST_ROWS = 256
+
+
+class Matrix:
+    """A frozen weight [Out, In].
+
+    packed: held in oneDNN's own layout, which is up to twice as fast for the few rows of decoding;
+    it takes no gradient. Where this torch has no such layout, the plain one serves.
+    """
+
+    def __init__(self, weight: Tensor, *, packed: bool = False) -> None:
+        self.num_out, self.num_in = weight.shape
+        self.dtype = weight.dtype
+        self._packed = _pack(weight) if packed else None
+        self._weight = weight if self._packed is None else None
+
+    def times(self, x: Tensor) -> Tensor:
+        """x @ weight.T, differentiable in x unless packed. x: [..., In] -> [..., Out]."""
+        if self._weight is None:
+            return self.product(x)
+        return cast(Tensor, _FrozenProduct.apply(x, self._weight))  # type: ignore[no-untyped-call]
+
+    def product(self, x: Tensor) -> Tensor:
+        """x @ weight.T outside autograd."""
+        if self._weight is not None:
+            return _product(x, self._weight)
+        flat = x.reshape(-1, self.num_in)
+        out = torch.ops.mkldnn._linear_pointwise(flat, self._packed, None, "none", [], "")
+        return cast(Tensor, out.view(*x.shape[:-1], self.num_out))
+
+    def product_back(self, grad: Tensor) -> Tensor:
+        """grad @ weight outside autograd: the gradient that reaches x. grad: [..., Out]."""
+        assert self._weight is not None, "a packed matrix is for decoding only"
+        return _product(grad, self._weight.t())
+
+
+class _FrozenProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.weight = weight
+        return _product(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _product(grad, ctx.weight.t()), None
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """x @ weight.T. x: [..., In], weight: [Out, In] or a view of one -> [..., Out], contiguous."""
+    flat = x.reshape(-1, x.shape[-1])
+    if x.device.type == "cpu" and 1 < flat.shape[0] <= _WEIGHT_FIRST_ROWS:
+        out = (weight @ flat.t()).t().contiguous()
+    else:
+        out = flat @ weight.t()
+    return out.view(*x.shape[:-1], weight.shape[0])
+
+
+def _pack(weight: Tensor) -> Tensor | None:
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return None
+    if not torch.backends.mkldnn.is_available():
+        return None
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        probe = torch.zeros(1, weight.shape[1])
+        torch.ops.mkldnn._linear_pointwise(probe, packed, None, "none", [], "")
+    except (AttributeError, RuntimeError, TypeError):  # not part of torch's promises
+        return None
+    return cast(Tensor, packed)
