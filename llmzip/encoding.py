@@ -49,6 +49,7 @@ _BF16_SAFE_MARGIN = 2.0
 # the decoder more segments to work on at a time.
 _SEGMENTS_WANTED = 16
 _LONGEST_CONTEXT_TOKENS = 256
+_SHORTEST_CONTEXT_TOKENS = 64  # a shorter one only makes chunks wait for each other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +147,7 @@ def _plan(
     context = settings.context_tokens
     if context is None:
         context = min(_LONGEST_CONTEXT_TOKENS, num_tokens // _SEGMENTS_WANTED)
+        context = context if context >= _SHORTEST_CONTEXT_TOKENS else 0
     # The longest chunk and its vectors (64 at most) must still fit behind the longest context.
     context = max(0, min(context, shop.judge.max_positions - MAX_CHUNK_TOKENS - 64))
     budget = settings.budget_bits or _default_budget_bits(shop, settings.num_mem)
@@ -166,7 +168,7 @@ def _plan(
 
 
 def _default_budget_bits(shop: Workshop, num_mem: int) -> float:
-    """The budget that the model's capacity asks for; measured at first use where it is not known."""
+    """The budget that the model's capacity asks for; measured at first use of an unknown model."""
     pinned = MODELS.get(shop.files.model_id)
     if pinned is not None and pinned.digest == shop.files.digest and pinned.gain_bits is not None:
         return budget_of_gain(pinned.gain_bits, num_mem=num_mem)

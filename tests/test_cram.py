@@ -63,11 +63,12 @@ def cram(lm: FrozenLM, segments: list[Segment], **settings: int) -> list[Crammed
 
 def weights_hash(lm: FrozenLM) -> str:
     digest = hashlib.sha256()
-    for tensor in (lm._backend.embedding, lm._backend.head):
-        digest.update(tensor.detach().numpy().tobytes())
+    parts = [lm._backend.embedding, lm._backend.head]
     for layer in lm._backend._layers:  # type: ignore[attr-defined]
-        for tensor in vars(layer).values():
-            digest.update(tensor.detach().numpy().tobytes())
+        parts += [getattr(part, "_weight", part) for part in vars(layer).values()]
+    for tensor in parts:
+        assert not tensor.requires_grad
+        digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
 
 

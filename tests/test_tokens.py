@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmzip.errors import Corrupt, FormatError, ModelUnavailable
-from llmzip.lm import tokens, zoo
+from llmzip.lm import tokens, vocabulary, zoo
 from llmzip.lm.tokens import Piece, Tokens
 
 SPACE = "\u2581"
@@ -46,7 +46,7 @@ CASES = {
 
 def byte_level(**changes):
     """GPT-2's kind. Ids: 0 special, then bytes, then merges, then a non-special run of spaces."""
-    alphabet = sorted(set(tokens._byte_alphabet()) - {tokens._byte_alphabet()[LACKING]})
+    alphabet = sorted(set(vocabulary.byte_alphabet()) - {vocabulary.byte_alphabet()[LACKING]})
     merges = [["t", "h"], ["th", "e"], ["\u0120", "the"], ["\u0120", "c"], ["a", "t"]]
     words = ["<|endoftext|>", *alphabet, *("".join(pair) for pair in merges)]
     size = len(words)

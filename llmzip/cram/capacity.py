@@ -15,9 +15,9 @@ from llmzip.cram.optimizer import probe_gain_bits
 from llmzip.lm.model import FrozenLM
 
 # Share of the gain that a chunk is filled with. Steps grow with the load, so the time for a token
-# does; the vectors' bytes shrink with it. At 0.65 the default model (gain 293 bits) mostly needs
+# does; the vectors' bytes shrink with it. At 0.75 the default model (gain 293 bits) mostly needs
 # 15 to 35 steps a chunk (docs/LOG.md).
-LOAD = 0.65
+LOAD = 0.75
 PROBE_STEPS = 32
 _PROBE_TOKENS = 64
 _LOWEST_BITS = 48.0
