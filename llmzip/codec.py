@@ -24,7 +24,7 @@ from llmzip.lm.model import (
 )
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import DEFAULT_MODEL, MODELS, ModelFiles, resolve
-from llmzip.progress import OnProgress, Progress
+from llmzip.progress import OnProgress, Progress, check_cancelled
 from llmzip.runtime import borrowed_torch
 from llmzip.store.container import Container, read_container
 from llmzip.triage import split_stretches
@@ -52,11 +52,13 @@ def compress_bytes(
             offline=settings.offline,
             report=lambda line: tell(Progress(stage="model", message=line)),
         )
+        check_cancelled(cancel)
         tokens = Tokens.load(files.path)
         parts = tokenised_parts(stretches, tokens)
         if all(part.ids is None for part in parts):
             return pack_stored(data)
         shop = _workshop(files, tokens, settings.compute)
+        check_cancelled(cancel)
         return cram_parts(data, parts, shop, settings, on_progress=tell, cancel=cancel)
 
 
