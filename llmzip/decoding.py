@@ -93,8 +93,10 @@ def decode_container(
 
 
 def join_runs(container: Container, texts: Sequence[bytes | None]) -> bytes:
-    """The whole original from the texts of its chunks, checked. IntegrityError where one is
-    missing."""
+    """The whole original from the texts of its chunks, checked.
+
+    texts: None for a chunk that failed its check. Raises IntegrityError.
+    """
     hint = "the file is intact but decodes to other text here; try --device cpu"
     if None in texts:
         bad = texts.index(None)

@@ -149,6 +149,38 @@ class TestEngine:
             assert chunk.min_margin is not None
             assert chunk.min_margin >= MIN_MARGIN
 
+    def test_what_bf16_finds_fp32_certifies(
+        self, lm: FrozenLM, ids: tuple[int, ...], tiny_model: Callable[..., Path]
+    ) -> None:
+        files = resolve(str(tiny_model("llama")))
+        fast = load_model(files, device=CPU, dtype=torch.bfloat16, attention="sdpa")
+        settings = EngineSettings(
+            num_mem=2, max_steps=60, seed=0, independent=False, batch_tokens=256
+        )
+        segments = plan(lm, ids[:24], context=1000, budget=40.0)
+        tasks = (Task(segment=s, start=p.start, end=p.end) for s in segments for p in s.spans)
+        chunks = list(Engine(fast, lm, settings).run(tasks))
+        got: dict[int, list[int]] = {}
+        chunks.sort(key=lambda chunk: chunk.task.place)
+        decode_segments(
+            lm,
+            [
+                [
+                    DecodeChunk(
+                        num_tokens=chunk.task.num_tokens,
+                        mem=None if chunk.mem is None else chunk.mem.float(),
+                        patches=dict(chunk.patches),
+                    )
+                    for chunk in chunks
+                ]
+            ],
+            start_id=None,
+            batch=1,
+            on_chunk=lambda segment, chunk, row: got.__setitem__(chunk, row),
+        )
+        assert [i for _, row in sorted(got.items()) for i in row] == list(ids[:24])
+        assert any(chunk.mem is not None for chunk in chunks)
+
     def test_no_step_is_lost_between_batches(self, lm: FrozenLM, ids: tuple[int, ...]) -> None:
         segments = plan(lm, ids, context=0, budget=30.0)
         together = cram(lm, segments, seed=3)

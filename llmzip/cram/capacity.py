@@ -56,13 +56,15 @@ def probe_text() -> bytes:
 
 
 def measure_gain_bits(lm: FrozenLM, ids: list[int], *, start_id: int | None) -> float:
-    """Bits by which one vector lowers the passage's cross-entropy in PROBE_STEPS steps, without
-    left context."""
+    """Bits by which one vector lowers the passage's cross-entropy in PROBE_STEPS steps.
+
+    Without left context; at least 1, for models that a vector cannot steer at all.
+    """
     ids = ids[:_PROBE_TOKENS]
     whole = next(
         plan_segments(lm, ids, start_id=start_id, context_tokens=0, budget_bits=float("inf"))
     )
-    return probe_gain_bits(lm, whole, steps=PROBE_STEPS)
+    return max(1.0, probe_gain_bits(lm, whole, steps=PROBE_STEPS))
 
 
 def _recall(cache: Path) -> float | None:

@@ -45,8 +45,10 @@ class EngineSettings:
 
 
 class Engine:
-    """Crams chunks from a queue. `lm` optimises, `judge` (the decoder's numerics, fp32)
-    certifies."""
+    """Crams chunks from a queue.
+
+    `lm` optimises, `judge` (the decoder's numerics, fp32) certifies; often they are one model.
+    """
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class Engine:
         self._on_step, self._cancel = on_step, cancel
         self._contexts = Contexts(lm)
         self._judge_contexts = self._contexts if judge is lm else Contexts(judge)
+        self._num_right_waiting = 0  # tokens of chunks that wait for certification
 
     def run(self, tasks: Iterator[Task]) -> Iterator[Crammed]:
         """Cram every task, yielding chunks as they are accepted, in no fixed order.
@@ -88,6 +91,7 @@ class Engine:
                 for slot in self._steps(slots):
                     slots.remove(slot)
                     finished.append(slot)
+            self._num_right_waiting = sum(slot.num_right for slot in finished)
             if len(finished) >= CERTIFY_ROWS or (finished and not slots):
                 for outcome in self._certify(finished):
                     if isinstance(outcome, Crammed):
@@ -95,6 +99,7 @@ class Engine:
                     else:
                         again.append(outcome)
                 finished = []
+                self._num_right_waiting = 0
             if not slots and not again and exhausted:
                 return
 
@@ -115,7 +120,7 @@ class Engine:
                 slot.num_right = num_right
                 if self._is_done(slot, slot.task.num_tokens - num_right):
                     done.append(slot)
-            self._on_step(sum(slot.num_right for slot in slots))
+            self._on_step(self._num_right_waiting + sum(slot.num_right for slot in slots))
             if done:
                 return done  # the vectors that leave are the ones measured
             rows.step()
@@ -131,8 +136,10 @@ class Engine:
 
     @torch.no_grad()
     def _certify(self, slots: Sequence[Slot]) -> Iterator[Crammed | Task]:
-        """Decode finished chunks as the decompressor will; wrong and unsafe tokens become
-        patches."""
+        """Decode finished chunks as the decompressor will.
+
+        Wrong and unsafe tokens become patches.
+        """
         contexts = [self._judge_contexts.before(s.task.segment, s.task.start) for s in slots]
         stored = [as_stored(slot.mem.detach()) for slot in slots]
         truth = [dict(enumerate(slot.task.ids)) for slot in slots]

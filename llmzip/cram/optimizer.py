@@ -109,8 +109,7 @@ class Rows:
 
 
 def probe_gain_bits(lm: FrozenLM, segment: Segment, *, steps: int) -> float:
-    """Bits by which one vector lowers the cross-entropy of a segment's first chunk in some
-    steps."""
+    """Bits by which one vector lowers the cross-entropy of a segment's first chunk."""
     first = segment.spans[0]
     slot = start_slot(lm, Task(segment=segment, start=first.start, end=first.end), 1, 0)
     rows = Rows(lm, Contexts(lm), [slot])
