@@ -11,6 +11,7 @@ from llmzip.cli import options
 from llmzip.cli.console import say, write_json
 from llmzip.cli.job import JobSettings, Outcome, run_job
 from llmzip.cli.signals import Stop
+from llmzip.cli.startup import heavy_imports
 from llmzip.progress import OnProgress
 from llmzip.report import Report, read_report
 
@@ -66,7 +67,8 @@ def compress(
 def _run(job: JobSettings, settings: config.CompressSettings) -> None:
     def work(data: bytes, on_progress: OnProgress, stop: Stop) -> bytes:
         with stop.at_once():
-            from llmzip.codec import compress_bytes
+            with heavy_imports():
+                from llmzip.codec import compress_bytes
         return compress_bytes(data, settings, on_progress=on_progress, cancel=stop.cancel)
 
     outcome = run_job(

@@ -12,6 +12,7 @@ from llmzip.cli.compress import SUFFIX
 from llmzip.cli.console import say, write_json
 from llmzip.cli.job import JobSettings, run_job
 from llmzip.cli.signals import Stop
+from llmzip.cli.startup import heavy_imports
 from llmzip.errors import InputError
 from llmzip.progress import OnProgress
 from llmzip.report import read_report
@@ -55,7 +56,8 @@ def decompress(
 def _run(job: JobSettings, settings: config.DecompressSettings) -> None:
     def work(data: bytes, on_progress: OnProgress, stop: Stop) -> bytes:
         with stop.at_once():
-            from llmzip.codec import decompress_bytes
+            with heavy_imports():
+                from llmzip.codec import decompress_bytes
         return decompress_bytes(data, settings, on_progress=on_progress, cancel=stop.cancel)
 
     outcome = run_job(job, work, default_target=_strip_suffix, is_binary=False)

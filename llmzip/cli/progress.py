@@ -47,7 +47,7 @@ def describe(event: Progress, *, seconds: float) -> str:
         parts.append(f"{event.chunks_done:,}/{event.chunks_total:,} chunks")
     if event.tokens_total:
         parts.append(f"{event.tokens_right:,}/{event.tokens_total:,} tokens")
-    if event.bytes_done and seconds > 0:
+    if event.bytes_done and seconds >= 1:
         rate = event.bytes_done / seconds
         parts.append(f"{rate:,.0f} bytes/s" if rate >= 10 else f"{rate:.1f} bytes/s")
         if event.bytes_total > event.bytes_done:
