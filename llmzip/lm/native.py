@@ -114,13 +114,30 @@ class NativeLlama:
         attention: str,
         decode_only: bool = False,
     ) -> None:
+        # Only for decoding: a matrix is converted here and copied into its packed layout, so that
+        # the memory of the conversion is touched once and not anew for every matrix.
+        scratch = torch.empty(0, dtype=dtype, device=device)
+
         def take(*names: str) -> Tensor:
             # Joined as stored and converted once: half the memory traffic of converting first.
-            joined = torch.cat([weights[f"{name}.weight"] for name in names])
+            parts = [weights[f"{name}.weight"] for name in names]
+            joined = parts[0] if len(parts) == 1 else torch.cat(parts)
             return joined.to(device=device, dtype=dtype)
 
         def matrix(*names: str) -> Matrix:
-            return Matrix(take(*names), packed=decode_only)
+            nonlocal scratch
+            if not decode_only:
+                return Matrix(take(*names))
+            parts = [weights[f"{name}.weight"] for name in names]
+            size = sum(part.numel() for part in parts)
+            if scratch.numel() < size:
+                scratch = torch.empty(size, dtype=dtype, device=device)
+            whole = scratch[:size].view(-1, parts[0].shape[1])
+            first = 0
+            for part in parts:
+                whole[first : first + part.shape[0]].copy_(part)
+                first += part.shape[0]
+            return Matrix(whole, packed=True)
 
         self.shape = shape
         self.attention = attention

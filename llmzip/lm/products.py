@@ -20,14 +20,17 @@ class Matrix:
     """A frozen weight [Out, In].
 
     packed: held in oneDNN's own layout, which is up to twice as fast for the few rows of decoding;
-    it takes no gradient. Where this torch has no such layout, the plain one serves.
+    it takes no gradient and keeps nothing of `weight`. Where this torch has no such layout, a plain
+    copy serves.
     """
 
     def __init__(self, weight: Tensor, *, packed: bool = False) -> None:
         self.num_out, self.num_in = weight.shape
         self.dtype = weight.dtype
         self._packed = _pack(weight) if packed else None
-        self._weight = weight if self._packed is None else None
+        self._weight: Tensor | None = None
+        if self._packed is None:
+            self._weight = weight.clone() if packed else weight
 
     def times(self, x: Tensor) -> Tensor:
         """x @ weight.T, differentiable in x unless packed. x: [..., In] -> [..., Out]."""
