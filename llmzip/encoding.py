@@ -212,7 +212,7 @@ def _cram(
             num_mem=settings.num_mem,
             max_steps=settings.max_steps,
             seed=settings.seed,
-            independent=plan.context_tokens == 0,
+            context_tokens=plan.context_tokens,
             batch_tokens=_STEP_TOKENS[shop.lm.device.type],
         ),
         on_step=on_step,

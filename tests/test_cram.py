@@ -46,7 +46,7 @@ def plan(lm: FrozenLM, ids: tuple[int, ...], *, context: int, budget: float) -> 
 
 def engine(lm: FrozenLM, *, max_steps: int = 80, num_mem: int = 2, seed: int = 0) -> Engine:
     settings = EngineSettings(
-        num_mem=num_mem, max_steps=max_steps, seed=seed, independent=False, batch_tokens=256
+        num_mem=num_mem, max_steps=max_steps, seed=seed, context_tokens=1000, batch_tokens=256
     )
     return Engine(lm, lm, settings)
 
@@ -155,7 +155,7 @@ class TestEngine:
         files = resolve(str(tiny_model("llama")))
         fast = load_model(files, device=CPU, dtype=torch.bfloat16, attention="sdpa")
         settings = EngineSettings(
-            num_mem=2, max_steps=60, seed=0, independent=False, batch_tokens=256
+            num_mem=2, max_steps=60, seed=0, context_tokens=1000, batch_tokens=256
         )
         segments = plan(lm, ids[:24], context=1000, budget=40.0)
         tasks = (Task(segment=s, start=p.start, end=p.end) for s in segments for p in s.spans)
@@ -196,13 +196,16 @@ class TestEngine:
             spans=(Span(start=0, end=5, surprisal_bits=16.0),),
         )  # fmt: skip
         task = Task(segment=segment, start=0, end=5)
-        first, second = split(task, independent=False)
+        first, second = split(task, context_tokens=1000)
         assert (first.ids, second.ids) == ((1,), (2, 3, 4, 5))
         assert (first.place, second.place) == (10, 11)
-        first, second = split(task, independent=True)
+        first, second = split(task, context_tokens=0)
         assert (first.ids, second.ids) == ((1,), (2, 3, 4, 5))
         assert (second.start, second.place) == (0, 11)
-        two = split(Task(segment=segment, start=3, end=5), independent=False)
+        first, second = split(Task(segment=segment, start=2, end=5), context_tokens=3)
+        assert (first.ids, second.ids) == ((3, 4), (5,))
+        assert (second.start, second.segment.offset) == (0, 14)  # 4 tokens would be left of it
+        two = split(Task(segment=segment, start=3, end=5), context_tokens=1000)
         assert [part.ids for part in two] == [(4,), (5,)]
 
 

@@ -40,7 +40,7 @@ class EngineSettings:
     num_mem: int
     max_steps: int
     seed: int
-    independent: bool  # no chunk sees left context, not even the second half of a split one
+    context_tokens: int  # left context that no chunk exceeds, not even the second half of one
     batch_tokens: int  # rows x (K + L) of one step; bounds memory
 
 
@@ -176,7 +176,7 @@ class Engine:
             patches = tuple(enumerate(task.ids))
             yield Crammed(task=task, mem=None, patches=patches, min_margin=None, steps=slot.step)
         else:
-            yield from split(task, independent=self._settings.independent)
+            yield from split(task, context_tokens=self._settings.context_tokens)
 
 
 def acceptable_patches(num_tokens: int, step: int) -> int:

@@ -49,10 +49,11 @@ class Crammed:
     steps: int
 
 
-def split(task: Task, *, independent: bool) -> Iterator[Task]:
+def split(task: Task, *, context_tokens: int) -> Iterator[Task]:
     """Two tasks of about equal surprisal, each at least one token.
 
-    independent: the second half becomes a segment of its own, where chunks see no left context.
+    Where the second half would see more than `context_tokens` of left context, it becomes a segment
+    of its own.
     """
     segment = task.segment
     bits = segment.surprisal_bits[task.start : task.end]
@@ -63,7 +64,7 @@ def split(task: Task, *, independent: bool) -> Iterator[Task]:
         if so_far >= half:
             break
     yield Task(segment=segment, start=task.start, end=middle)
-    if independent:
+    if middle > context_tokens:
         segment = replace(
             segment,
             offset=segment.offset + middle,
