@@ -86,12 +86,24 @@ class TestChunking:
         budget = 40.0
         (segment,) = plan(lm, ids, context=1000, budget=budget)
         bits = segment.surprisal_bits
-        for span in segment.spans[:-2]:
+        for span in segment.spans[:-1]:
             held = sum(bits[span.start : span.end])
             assert held == pytest.approx(span.surprisal_bits)
             assert held <= budget or span.end - span.start == 1
             assert held + bits[span.end] > budget  # the next token would not have fitted
         assert len({span.end - span.start for span in segment.spans}) > 1
+
+    def test_the_last_bits_of_a_text_get_no_vector_of_their_own(
+        self, lm: FrozenLM, ids: tuple[int, ...]
+    ) -> None:
+        (whole,) = plan(lm, ids, context=1000, budget=1e9)
+        bits = whole.surprisal_bits
+        budget = sum(bits[:-2])  # all but two tokens fill one chunk
+        for context in (0, 1000):
+            found = plan(lm, ids, context=context, budget=max(budget, sum(bits) / 1.19))
+            assert [(s.start, s.end) for f in found for s in f.spans] == [(0, len(ids))]
+        found = plan(lm, ids, context=1000, budget=sum(bits) / 1.3)
+        assert len(found[0].spans) == 2
 
     def test_context_bounds_what_is_left_of_a_chunk(
         self, lm: FrozenLM, ids: tuple[int, ...]

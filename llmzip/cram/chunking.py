@@ -19,6 +19,8 @@ from llmzip.lm.layout import pad_ids, segment_start
 from llmzip.lm.model import FrozenLM
 
 MAX_CHUNK_TOKENS = 256  # bounds the memory of one optimiser row, however predictable the text
+TAIL_LOAD = 1.2  # of the budget, for the last chunk of a text alone
+_TAIL_TOKENS = 32  # how far ahead the end of the text is looked for
 _BLOCK_TOKENS = 64  # tokens read at a time while looking for a segment's end
 
 
@@ -76,11 +78,13 @@ def _next_segment(
 ) -> Segment:
     reader = _Reader(lm, start_ids, ids)
     spans: list[Span] = []
-    start, bits = 0, 0.0
+    start, bits, takes_tail = 0, 0.0, False
     for position in range(len(ids)):
         surprisal = reader.surprisal(position)
         too_much = bits + surprisal > budget_bits or position - start >= MAX_CHUNK_TOKENS
-        if position > start and too_much:
+        if position > start and too_much and not takes_tail:
+            takes_tail = _tail_fits(reader, start, position, len(ids), bits, budget_bits)
+        if position > start and too_much and not takes_tail:
             spans.append(Span(start=start, end=position, surprisal_bits=bits))
             start, bits = position, 0.0
             if position > context_tokens:
@@ -88,7 +92,6 @@ def _next_segment(
         bits += surprisal
     else:
         spans.append(Span(start=start, end=len(ids), surprisal_bits=bits))
-        _absorb_short_tail(spans, budget_bits)
     num_tokens = spans[-1].end
     return Segment(
         index=index,
@@ -100,14 +103,17 @@ def _next_segment(
     )
 
 
-def _absorb_short_tail(spans: list[Span], budget_bits: float) -> None:
-    """Give a last chunk of a few bits to the one before it: a vector of its own would be wasted."""
-    if len(spans) < 2:
-        return
-    before, tail = spans[-2:]
-    joined = before.surprisal_bits + tail.surprisal_bits
-    if joined <= 1.15 * budget_bits and tail.end - before.start <= MAX_CHUNK_TOKENS:
-        spans[-2:] = [Span(start=before.start, end=tail.end, surprisal_bits=joined)]
+def _tail_fits(
+    reader: _Reader, start: int, position: int, end: int, bits: float, budget_bits: float
+) -> bool:
+    """Whether the text ends so soon that its last bits go into the open chunk, over budget.
+
+    A vector of their own would be wasted on them.
+    """
+    if end - position > _TAIL_TOKENS or end - start > MAX_CHUNK_TOKENS:
+        return False
+    tail_bits = sum(reader.surprisal(later) for later in range(position, end))
+    return bits + tail_bits <= TAIL_LOAD * budget_bits
 
 
 class _Reader:
