@@ -78,7 +78,6 @@ class _Plan:
 
     parts: Sequence[tuple[Part, Sequence[Segment]]]
     context_tokens: int
-    budget_bits: float
 
     @property
     def segments(self) -> list[Segment]:
@@ -164,7 +163,7 @@ def _plan(
                 segments.append(segment)
             index += len(segments)
         planned.append((part, segments))
-    return _Plan(parts=planned, context_tokens=context, budget_bits=budget)
+    return _Plan(parts=planned, context_tokens=context)
 
 
 def _default_budget_bits(shop: Workshop, num_mem: int) -> float:

@@ -7,8 +7,9 @@ that zstd needs next to nothing. Knows nothing of models. Called by `codec`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import zstandard
 
@@ -35,23 +36,20 @@ class Stretch:
 
 def split_stretches(data: bytes) -> list[Stretch]:
     """Cut data into stretches that alternate in kind; joined they are `data`."""
-    joined: list[Stretch] = []
-    for stretch in _blocks(data):
-        if joined and joined[-1].is_text == stretch.is_text:
-            both = joined.pop()
-            joined.append(Stretch(data=both.data + stretch.data, is_text=both.is_text))
-        else:
-            joined.append(stretch)
+    joined = _join(_blocks(data))
     if len(joined) == 1:
         return joined
-    tidy: list[Stretch] = []
-    for stretch in joined:
-        is_text = stretch.is_text and len(stretch.data) >= _SHORT_BYTES
-        if tidy and tidy[-1].is_text == is_text:
-            tidy[-1] = Stretch(data=tidy[-1].data + stretch.data, is_text=is_text)
-        else:
-            tidy.append(Stretch(data=stretch.data, is_text=is_text))
-    return tidy
+    return _join(
+        Stretch(data=s.data, is_text=s.is_text and len(s.data) >= _SHORT_BYTES) for s in joined
+    )
+
+
+def _join(stretches: Iterable[Stretch]) -> list[Stretch]:
+    """Neighbours of one kind made one."""
+    return [
+        Stretch(data=b"".join(stretch.data for stretch in run), is_text=is_text)
+        for is_text, run in groupby(stretches, key=lambda stretch: stretch.is_text)
+    ]
 
 
 def _blocks(data: bytes) -> Iterator[Stretch]:

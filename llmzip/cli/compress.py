@@ -66,9 +66,8 @@ def compress(
 
 def _run(job: JobSettings, settings: config.CompressSettings) -> None:
     def work(data: bytes, on_progress: OnProgress, stop: Stop) -> bytes:
-        with stop.at_once():
-            with heavy_imports():
-                from llmzip.codec import compress_bytes
+        with stop.at_once(), heavy_imports():
+            from llmzip.codec import compress_bytes
         return compress_bytes(data, settings, on_progress=on_progress, cancel=stop.cancel)
 
     outcome = run_job(

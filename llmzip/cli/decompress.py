@@ -55,9 +55,8 @@ def decompress(
 
 def _run(job: JobSettings, settings: config.DecompressSettings) -> None:
     def work(data: bytes, on_progress: OnProgress, stop: Stop) -> bytes:
-        with stop.at_once():
-            with heavy_imports():
-                from llmzip.codec import decompress_bytes
+        with stop.at_once(), heavy_imports():
+            from llmzip.codec import decompress_bytes
         return decompress_bytes(data, settings, on_progress=on_progress, cancel=stop.cancel)
 
     outcome = run_job(job, work, default_target=_strip_suffix, is_binary=False)

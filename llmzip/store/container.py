@@ -13,6 +13,7 @@ from zlib import crc32
 
 import numpy as np
 
+from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES
 from llmzip.errors import Corrupt, FormatError, LimitExceeded, SettingsError, Truncated
 from llmzip.store.columns import ChunkRow, RunRows, decode_columns, encode_columns
 from llmzip.store.header import (
@@ -63,7 +64,6 @@ __all__ = [
 ]
 
 END_MARK = b"MRC\n"
-DEFAULT_MAX_OUTPUT_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
