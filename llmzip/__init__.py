@@ -21,6 +21,7 @@ from llmzip.config import (
     ComputeSettings,
     DecompressSettings,
     Device,
+    Preset,
 )
 from llmzip.errors import (
     Corrupt,
@@ -84,6 +85,9 @@ def compress(
     context_tokens: int | None = None,
     budget_bits: float | None = None,
     max_steps: int = DEFAULT_MAX_STEPS,
+    preset: Preset = "balanced",
+    time_budget_s: float | None = None,
+    bf16_safe: bool = False,
     seed: int = 0,
     threads: int | None = None,
     batch: int | None = None,
@@ -95,7 +99,9 @@ def compress(
     """The `.crm` container of `data`, decoded once and found equal.
 
     `model`: a known name, a directory or "ORG/NAME"; None for the default, which is fetched if it
-    is not on this machine (unless `offline`). `progress` is called with each `Progress` event;
+    is not on this machine (unless `offline`). `preset` trades time for bytes; what is not crammed
+    within `time_budget_s` seconds is stored; `bf16_safe` asks for margins that hold in bf16, too.
+    `progress` is called with each `Progress` event;
     `cancel`, once set, ends the work with `Interrupted`. Raises `LlmzipError`.
     """
     settings = CompressSettings(
@@ -106,6 +112,9 @@ def compress(
         context_tokens=context_tokens,
         budget_bits=budget_bits,
         max_steps=max_steps,
+        preset=preset,
+        time_budget_s=time_budget_s,
+        bf16_safe=bf16_safe,
         seed=seed,
         offline=offline,
         compute=ComputeSettings(device=device, threads=threads, batch=batch, attention=attention),

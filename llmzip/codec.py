@@ -8,26 +8,29 @@ terminals. Called by `llmzip` and `llmzip.cli`.
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
-from llmzip.config import CompressSettings, ComputeSettings, DecompressSettings
+from llmzip.config import CompressSettings, DecompressSettings
 from llmzip.decoding import decode_container, join_runs
-from llmzip.encoding import Workshop, cram_parts, pack_stored, tokenised_parts
+from llmzip.encoding import cram_parts, pack_stored
 from llmzip.errors import ModelMismatch, ModelUnavailable
-from llmzip.lm.model import (
-    FrozenLM,
-    fast_dtype,
-    load_model,
-    pick_device,
-    start_token,
-)
+from llmzip.estimate import Estimate, estimate_parts, estimate_stored
+from llmzip.lm.devices import pick_device
+from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import DEFAULT_MODEL, MODELS, ModelFiles, resolve
+from llmzip.planning import Part, tokenised_parts
 from llmzip.progress import OnProgress, Progress, check_cancelled
 from llmzip.runtime import borrowed_torch
 from llmzip.store.container import Container, read_container
 from llmzip.triage import split_stretches
+from llmzip.workshop import Workshop, open_workshop
+
+_Result = TypeVar("_Result")
 
 
 def compress_bytes(
@@ -41,11 +44,72 @@ def compress_bytes(
 
     Raises ModelUnavailable, SettingsError, Interrupted; never "failed to converge".
     """
+    started = time.monotonic()
+    budget = settings.time_budget_s
+    return _with_workshop(
+        data,
+        settings,
+        lambda parts, shop: cram_parts(
+            data,
+            parts,
+            shop,
+            settings,
+            deadline=None if budget is None else started + budget,
+            on_progress=on_progress or (lambda event: None),
+            cancel=cancel,
+        ),
+        stored=lambda: pack_stored(data),
+        on_progress=on_progress,
+        cancel=cancel,
+    )
+
+
+def estimate_bytes(
+    data: bytes,
+    settings: CompressSettings,
+    *,
+    on_progress: OnProgress | None = None,
+    cancel: threading.Event | None = None,
+) -> Estimate:
+    """What `compress_bytes` would take and give, from cramming three chunks.
+
+    Raises what `compress_bytes` raises.
+    """
+    started = time.monotonic()
+    return _with_workshop(
+        data,
+        settings,
+        lambda parts, shop: estimate_parts(
+            data,
+            parts,
+            shop,
+            settings,
+            startup_s=time.monotonic() - started,
+            on_progress=on_progress or (lambda event: None),
+            cancel=cancel,
+        ),
+        stored=lambda: estimate_stored(data),
+        on_progress=on_progress,
+        cancel=cancel,
+    )
+
+
+def _with_workshop(
+    data: bytes,
+    settings: CompressSettings,
+    work: Callable[[list[Part], Workshop], _Result],
+    *,
+    stored: Callable[[], _Result],
+    on_progress: OnProgress | None,
+    cancel: threading.Event | None,
+) -> _Result:
+    """`work` on the tokens of `data` and the model, or `stored()` where nothing is worth cramming,
+    which needs no model."""
     tell = on_progress or (lambda event: None)
     with borrowed_torch(settings.compute.threads):
         stretches = split_stretches(data)
         if not any(stretch.is_text for stretch in stretches):
-            return pack_stored(data)
+            return stored()
         files = resolve(
             settings.model or DEFAULT_MODEL,
             revision=settings.revision,
@@ -56,10 +120,10 @@ def compress_bytes(
         tokens = Tokens.load(files.path)
         parts = tokenised_parts(stretches, tokens)
         if all(part.ids is None for part in parts):
-            return pack_stored(data)
-        shop = _workshop(files, tokens, settings.compute)
+            return stored()
+        shop = open_workshop(files, tokens, settings.compute)
         check_cancelled(cancel)
-        return cram_parts(data, parts, shop, settings, on_progress=tell, cancel=cancel)
+        return work(parts, shop)
 
 
 def decompress_bytes(
@@ -124,16 +188,3 @@ def _matching_model(container: Container, settings: DecompressSettings) -> Model
             hint=f"llmzip model pull {container.model_id}, or name the right one with --model",
         )
     return files
-
-
-def _workshop(files: ModelFiles, tokens: Tokens, compute: ComputeSettings) -> Workshop:
-    """The model in the decoder's numerics, and in the dtype that this machine optimises fastest
-    in."""
-    device = pick_device(compute.device)
-    judge = load_model(files, device=device, dtype=torch.float32, attention=compute.attention)
-    dtype, lm = fast_dtype(device), judge
-    if dtype != torch.float32:
-        lm = load_model(files, device=device, dtype=dtype, attention=compute.attention)
-    return Workshop(
-        files=files, tokens=tokens, start_id=start_token(files, tokens), judge=judge, lm=lm
-    )

@@ -14,6 +14,7 @@ from llmzip.errors import SettingsError
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Attention = Literal["sdpa", "eager"]
+Preset = Literal["fast", "balanced", "small"]
 
 DEFAULT_MAX_OUTPUT_BYTES = 1 << 30
 DEFAULT_MAX_STEPS = 240
@@ -67,6 +68,9 @@ class CompressSettings:
         None  # surprisal a chunk may hold; None: from the model's measured capacity
     )
     max_steps: int = DEFAULT_MAX_STEPS  # optimiser steps before a chunk is split
+    preset: Preset = "balanced"
+    time_budget_s: float | None = None  # seconds for everything; the rest is stored
+    bf16_safe: bool = False  # ask for margins that hold when decoded in bf16, too
     seed: int = 0
     offline: bool = False
     compute: ComputeSettings = ComputeSettings()
@@ -83,6 +87,15 @@ class CompressSettings:
             "--budget-bits is a number of bits, at least 1",
         )
         _require(1 <= self.max_steps <= 100_000, "--max-steps is a number from 1 to 100000")
+        _require(
+            self.preset in get_args(Preset),
+            f"--preset is one of {', '.join(get_args(Preset))}, not {self.preset!r}",
+        )
+        _require(
+            self.time_budget_s is None
+            or (math.isfinite(self.time_budget_s) and self.time_budget_s > 0),
+            "--time-budget is a time above 0, such as 90s, 10m or 1.5h",
+        )
         _require(0 <= self.seed < 2**63, "--seed is a number from 0 to 2^63 - 1")
 
 

@@ -1,30 +1,30 @@
 """Tokens and a model -> a verified container.
 
-Owns the steps of compressing a text: plan all chunks, cram them, assemble the container, decode
-it again. Knows nothing of how models are found. Called by `codec`.
+Owns the steps of compressing a text: cram the chunks of a plan, assemble the container, decode it
+again. Knows nothing of how models are found or chunks are cut. Called by `codec` and `estimate`.
 """
 
 from __future__ import annotations
 
 import lzma
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 import zstandard
 
 from llmzip.config import CompressSettings
-from llmzip.cram.capacity import budget_of_gain, probe_text, remembered_gain_bits
-from llmzip.cram.chunking import MAX_CHUNK_TOKENS, Segment, plan_segments
+from llmzip.cram.calibration import BF16_SAFE_MARGIN
+from llmzip.cram.chunking import Segment
+from llmzip.cram.effort import EFFORTS
 from llmzip.cram.engine import Engine, EngineSettings
-from llmzip.cram.tasks import Crammed, Task
-from llmzip.decoding import decode_container
+from llmzip.cram.tasks import Crammed
+from llmzip.decoding import decode_container, join_runs
 from llmzip.errors import IntegrityError
-from llmzip.lm.model import FrozenLM
 from llmzip.lm.tokens import Tokens
-from llmzip.lm.zoo import MODELS, ModelFiles, cache_dir
-from llmzip.progress import OnProgress, Progress, check_cancelled
+from llmzip.planning import Part, Plan, plan_parts
+from llmzip.progress import OnProgress, Progress
 from llmzip.store.container import (
     Chunk,
     Container,
@@ -38,73 +38,12 @@ from llmzip.store.container import (
 )
 from llmzip.store.residual import pack_patches
 from llmzip.store.vectors import packed_bytes
-from llmzip.triage import Stretch
-
-# Fewer tokens than this are stored: a vector for so little is waste even beside other 16-bit
-# vectors.
-_MIN_CRAM_TOKENS = 8
-_STEP_TOKENS = {"cpu": 256, "cuda": 8192, "mps": 1024}
-_BF16_SAFE_MARGIN = 2.0
-# Left context when the user names none: a long one makes chunks cheap to cram, a short one gives
-# the decoder more segments to work on at a time.
-_SEGMENTS_WANTED = 16
-_LONGEST_CONTEXT_TOKENS = 256
-_SHORTEST_CONTEXT_TOKENS = 64  # a shorter one only makes chunks wait for each other
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workshop:
-    """A model ready to work: `judge` decodes (fp32), `lm` optimises (the faster dtype; often the
-    same model)."""
-
-    files: ModelFiles
-    tokens: Tokens
-    start_id: int | None  # stands before every segment
-    judge: FrozenLM
-    lm: FrozenLM
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A stretch of the input: its bytes, and its tokens where it is to be crammed."""
-
-    data: bytes
-    ids: tuple[int, ...] | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """Parts of the input in order, each with its segments (none: stored)."""
-
-    parts: Sequence[tuple[Part, Sequence[Segment]]]
-    context_tokens: int
-
-    @property
-    def segments(self) -> list[Segment]:
-        return [segment for _, segments in self.parts for segment in segments]
+from llmzip.workshop import Workshop
 
 
 def pack_stored(data: bytes) -> bytes:
     """A container that holds `data` without a model."""
     return write_container(_container(data, (StoredRun(data=data),) if data else ()))
-
-
-def tokenised_parts(stretches: Sequence[Stretch], tokens: Tokens) -> list[Part]:
-    """Tokenise the stretches of text; what has no tokens, or hardly any, stays bytes. Neighbours
-    differ in kind."""
-    parts: list[Part] = []
-    for stretch in stretches:
-        pieces = tokens.encode(stretch.data) if stretch.is_text else []
-        found = [Part(data=piece.data, ids=piece.ids) for piece in pieces]
-        for part in found or [Part(data=stretch.data, ids=None)]:
-            if part.ids is not None and len(part.ids) < _MIN_CRAM_TOKENS:
-                part = Part(data=part.data, ids=None)
-            if parts and (parts[-1].ids is None) == (part.ids is None):
-                before = parts.pop()
-                ids = None if before.ids is None or part.ids is None else before.ids + part.ids
-                part = Part(data=before.data + part.data, ids=ids)
-            parts.append(part)
-    return parts
 
 
 def cram_parts(
@@ -113,98 +52,55 @@ def cram_parts(
     shop: Workshop,
     settings: CompressSettings,
     *,
+    deadline: float | None = None,
     on_progress: OnProgress,
     cancel: threading.Event | None,
 ) -> bytes:
-    """The container of `data`, whose parts are `parts`, decoded once more from its own bytes."""
-    plan = _plan(parts, shop, settings, on_progress, cancel)
-    crammed = _cram(plan, shop, settings, on_progress, cancel)
-    packed = write_container(_assemble(data, plan, crammed, shop, settings))
-    decoded = decode_container(
-        read_container(packed, max_output_bytes=len(data)),
-        shop.judge,
-        shop.tokens,
-        batch=settings.compute.batch,
-        stage="verify",
-        on_progress=on_progress,
-        cancel=cancel,
+    """The container of `data`, whose parts are `parts`, decoded once more from its own bytes.
+
+    deadline: of `time.monotonic`; what is not crammed by then is stored.
+    """
+    plan = plan_parts(parts, shop, settings, on_progress=on_progress, cancel=cancel)
+    crammed = list(
+        cram_plan(plan, shop, settings, deadline=deadline, on_progress=on_progress, cancel=cancel)
     )
+    container = assemble(data, plan, crammed, shop, settings)
+    packed = write_container(container)
+    stored = sum(len(run.data) for run in container.runs if isinstance(run, StoredRun))
+    unwanted = stored - sum(len(part.data) for part in parts if part.ids is None)
+    if unwanted:
+        say = f"time budget: {unwanted:,} of {len(data):,} bytes are stored, not crammed"
+        on_progress(Progress(stage="cram", message=say))
+    found = read_container(packed, max_output_bytes=len(data))
+    if found.needs_model:
+        decoded = decode_container(
+            found,
+            shop.judge,
+            shop.tokens,
+            batch=settings.compute.batch,
+            stage="verify",
+            on_progress=on_progress,
+            cancel=cancel,
+        )
+    else:  # nothing was crammed in time
+        decoded = join_runs(found, [])
     if decoded != data:  # the hashes agree, so this would be a fault of the container's own
         raise IntegrityError("the finished container does not give the input back")
     return packed
 
 
-def _plan(
-    parts: Sequence[Part],
+def make_engine(
+    plan: Plan,
     shop: Workshop,
     settings: CompressSettings,
-    on_progress: OnProgress,
-    cancel: threading.Event | None,
-) -> _Plan:
-    on_progress(Progress(stage="measure", bytes_total=sum(len(part.data) for part in parts)))
-    num_tokens = sum(len(part.ids or ()) for part in parts)
-    context = settings.context_tokens
-    if context is None:
-        context = min(_LONGEST_CONTEXT_TOKENS, num_tokens // _SEGMENTS_WANTED)
-        context = context if context >= _SHORTEST_CONTEXT_TOKENS else 0
-    # The longest chunk and its vectors (64 at most) must still fit behind the longest context.
-    context = max(0, min(context, shop.judge.max_positions - MAX_CHUNK_TOKENS - 64))
-    budget = settings.budget_bits or _default_budget_bits(shop, settings.num_mem)
-    planned: list[tuple[Part, Sequence[Segment]]] = []
-    index = 0
-    for part in parts:
-        segments = []
-        if part.ids is not None:
-            for segment in plan_segments(
-                shop.lm, part.ids, start_id=shop.start_id, context_tokens=context,
-                budget_bits=budget, first_index=index,
-            ):  # fmt: skip
-                check_cancelled(cancel)
-                segments.append(segment)
-            index += len(segments)
-        planned.append((part, segments))
-    return _Plan(parts=planned, context_tokens=context)
-
-
-def _default_budget_bits(shop: Workshop, num_mem: int) -> float:
-    """The budget that the model's capacity asks for; measured at first use of an unknown model."""
-    pinned = MODELS.get(shop.files.model_id)
-    if pinned is not None and pinned.digest == shop.files.digest and pinned.gain_bits is not None:
-        return budget_of_gain(pinned.gain_bits, num_mem=num_mem)
-    ids = [i for piece in shop.tokens.encode(probe_text()) for i in piece.ids or ()]
-    cache = cache_dir() / "capacity" / f"{shop.files.digest.hex()}.json"
-    gain_bits = remembered_gain_bits(shop.lm, ids, start_id=shop.start_id, cache=cache)
-    return budget_of_gain(gain_bits, num_mem=num_mem)
-
-
-def _cram(
-    plan: _Plan,
-    shop: Workshop,
-    settings: CompressSettings,
-    on_progress: OnProgress,
-    cancel: threading.Event | None,
-) -> dict[int, list[Crammed]]:
-    """Finished chunks by segment, in order."""
-    segments = plan.segments
-    by_segment: dict[int, list[Crammed]] = {segment.index: [] for segment in segments}
-    progress = Progress(
-        stage="cram",
-        chunks_total=sum(len(segment.spans) for segment in segments),
-        tokens_total=sum(len(segment.ids) for segment in segments),
-        bytes_total=sum(len(part.data) for part, found in plan.parts if found),
-    )
-    vector_bytes = packed_bytes(1, settings.num_mem, shop.lm.dim, settings.bits)
-    finished_tokens = 0
-
-    def on_step(num_right: int) -> None:
-        on_progress(replace(progress, tokens_right=finished_tokens + num_right))
-
-    def tasks() -> Iterator[Task]:
-        for segment in segments:
-            for span in segment.spans:
-                yield Task(segment=segment, start=span.start, end=span.end)
-
-    engine = Engine(
+    *,
+    deadline: float | None = None,
+    on_progress: OnProgress = lambda event: None,
+    cancel: threading.Event | None = None,
+) -> Engine:
+    """The engine for a plan's chunks. on_progress gets `tokens_right` alone."""
+    margin = BF16_SAFE_MARGIN if settings.bf16_safe else shop.calibration().min_margin
+    return Engine(
         shop.lm,
         shop.judge,
         EngineSettings(
@@ -212,55 +108,82 @@ def _cram(
             max_steps=settings.max_steps,
             seed=settings.seed,
             context_tokens=plan.context_tokens,
-            batch_tokens=_STEP_TOKENS[shop.lm.device.type],
+            min_margin=margin,
+            step_price_bits=EFFORTS[settings.preset].step_price_bits,
+            deadline=deadline,
         ),
-        on_step=on_step,
+        on_step=lambda right: on_progress(Progress(stage="cram", tokens_right=right)),
         cancel=cancel,
     )
-    for chunk in engine.run(tasks()):
-        task = chunk.task
-        by_segment[task.segment.index].append(chunk)
-        finished_tokens += task.num_tokens
-        done = sum(len(found) for found in by_segment.values())
-        patch_bytes = len(pack_patches(chunk.patches))
+
+
+def cram_plan(
+    plan: Plan,
+    shop: Workshop,
+    settings: CompressSettings,
+    *,
+    deadline: float | None = None,
+    on_progress: OnProgress = lambda event: None,
+    cancel: threading.Event | None = None,
+) -> Iterator[Crammed]:
+    """Finished chunks, in no fixed order."""
+    progress = Progress(
+        stage="cram",
+        chunks_total=sum(len(segment.spans) for segment in plan.segments),
+        tokens_total=sum(len(segment.ids) for segment in plan.segments),
+        bytes_total=sum(len(part.data) for part, found in plan.parts if found),
+    )
+    vector_bytes = packed_bytes(1, settings.num_mem, shop.lm.dim, settings.bits)
+    finished_tokens = 0
+
+    def on_step(event: Progress) -> None:
+        on_progress(replace(progress, tokens_right=finished_tokens + event.tokens_right))
+
+    engine = make_engine(
+        plan, shop, settings, deadline=deadline, on_progress=on_step, cancel=cancel
+    )
+    for chunk in engine.run(plan.tasks):
+        finished_tokens += chunk.task.num_tokens
+        done = progress.chunks_done + 1
+        taken = len(pack_patches(chunk.patches)) + (vector_bytes if chunk.mem is not None else 0)
         progress = replace(
             progress,
             chunks_done=done,
             chunks_total=max(progress.chunks_total, done),
-            bytes_done=progress.bytes_done + len(shop.tokens.bytes_of(task.ids)),
-            output_bytes=progress.output_bytes
-            + patch_bytes
-            + (vector_bytes if chunk.mem is not None else 0),
+            bytes_done=progress.bytes_done + len(shop.tokens.bytes_of(chunk.task.ids)),
+            output_bytes=progress.output_bytes + taken,
         )
         on_progress(replace(progress, tokens_right=finished_tokens))
-    for found in by_segment.values():
-        found.sort(key=lambda chunk: chunk.task.place)
-    return by_segment
+        yield chunk
 
 
-def _assemble(
+def assemble(
     data: bytes,
-    plan: _Plan,
-    crammed: dict[int, list[Crammed]],
+    plan: Plan,
+    crammed: Iterable[Crammed],
     shop: Workshop,
     settings: CompressSettings,
 ) -> Container:
+    """The container of `data`. Tokens that no chunk holds are stored as bytes."""
+    by_segment: dict[int, list[Crammed]] = {segment.index: [] for segment in plan.segments}
+    for chunk in crammed:
+        by_segment[chunk.task.segment.index].append(chunk)
     runs: list[Run] = []
+    used: list[Crammed] = []
     for part, segments in plan.parts:
-        if not segments:
-            runs.append(StoredRun(data=part.data))
-            continue
-        chunks = [
-            _chunk(chunk, shop.tokens) for segment in segments for chunk in crammed[segment.index]
-        ]
-        runs.append(CramRun(chunks=tuple(chunks)))
-    margins = [
-        chunk.min_margin
-        for found in crammed.values()
-        for chunk in found
-        if chunk.min_margin is not None
-    ]
-    weakest = min(margins, default=None)
+        rest = part.data
+        for segment in segments:
+            found, left = _held(segment, by_segment[segment.index])
+            used += found
+            chunks = tuple(_chunk(chunk, shop.tokens) for chunk in found)
+            _append(runs, CramRun(chunks=chunks))
+            text = shop.tokens.bytes_of(left)
+            rest = rest[sum(chunk.num_bytes for chunk in chunks) + len(text) :]
+            _append(runs, StoredRun(data=text))
+        _append(runs, StoredRun(data=rest))
+    if not used:
+        return _container(data, tuple(runs))
+    weakest = min((c.min_margin for c in used if c.min_margin is not None), default=None)
     return replace(
         _container(data, tuple(runs)),
         model_id=shop.files.model_id,
@@ -272,8 +195,33 @@ def _assemble(
         context_tokens=plan.context_tokens,
         start_id=shop.start_id,
         min_margin=weakest,
-        bf16_safe=weakest is not None and weakest >= _BF16_SAFE_MARGIN,
+        bf16_safe=weakest is not None and weakest >= BF16_SAFE_MARGIN,
     )
+
+
+def _held(segment: Segment, chunks: Iterable[Crammed]) -> tuple[list[Crammed], tuple[int, ...]]:
+    """The chunks of a segment up to the first that is missing, and the tokens after them."""
+    held: list[Crammed] = []
+    place = segment.offset
+    for chunk in sorted(chunks, key=lambda chunk: chunk.task.place):
+        if chunk.task.place != place:
+            break
+        held.append(chunk)
+        place += chunk.task.num_tokens
+    return held, segment.ids[place - segment.offset :]
+
+
+def _append(runs: list[Run], run: Run) -> None:
+    """Add a run; empty ones vanish, neighbours of one kind become one."""
+    if not (run.data if isinstance(run, StoredRun) else run.chunks):
+        return
+    last = runs[-1] if runs else None
+    if isinstance(run, StoredRun) and isinstance(last, StoredRun):
+        runs[-1] = StoredRun(data=last.data + run.data)
+    elif isinstance(run, CramRun) and isinstance(last, CramRun):
+        runs[-1] = CramRun(chunks=last.chunks + run.chunks)
+    else:
+        runs.append(run)
 
 
 def _chunk(chunk: Crammed, tokens: Tokens) -> Chunk:
@@ -293,13 +241,13 @@ def _container(data: bytes, runs: tuple[Run, ...]) -> Container:
     return Container(
         original_bytes=len(data),
         original_hash=content_hash(data),
-        xz_bytes=_xz_bytes(data),
+        xz_bytes=xz_bytes(data),
         zstd_bytes=len(zstandard.ZstdCompressor(level=19).compress(data)),
         runs=runs,
     )
 
 
-def _xz_bytes(data: bytes) -> int:
+def xz_bytes(data: bytes) -> int:
     """Size that `xz -9e` gives; a dictionary no larger than the data gives the same at less
     memory."""
     lzma2 = {

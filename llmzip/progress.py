@@ -18,8 +18,7 @@ Stage = Literal["model", "measure", "cram", "verify", "decode"]
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """A snapshot. Counts that a stage does not have are 0; `message` is for people (stage "model"
-    only)."""
+    """A snapshot. Counts that a stage does not have are 0; `message` is for people."""
 
     stage: Stage
     message: str = ""

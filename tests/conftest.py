@@ -1,14 +1,32 @@
-"""Shared fixtures: tiny models of every architecture, made once, and one thread for the tests
-that count bits."""
+"""Shared fixtures: tiny models of every architecture, made once, and one thread for them, on which
+they are quickest."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.tiny_models import make_tiny_model
+
+NUM_THREADS = torch.get_num_threads()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    is_real = item.get_closest_marker("real_model") is not None
+    torch.set_num_threads(NUM_THREADS if is_real else 1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_calibrations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is measured of tiny models stays out of the user's cache."""
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llmzip.workshop.cache_dir", lambda: cache)
+        yield
 
 
 @pytest.fixture(scope="session")

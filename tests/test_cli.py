@@ -19,7 +19,9 @@ import pytest
 from llmzip import __version__, errors
 from llmzip.cli import console
 from llmzip.cli import model as model_command
+from llmzip.cli.forecast import time_text
 from llmzip.cli.main import main
+from llmzip.cli.options import seconds_of
 from llmzip.cli.progress import describe
 from llmzip.config import CompressSettings, ComputeSettings, DecompressSettings
 from llmzip.progress import Progress
@@ -30,7 +32,7 @@ TEXT = b"It was the best of times,\r\nit was the worst of times.\n"
 
 # Stores the bytes; counts its calls; "slow" waits for a cancel, "stuck" never looks.
 FAKE_CODEC = """
-import os, time
+import os, time, types
 from llmzip.progress import Progress, check_cancelled
 from llmzip.store.container import Container, StoredRun, content_hash, read_container
 from llmzip.store.container import write_container
@@ -50,6 +52,15 @@ def compress_bytes(data, settings, *, on_progress=None, cancel=None):
     runs = (StoredRun(data=data),) if data else ()
     return write_container(Container(original_bytes=len(data), original_hash=content_hash(data),
                                      xz_bytes=len(data) + 60, zstd_bytes=len(data) + 9, runs=runs))
+
+def estimate_bytes(data, settings, *, on_progress=None, cancel=None):
+    packed = compress_bytes(data, settings, on_progress=on_progress, cancel=cancel)
+    crammed = dict(num_chunks=73, num_vectors=146, steps_a_chunk=30.5, tried_chunks=3)
+    return types.SimpleNamespace(
+        original_bytes=len(data), container_bytes=len(packed), xz_bytes=len(data) + 60,
+        seconds=852.0 if data else 0.0, bits_per_byte=lambda n: 8 * n / len(data) if data else None,
+        **(crammed if data else dict.fromkeys(crammed, 0)),
+    )
 
 def decompress_bytes(data, settings, *, on_progress=None, cancel=None):
     calls.append(settings)
@@ -264,6 +275,7 @@ def test_closed_streams_never_mix(book):
 def test_every_compress_option_reaches_the_codec(book, codec):
     options = "--model m/n --revision r --device cpu --mem 3 --bits 16 --context 5 --budget-bits 90"
     options += " --max-steps 7 --seed 8 --threads 2 --batch 4 --attention eager --offline"
+    options += " --preset small --time-budget 1h30m --bf16-safe"
     assert main(["compress", "book.txt", *options.split()]) == 0
     compute = ComputeSettings(device="cpu", threads=2, batch=4, attention="eager")
     assert codec.calls == [
@@ -275,6 +287,9 @@ def test_every_compress_option_reaches_the_codec(book, codec):
             context_tokens=5,
             budget_bits=90.0,
             max_steps=7,
+            preset="small",
+            time_budget_s=5400.0,
+            bf16_safe=True,
             seed=8,
             offline=True,
             compute=compute,
@@ -306,6 +321,137 @@ def test_environment_sets_model_and_device(book, codec, monkeypatch):
     assert main(["decompress", "book.txt.crm", "-o", "back", "--device", "mps"]) == 0
     assert [settings.model for settings in codec.calls] == ["some/where"] * 2
     assert [settings.compute.device for settings in codec.calls] == ["cpu", "mps"]
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [
+        (None, None),
+        ("90", 90.0),
+        ("0.5", 0.5),
+        ("90s", 90.0),
+        ("10m", 600.0),
+        ("1.5h", 5400.0),
+        ("1h30m", 5400.0),
+        ("1h0m30s", 3630.0),
+        ("2h5s", 7205.0),
+    ],
+)
+def test_times_are_read(time, seconds):
+    assert seconds_of(time) == seconds
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        "",
+        "h",
+        "m10",
+        "10 m",
+        "10min",
+        "1m1h",
+        "1h30",
+        "1e3",
+        "-5",
+        "+5",
+        "nan",
+        "inf",
+        "1,5h",
+        "٣s",
+    ],
+)
+def test_what_is_no_time_is_refused(book, codec, capfd, time):
+    assert main(["compress", "book.txt", f"--time-budget={time}"]) == 2
+    error, hint = capfd.readouterr().err.splitlines()
+    assert error == f"error: --time-budget: {time!r} is not a time [exit 2]"
+    assert hint == "hint: write 90, 90s, 10m, 1.5h or 1h30m"
+    assert codec.calls == []
+
+
+# --- dry runs
+
+
+def test_a_dry_run_writes_nothing_and_minds_no_output(book, codec, capfd):
+    Path("book.txt.crm").write_bytes(b"old")
+    for output in ([], ["-o", "book.txt.crm"], ["-o", "missing/out"], ["-o", "-"]):
+        assert main(["compress", "--dry-run", "book.txt", *output]) == 0
+        out, err = capfd.readouterr()
+        size = 54 + 60
+        forecast, note = out.splitlines()
+        assert forecast.startswith("book.txt: about 14 min, 54 → about ")
+        assert forecast.endswith(
+            f" bits per byte), 146 vectors; xz -9e {size} ({8 * size / 54:.2f}) (model not counted)"
+        )
+        assert note == "forecast from 3 of 73 chunks; nothing was written"
+        assert err == "using a toy\n"
+    assert names(book.parent) == ["book.txt", "book.txt.crm"]
+    assert Path("book.txt.crm").read_bytes() == b"old"
+    assert codec.calls == [CompressSettings()] * 4
+
+
+def test_a_dry_run_as_json(book, codec, capfd):
+    arguments = ["compress", "--dry-run", "--json", "book.txt", "-o", "-", "--time-budget", "10m"]
+    assert main(arguments) == 0
+    fields = json.loads(capfd.readouterr().out)
+    assert list(fields) == [
+        "schema", "dry_run", "original_bytes", "container_bytes", "file_bits_per_byte", "seconds",
+        "time_budget_s", "num_chunks", "num_vectors", "steps_a_chunk", "tried_chunks",
+        "xz_9e_bytes", "xz_9e_bits_per_byte",
+    ]  # fmt: skip
+    assert (fields["schema"], fields["dry_run"], fields["original_bytes"]) == (1, True, 54)
+    assert (fields["seconds"], fields["time_budget_s"], fields["num_chunks"]) == (852.0, 600.0, 73)
+    assert names(book.parent) == ["book.txt"]
+
+
+def test_a_dry_run_of_a_stream_is_quiet_if_asked(book, codec, capfd, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT)))
+    assert main(["compress", "--dry-run", "-q", "-"]) == 0
+    out, err = capfd.readouterr()
+    assert out.startswith("standard input: about 14 min, ") and err == ""
+
+
+def test_a_dry_run_says_when_the_time_budget_is_too_short(book, codec, capfd):
+    assert main(["compress", "--dry-run", "book.txt", "--time-budget", "10m"]) == 0
+    assert "note: more than the time budget of 10 min; " in capfd.readouterr().out
+    assert main(["compress", "--dry-run", "book.txt", "--time-budget", "1h"]) == 0
+    assert "time budget" not in capfd.readouterr().out
+
+
+def test_a_dry_run_of_an_empty_file(book, codec, capfd):
+    book.write_bytes(b"")
+    assert main(["compress", "--dry-run", "book.txt"]) == 0
+    assert capfd.readouterr().out.startswith("book.txt: empty; the container takes ")
+    assert main(["compress", "--dry-run", "--json", "book.txt"]) == 0
+    assert json.loads(capfd.readouterr().out)["file_bits_per_byte"] is None
+
+
+def test_failures_of_a_dry_run_have_their_exit_codes(book, codec, capfd):
+    assert main(["compress", "--dry-run", "missing"]) == 1
+
+    def fail(*args, **more):
+        raise errors.ModelUnavailable("lost")
+
+    codec.estimate_bytes = fail
+    assert main(["compress", "--dry-run", "book.txt"]) == 5
+    out, err = capfd.readouterr()
+    assert out == "" and "lost [exit 5]" in err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "1 s"),
+        (40.4, "40 s"),
+        (89.9, "90 s"),
+        (90.1, "2 min"),
+        (852.0, "14 min"),
+        (5399.0, "1 h 30 min"),
+        (7200.0, "2 h"),
+        (360_000.0, "100 h"),
+    ],
+)
+def test_times_are_said_as_people_say_them(seconds, text):
+    assert time_text(seconds) == text
 
 
 # --- messages
@@ -455,6 +601,9 @@ def test_each_error_has_one_line_and_its_exit_code(book, codec, capfd, error, co
         ["compress", "book.txt", "--device", "toaster"],
         ["compress", "book.txt", "--mem", "many"],
         ["compress", "book.txt", "--mem", "0"],
+        ["compress", "book.txt", "--preset", "best"],
+        ["compress", "book.txt", "--time-budget", "0"],
+        ["compress", "book.txt", "--dry-run", "--preset", "Small"],
         ["decompress", "x.crm", "--batch", "0"],
         ["no-such-command"],
     ],
@@ -505,6 +654,16 @@ def wait_for(stream, words):
 def finish(process):
     out, err = process.communicate(timeout=30)
     return process.returncode, out, err.decode()
+
+
+def test_a_signal_ends_a_dry_run(book):
+    book.write_bytes(b"slow text")
+    process = start(book, "compress", "--dry-run", "book.txt")
+    wait_for(process.stderr, b"using a toy")
+    process.send_signal(signal.SIGINT)
+    returncode, out, err = finish(process)
+    assert (returncode, out) == (130, b"")
+    assert "interrupted: nothing was written [exit 130]" in err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -26,7 +26,9 @@ RANKS = {
     "cli": 6,
     "__main__": 7,
 }
-CODEC_PARTS = {"codec", "decoding", "encoding", "runtime", "triage"}
+CODEC_PARTS = {
+    "codec", "decoding", "encoding", "estimate", "planning", "runtime", "triage", "workshop",
+}  # fmt: skip
 OWNERS = {
     "transformers": ("lm/foreign.py", "lm/convert.py"),
     "gguf": ("lm/convert.py",),

@@ -1,19 +1,23 @@
-"""`llmzip compress`: options to settings, one call, a summary."""
+"""`llmzip compress`: options to settings, one call, a summary or a forecast."""
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from llmzip import config
 from llmzip.cli import options
-from llmzip.cli.console import say, write_json
-from llmzip.cli.job import JobSettings, Outcome, run_job
+from llmzip.cli.console import say, write_json, write_text
+from llmzip.cli.forecast import forecast_fields, forecast_text
+from llmzip.cli.job import JobSettings, Outcome, run_dry, run_job
 from llmzip.cli.signals import Stop
 from llmzip.cli.startup import heavy_imports
 from llmzip.progress import OnProgress
 from llmzip.report import Report, read_report
+
+if TYPE_CHECKING:
+    from llmzip.estimate import Estimate
 
 SUFFIX = ".crm"
 _Defaults = config.CompressSettings
@@ -30,6 +34,10 @@ def compress(
     context: options.Context = None,
     budget_bits: options.BudgetBits = None,
     max_steps: options.MaxSteps = _Defaults.max_steps,
+    preset: options.Preset = _Defaults.preset,
+    time_budget: options.TimeBudget = None,
+    bf16_safe: options.Bf16Safe = False,
+    dry_run: options.DryRun = False,
     seed: options.Seed = _Defaults.seed,
     threads: options.Threads = None,
     batch: options.Batch = None,
@@ -49,19 +57,32 @@ def compress(
         context_tokens=context,
         budget_bits=budget_bits,
         max_steps=max_steps,
+        preset=cast(config.Preset, preset),
+        time_budget_s=options.seconds_of(time_budget),
+        bf16_safe=bf16_safe,
         seed=seed,
         offline=offline,
-        compute=config.ComputeSettings(
-            device=cast(config.Device, device),
-            threads=threads,
-            batch=batch,
-            attention=cast(config.Attention, attention),
+        compute=options.compute_settings(
+            device=device, threads=threads, batch=batch, attention=attention
         ),
     )
     job = JobSettings(
         file=file, output=output, force=force, json=json, quiet=quiet, verbose=verbose
     )
-    _run(job, settings)
+    (_forecast if dry_run else _run)(job, settings)
+
+
+def _forecast(job: JobSettings, settings: config.CompressSettings) -> None:
+    def work(data: bytes, on_progress: OnProgress, stop: Stop) -> Estimate:
+        with stop.at_once(), heavy_imports():
+            from llmzip.codec import estimate_bytes
+        return estimate_bytes(data, settings, on_progress=on_progress, cancel=stop.cancel)
+
+    name, estimate = run_dry(job, work, on_read=_warn_if_compressed)
+    if job.json:
+        write_json(forecast_fields(estimate, settings))
+    else:
+        write_text(forecast_text(name, estimate, settings))
 
 
 def _run(job: JobSettings, settings: config.CompressSettings) -> None:
@@ -81,7 +102,7 @@ def _run(job: JobSettings, settings: config.CompressSettings) -> None:
     if job.json:
         write_json({**report.to_dict(), "seconds": outcome.seconds})
     if not job.quiet:
-        for line in _summary(outcome, report):
+        for line in _summary(outcome, report, settings):
             say(line)
     if job.verbose and not job.quiet:
         say(f"{report.to_text(name=outcome.target_name)}seconds   {outcome.seconds:.1f}")
@@ -94,7 +115,7 @@ def _warn_if_compressed(data: bytes) -> None:
         say("warning: the input is a .crm file already; it is compressed once more")
 
 
-def _summary(outcome: Outcome, report: Report) -> list[str]:
+def _summary(outcome: Outcome, report: Report, settings: config.CompressSettings) -> list[str]:
     line = (
         f"{outcome.source_name} → {outcome.target_name}  "
         f"{report.original_bytes:,} → {report.container_bytes:,} bytes"
@@ -108,10 +129,10 @@ def _summary(outcome: Outcome, report: Report) -> list[str]:
         line += f", weakest margin {report.min_margin:.2g}"
     lines = [f"{line}; {report.compare_text()}"]
     if not report.needs_model:
-        lines.append(
-            "note: too short, or not text that the model can predict: stored with zstd, "
-            "which does better here"
-        )
+        why = "too short, or not text that the model can predict"
+        if settings.time_budget_s is not None:
+            why += ", or no chunk was done in time"
+        lines.append(f"note: {why}: stored with zstd, which does better here")
     if report.is_larger:
         lines.append(f"note: {report.larger_text()}")
     return lines

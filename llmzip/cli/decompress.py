@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -40,11 +40,8 @@ def decompress(
         revision=revision,
         max_output_bytes=max_output,
         offline=offline,
-        compute=config.ComputeSettings(
-            device=cast(config.Device, device),
-            threads=threads,
-            batch=batch,
-            attention=cast(config.Attention, attention),
+        compute=options.compute_settings(
+            device=device, threads=threads, batch=batch, attention=attention
         ),
     )
     job = JobSettings(

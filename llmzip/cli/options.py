@@ -1,4 +1,4 @@
-"""The options that commands share, each described once.
+"""The options that commands share, each described once, and how their words become settings.
 
 Owns names, help texts and environment variables. Defaults and limits belong to `config`; a value
 outside them is refused there. Called by `cli.compress` and `cli.decompress`.
@@ -6,9 +6,18 @@ outside them is refused there. Called by `cli.compress` and `cli.decompress`.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+import re
+from typing import Annotated, TypeAlias, cast
 
 import typer
+
+from llmzip import config
+from llmzip.errors import SettingsError
+
+_UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+_NUMBER = r"\d+(?:\.\d+)?"
+_PLAIN_SECONDS = re.compile(_NUMBER, re.ASCII)
+_TIME = re.compile("".join(f"(?:({_NUMBER}){unit})?" for unit in _UNIT_SECONDS), re.ASCII)
 
 Output: TypeAlias = Annotated[
     str | None,
@@ -62,7 +71,50 @@ BudgetBits: TypeAlias = Annotated[
 MaxSteps: TypeAlias = Annotated[
     int, typer.Option(metavar="N", help="Optimiser steps before a chunk is split.")
 ]
+Preset: TypeAlias = Annotated[
+    str, typer.Option(metavar="fast|balanced|small", help="What to spend: bytes or time.")
+]
+TimeBudget: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME", help="Time for everything, such as 90s, 10m, 1.5h; the rest is stored."
+    ),
+]
+Bf16Safe: TypeAlias = Annotated[
+    bool, typer.Option("--bf16-safe", help="Ask for margins that hold when decoded in bf16.")
+]
+DryRun: TypeAlias = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Cram three chunks, predict time and size, write nothing."),
+]
 Seed: TypeAlias = Annotated[int, typer.Option(metavar="S", help="Seed of the starting vectors.")]
 MaxOutput: TypeAlias = Annotated[
     int, typer.Option("--max-output", metavar="BYTES", help="Refuse originals larger than this.")
 ]
+
+
+def compute_settings(
+    *, device: str, threads: int | None, batch: int | None, attention: str
+) -> config.ComputeSettings:
+    """The options that say where and how the model runs. Raises SettingsError."""
+    return config.ComputeSettings(
+        device=cast(config.Device, device),
+        threads=threads,
+        batch=batch,
+        attention=cast(config.Attention, attention),
+    )
+
+
+def seconds_of(time: str | None) -> float | None:
+    """A time in seconds: "90", "90s", "10m", "1.5h", "1h30m". Raises SettingsError."""
+    if time is None:
+        return None
+    if _PLAIN_SECONDS.fullmatch(time):
+        return float(time)
+    found = _TIME.fullmatch(time)
+    if found is None or not any(found.groups()):
+        raise SettingsError(
+            f"--time-budget: {time!r} is not a time", hint="write 90, 90s, 10m, 1.5h or 1h30m"
+        )
+    parts = zip(found.groups(), _UNIT_SECONDS.values(), strict=True)
+    return sum(float(number) * seconds for number, seconds in parts if number)

@@ -3,12 +3,13 @@
 Owns the queue and the decisions: which chunks share a batch, when one has had enough steps, what
 is accepted, split or stored token by token. A finished chunk leaves at once and the next takes
 its place. Nothing is accepted before `decode.decode_chunks` reproduced it from the vectors as
-they will be stored. Knows nothing of files. Called by `encoding`.
+they will be stored. Knows nothing of files. Called by `encoding` and `estimate`.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,19 +19,25 @@ from torch import Tensor
 
 from llmzip.cram.contexts import Contexts
 from llmzip.cram.decode import decode_chunks
+from llmzip.cram.effort import most_patches, stop_rule
 from llmzip.cram.optimizer import Rows, Slot, as_stored, start_slot
 from llmzip.cram.tasks import Crammed, Task, split
+from llmzip.errors import LimitExceeded
+from llmzip.lm.devices import (
+    MemoryGauge,
+    first_step_tokens,
+    free_unused_memory,
+    is_out_of_memory,
+    steps_a_look,
+)
 from llmzip.lm.model import FrozenLM
-from llmzip.lm.state import stack_states
 from llmzip.progress import check_cancelled
 
-MIN_MARGIN = 0.05  # logits; certified in fp32, whose noise between kernels and batch shapes is 1e-4
-PATCHES_PER_TOKEN = 1 / 8  # never more patches than this share of a chunk's tokens
-# Wrong tokens that are patched rather than waited for: few at first, more as steps go by. A patch
-# costs about 3 bytes, and the last one or two tokens of a chunk can take hundreds of steps.
-PATIENCE = ((0, 1 / 32), (40, 1 / 16), (60, PATCHES_PER_TOKEN))  # (from step, share of tokens)
 LITERAL_TOKENS = 8  # a stubborn chunk this short is stored token by token
-CERTIFY_ROWS = 8  # chunks certified together: one costs nearly what eight cost
+# Chunks certified together, by the positions that the decoder holds for them: a step for many rows
+# costs little more than one for a few, but each position takes memory.
+_CERTIFY_POSITIONS = 3072
+_CERTIFY_ROWS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +48,13 @@ class EngineSettings:
     max_steps: int
     seed: int
     context_tokens: int  # left context that no chunk exceeds, not even the second half of one
-    batch_tokens: int  # rows x (K + L) of one step; bounds memory
+    min_margin: float  # logits by which every unpatched token must lead
+    step_price_bits: float  # see `effort`
+    patches: int | None = None  # stop as soon as so few tokens are wrong, whatever steps cost
+    batch_tokens: int | None = (
+        None  # rows x (K + L) of one step; None: what the device has room for
+    )
+    deadline: float | None = None  # of `time.monotonic`; chunks not finished by then are left
 
 
 class Engine:
@@ -64,19 +77,28 @@ class Engine:
         self._contexts = Contexts(lm)
         self._judge_contexts = self._contexts if judge is lm else Contexts(judge)
         self._num_right_waiting = 0  # tokens of chunks that wait for certification
+        self.certify_seconds = 0.0  # spent in decoding finished chunks
+        self.token_steps = 0  # tokens x optimiser steps so far, of all attempts
+        self._may_stop = stop_rule(
+            step_price_bits=settings.step_price_bits,
+            max_steps=settings.max_steps,
+            patches=settings.patches,
+        )
+        self._gauge = MemoryGauge(lm.device) if settings.batch_tokens is None else None
+        self._batch_tokens = settings.batch_tokens or first_step_tokens(lm.device)
 
     def run(self, tasks: Iterator[Task]) -> Iterator[Crammed]:
         """Cram every task, yielding chunks as they are accepted, in no fixed order.
 
         A task may come back as several chunks (split) or as a literal one; its tokens are always
-        covered.
+        covered, unless the deadline passes first.
         """
-        again: deque[Task] = deque()  # split or sent back, served before new tasks
+        again: deque[Task | Slot] = deque()  # sent back, split or put off; served before new tasks
         slots: list[Slot] = []
         finished: list[Slot] = []
         exhausted = False
         while True:
-            while not exhausted or again:
+            while not self._is_late() and (again or not exhausted):
                 task = again.popleft() if again else next(tasks, None)
                 if task is None:
                     exhausted = True
@@ -84,55 +106,87 @@ class Engine:
                 if slots and not self._fits(slots, task):
                     again.appendleft(task)
                     break
-                slots.append(
-                    start_slot(self._lm, task, self._settings.num_mem, self._settings.seed)
-                )
-            if slots:
-                for slot in self._steps(slots):
-                    slots.remove(slot)
-                    finished.append(slot)
-            self._num_right_waiting = sum(slot.num_right for slot in finished)
-            if len(finished) >= CERTIFY_ROWS or (finished and not slots):
-                for outcome in self._certify(finished):
+                slots.append(task if isinstance(task, Slot) else self._start(task))
+            if slots and not self._is_late():
+                again.extend(self._advance(slots))
+                finished.extend(slot for slot in slots if slot.is_settled)
+                slots = [slot for slot in slots if not slot.is_settled]
+            self._num_right_waiting = sum(_num_right(slot) for slot in finished)
+            over = self._is_late() or not slots
+            if finished and (over or not self._can_wait(finished)):
+                began = time.monotonic()
+                outcomes = list(self._certify(finished))
+                self.certify_seconds += time.monotonic() - began
+                for outcome in outcomes:
                     if isinstance(outcome, Crammed):
                         yield outcome
                     else:
                         again.append(outcome)
                 finished = []
                 self._num_right_waiting = 0
-            if not slots and not again and exhausted:
+            if self._is_late() or (not slots and not again and exhausted):
                 return
 
-    def _fits(self, slots: Sequence[Slot], task: Task) -> bool:
-        longest = max(task.num_tokens, *(slot.task.num_tokens for slot in slots))
+    def _is_late(self) -> bool:
+        """Whether the deadline is so near that what is crammed can just be decoded once more,
+        which takes about as long as certifying it did."""
+        deadline = self._settings.deadline
+        return deadline is not None and time.monotonic() + self.certify_seconds > deadline
+
+    def _start(self, task: Task) -> Slot:
+        return start_slot(self._lm, task, self._settings.num_mem, self._settings.seed)
+
+    def _fits(self, slots: Sequence[Slot], task: Task | Slot) -> bool:
+        new = task.task if isinstance(task, Slot) else task
+        longest = max(new.num_tokens, *(slot.task.num_tokens for slot in slots))
         rows = len(slots) + 1
-        return rows * (self._settings.num_mem + longest) <= self._settings.batch_tokens
+        return rows * (self._settings.num_mem + longest) <= self._batch_tokens
 
-    def _steps(self, slots: list[Slot]) -> list[Slot]:
-        """Measure, decide, step, until at least one slot is done; returns the done ones."""
-        rows = Rows(self._lm, self._contexts, slots)
-        # bf16 is too coarse to measure small margins in; fp32 margins move by 1e-4 when decoded.
-        safe = 2 * MIN_MARGIN if self._lm.dtype == torch.float32 else 0.5
+    def _advance(self, slots: list[Slot]) -> list[Slot]:
+        """Step until some slot is settled or time is up; returns slots put off for lack of
+        memory, which are taken out of `slots`."""
+        put_off: list[Slot] = []
+        try:
+            self._steps(slots)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(slots) == 1:
+                raise LimitExceeded(
+                    "one chunk takes more memory than this device has",
+                    hint="use --device cpu, or a smaller --budget-bits",
+                ) from error
+            self._gauge = None  # the device has said what fits
+            self._batch_tokens //= 2
+            kept = len(slots) // 2
+            put_off = slots[kept:]
+            del slots[kept:]
+        if put_off:  # only now: while it is handled, the error holds on to the step's tensors
+            free_unused_memory(self._lm.device)
+        elif self._gauge is not None:
+            self._batch_tokens = self._gauge.step_tokens(self._batch_tokens)
+        return put_off
+
+    def _steps(self, slots: Sequence[Slot]) -> None:
+        rows = Rows(self._lm, self._contexts, slots, min_margin=self._settings.min_margin)
+        between_looks = steps_a_look(self._lm.device)
         while True:
-            check_cancelled(self._cancel)
-            done = []
-            for slot, num_right in zip(slots, rows.measure(safe), strict=True):
-                slot.num_right = num_right
-                if self._is_done(slot, slot.task.num_tokens - num_right):
-                    done.append(slot)
-            self._on_step(self._num_right_waiting + sum(slot.num_right for slot in slots))
-            if done:
-                return done  # the vectors that leave are the ones measured
-            rows.step()
+            for _ in range(between_looks):
+                check_cancelled(self._cancel)
+                rows.measure()
+                rows.settle(self._may_stop)
+                rows.step()
+            rows.look()
+            self.token_steps += between_looks * sum(slot.task.num_tokens for slot in slots)
+            self._on_step(self._num_right_waiting + sum(_num_right(slot) for slot in slots))
+            if any(slot.is_settled for slot in slots) or self._is_late():
+                return
 
-    def _is_done(self, slot: Slot, num_wrong: int) -> bool:
-        tokens = slot.task.num_tokens
-        if num_wrong <= min(tokens - 1, acceptable_patches(tokens, slot.step)):
-            # Sent back once already: a few steps on before it is tried again.
-            return slot.step >= slot.task.steps_so_far + (
-                4 if slot.task.warm_mem is not None else 0
-            )
-        return slot.step >= self._settings.max_steps
+    def _can_wait(self, finished: Sequence[Slot]) -> bool:
+        """Whether another chunk may join those that wait for certification."""
+        longest = max(slot.task.start + slot.task.num_tokens for slot in finished)
+        positions = (len(finished) + 1) * (longest + self._settings.num_mem)
+        return positions <= _CERTIFY_POSITIONS and len(finished) < _CERTIFY_ROWS
 
     @torch.no_grad()
     def _certify(self, slots: Sequence[Slot]) -> Iterator[Crammed | Task]:
@@ -140,11 +194,11 @@ class Engine:
 
         Wrong and unsafe tokens become patches.
         """
-        contexts = [self._judge_contexts.before(s.task.segment, s.task.start) for s in slots]
-        stored = [as_stored(slot.mem.detach()) for slot in slots]
+        stored = [as_stored(slot.mem) for slot in slots]
         truth = [dict(enumerate(slot.task.ids)) for slot in slots]
         decoded, _ = decode_chunks(
-            self._judge, stack_states(contexts), [[] for _ in slots], torch.stack(stored),
+            self._judge, self._judge_contexts.before([slot.task for slot in slots]),
+            [[] for _ in slots], torch.stack(stored),
             [slot.task.num_tokens for slot in slots], truth, cancel=self._cancel,
         )  # fmt: skip
         for row, slot in enumerate(slots):
@@ -154,23 +208,21 @@ class Engine:
     def _verdict(
         self, slot: Slot, stored: Tensor, margins: list[float]
     ) -> Iterator[Crammed | Task]:
-        task = slot.task
-        weak = [position for position, margin in enumerate(margins) if not margin >= MIN_MARGIN]
-        allowed = min(task.num_tokens - 1, max(1, int(task.num_tokens * PATCHES_PER_TOKEN)))
-        if len(weak) <= allowed:
+        task, wanted = slot.task, self._settings.min_margin
+        weak = [position for position, margin in enumerate(margins) if not margin >= wanted]
+        if len(weak) <= int(most_patches(torch.tensor(task.num_tokens))):
             kept = set(range(task.num_tokens)) - set(weak)
             yield Crammed(
                 task=task,
                 mem=stored.to("cpu", torch.bfloat16),
                 patches=tuple((position, task.ids[position]) for position in weak),
-                min_margin=min(margins[position] for position in kept),
+                min_margin=min((margins[position] for position in kept), default=None),
                 steps=slot.step,
             )
         elif slot.step < self._settings.max_steps:
-            mem = slot.mem.detach()
             yield Task(
                 segment=task.segment, start=task.start, end=task.end,
-                warm_mem=mem, steps_so_far=slot.step,
+                warm_mem=slot.mem, steps_so_far=slot.step,
             )  # fmt: skip
         elif task.num_tokens <= LITERAL_TOKENS:
             patches = tuple(enumerate(task.ids))
@@ -179,7 +231,5 @@ class Engine:
             yield from split(task, context_tokens=self._settings.context_tokens)
 
 
-def acceptable_patches(num_tokens: int, step: int) -> int:
-    """Tokens of a chunk that may be left wrong after so many steps."""
-    share = max(share for since, share in PATIENCE if step >= since)
-    return max(1, int(num_tokens * share))
+def _num_right(slot: Slot) -> int:
+    return slot.task.num_tokens - slot.num_wrong

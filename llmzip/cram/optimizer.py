@@ -1,52 +1,62 @@
 """The optimiser: moves mem vectors until the model's own choices give back the chunk.
 
-Owns the recipe (start, step, loss) and one batch of chunks laid out as rows. Knows nothing of
-queues, acceptance or files. Called by `cram.engine` and `cram.capacity`.
+Owns the recipe (start, loss, step) and one batch of chunks laid out as rows. Nothing here reads a
+result back from the device: a row that has had enough is frozen where it was measured, and the
+engine looks when it likes. Knows nothing of queues, acceptance or files. Called by `cram.engine`
+and `cram.calibration`.
 
 The objective is Kuratov et al. 2025's (cross-entropy of the chunk given its vectors, frozen
 model); the recipe is our own: a large start with a step in proportion, left context before mem,
-loss only where the margin is short. Figures: docs/LOG.md.
+sharpened loss only where the margin is short. Figures: docs/LOG.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from llmzip.cram.chunking import Segment
 from llmzip.cram.contexts import Contexts
+from llmzip.cram.curvature import Curvature
 from llmzip.cram.tasks import Task
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows
 from llmzip.lm.model import FrozenLM
-from llmzip.lm.state import stack_states
 
 # The model sees mem through its norm layers, so only its direction and its size against the
 # layers' updates count: a start at several hundred times the embeddings' rms (64 on the default
 # model) needs a third of the steps of a start at 1 times.
 INIT_RMS_OF_EMBEDDINGS = 470.0
-STEP_OF_INIT_RMS = 0.25
-BETAS = (0.6, 0.9)
-MARGIN_GOAL = 1.0  # logits; tokens this safe ask for no more gradient
+STEP_OF_INIT_RMS = 0.35  # of a coordinate, until the path has told something of the curvature
+LONGEST_STEP_OF_INIT_RMS = 0.5
+MARGIN_GOAL = 1.0  # logits beyond the margin asked for; tokens this safe ask for no more gradient
+TEMPERATURE = 0.3  # of the softmax in the loss: tokens nearly right pull less, far ones as hard
+_STEPS_BETWEEN_TRIALS = 4
+_MEMORY = 0.8  # of the running mean of how fast wrong tokens vanish
+
+# wrong tokens [B], how many fewer a step [B], tokens [B], steps [B] -> rows that may stop, [B] bool
+StopRule: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(kw_only=True)
 class Slot:
-    """A chunk under way."""
+    """A chunk under way: what must survive when the batch around it changes."""
 
     task: Task
     mem: Tensor  # [K, D] fp32, what the optimiser moves
-    adam: torch.optim.Optimizer
+    curvature: Curvature  # of its path, one row
     step: int = 0
-    num_right: int = 0
+    num_wrong: int = -1  # at the last look; -1: never measured
+    falling: float = field(default=float("nan"))  # wrong tokens fewer a step, running mean
+    is_settled: bool = False
 
 
 def start_slot(lm: FrozenLM, task: Task, num_mem: int, seed: int) -> Slot:
     """A slot for the task: its vectors at a random start, or where an earlier attempt left them."""
-    init_rms = INIT_RMS_OF_EMBEDDINGS * embedding_rms(lm)
     if task.warm_mem is not None:
         mem = task.warm_mem.clone()
     else:
@@ -55,57 +65,102 @@ def start_slot(lm: FrozenLM, task: Task, num_mem: int, seed: int) -> Slot:
         place_seed = int.from_bytes(blake2b(place.encode(), digest_size=7).digest(), "little")
         generator = torch.Generator().manual_seed(place_seed)
         mem = torch.randn(num_mem, lm.dim, generator=generator)
-        mem = mem * (init_rms / mem.square().mean(dim=1, keepdim=True).sqrt())
+        mem = mem * (init_rms(lm) / mem.square().mean(dim=1, keepdim=True).sqrt())
         mem = mem.to(lm.device)
-    mem.requires_grad_(True)
-    adam = torch.optim.Adam([mem], lr=STEP_OF_INIT_RMS * init_rms, betas=BETAS)
-    return Slot(task=task, mem=mem, adam=adam, step=task.steps_so_far)
+    curvature = Curvature.empty(mem.numel(), lm.device)
+    return Slot(task=task, mem=mem, curvature=curvature, step=task.steps_so_far)
 
 
 class Rows:
     """One batch: the slots' chunks laid out as rows, measured and moved together."""
 
-    def __init__(self, lm: FrozenLM, contexts: Contexts, slots: Sequence[Slot]) -> None:
-        self._lm, self._slots = lm, slots
-        self._context = stack_states([contexts.before(s.task.segment, s.task.start) for s in slots])
-        self._ids, self._live = pad_ids([slot.task.ids for slot in slots], lm.device)  # [B, L]
+    def __init__(
+        self, lm: FrozenLM, contexts: Contexts, slots: Sequence[Slot], *, min_margin: float = 0.0
+    ) -> None:
+        self._lm, self._slots, self._min_margin = lm, slots, min_margin
+        device = lm.device
+        self._context = contexts.before([slot.task for slot in slots])
+        self._ids, self._live = pad_ids([slot.task.ids for slot in slots], device)  # [B, L]
+        self._places = self._live.flatten().nonzero()[:, 0]  # [N] live positions, row by row
+        self._targets = self._ids.flatten()[self._places]  # [N]
         self._chunk_embeds = lm.embed(self._ids)  # [B, L, D]
+        self._tokens = self._live.sum(dim=1)  # [B]
+        self._mem = torch.stack([slot.mem for slot in slots])  # [B, K, D]
+        self._curvature = Curvature.stack([slot.curvature for slot in slots])
+        self._steps = torch.tensor([slot.step for slot in slots], device=device)
+        self._begun = torch.tensor([slot.task.steps_so_far for slot in slots], device=device)
+        self._wrong = torch.tensor([slot.num_wrong for slot in slots], device=device)
+        self._falling = torch.tensor([slot.falling for slot in slots], device=device)
+        self._settled = torch.zeros(len(slots), dtype=torch.bool, device=device)
+        self._init_rms = init_rms(lm)
 
-    def _forward(self) -> tuple[Tensor, Tensor]:
-        """The vectors as stored, [B, K, D], and the rows that predict the chunks, [B, L, Dh]."""
-        stored = torch.stack([as_stored(slot.mem.detach()) for slot in self._slots])
-        leaf = stored.to(self._lm.dtype).requires_grad_(True)
-        embeds, live = mem_and_chunk(leaf, self._chunk_embeds, self._live)
-        hidden, _ = self._lm.extend(self._context, embeds, live)
-        return leaf, predicting_rows(hidden, leaf.shape[1])
-
-    def measure(self, safe_margin: float) -> list[int]:
-        """Tokens of each chunk that greedy decoding gets right by at least `safe_margin`."""
+    def measure(self) -> None:
+        """Run the model on the vectors as they would be stored, and find the wrong tokens."""
         self._leaf, self._rows = self._forward()
-        live = self._live
+        hidden = self._rows.detach().flatten(0, 1)[self._places]
         self._found = self._lm.predict(
-            self._rows.detach()[live], self._ids[live], margin_goal=MARGIN_GOAL
+            hidden,
+            self._targets,
+            margin_goal=self._min_margin + MARGIN_GOAL,
+            temperature=TEMPERATURE,
         )
-        right = torch.zeros_like(live)
-        right[live] = self._found.margins >= safe_margin
-        return [int(n) for n in right.sum(dim=1).tolist()]
+        right = torch.zeros_like(self._live).flatten()
+        right[self._places] = self._found.margins >= self._min_margin
+        wrong = self._tokens - right.view_as(self._live).sum(dim=1)
+        fewer = (self._wrong - wrong).float()
+        # The first difference there is starts the mean.
+        mean = torch.where(
+            self._falling.isnan(), fewer, _MEMORY * self._falling + (1 - _MEMORY) * fewer
+        )
+        self._falling = torch.where(self._wrong < 0, self._falling, mean)
+        self._wrong = torch.where(self._settled, self._wrong, wrong)
+
+    def settle(self, may_stop: StopRule) -> None:
+        """Freeze the rows that were measured good enough: what leaves is what was measured."""
+        enough = may_stop(self._wrong, self._falling, self._tokens, self._steps)
+        # Sent back once already: a few steps on before it is tried again.
+        tried = (self._begun > 0) & (self._steps - self._begun < _STEPS_BETWEEN_TRIALS)
+        self._settled |= enough & ~tried
 
     def step(self) -> None:
-        """Move the vectors that were measured last, once."""
+        """Move the vectors that were measured last, once; frozen rows stay."""
         gradient = torch.zeros_like(self._rows)
-        gradient[self._live] = self._found.gradient
+        gradient.view(-1, gradient.shape[-1])[self._places] = self._found.gradient
         self._rows.backward(gradient)
         assert self._leaf.grad is not None
-        for slot, grad in zip(self._slots, self._leaf.grad.float(), strict=True):
-            slot.mem.grad = grad  # straight through the rounding to stored precision
-            slot.adam.step()
-            slot.step += 1
+        grad = self._leaf.grad.float()  # straight through the rounding to stored precision
+        move = self._curvature.step(
+            self._mem.flatten(1),
+            grad.flatten(1),
+            step_size=STEP_OF_INIT_RMS * self._init_rms,
+            longest_step=LONGEST_STEP_OF_INIT_RMS * self._init_rms,
+        ).view_as(self._mem)
+        moving = ~self._settled
+        self._steps = self._steps + moving
+        self._mem = torch.where(moving[:, None, None], self._mem + move, self._mem)
+
+    def look(self) -> None:
+        """Write the state of every row into its slot; waits for the device."""
+        settled, wrong, steps = self._settled.tolist(), self._wrong.tolist(), self._steps.tolist()
+        falling = self._falling.tolist()
+        for row, slot in enumerate(self._slots):
+            slot.mem = self._mem[row]
+            slot.curvature = self._curvature.row(row)
+            slot.step, slot.num_wrong, slot.falling = steps[row], wrong[row], falling[row]
+            slot.is_settled = settled[row]
 
     def surprisal_bits(self) -> float:
         """Cross-entropy of all chunks given their vectors, in bits."""
         with torch.no_grad():
             _, rows = self._forward()
-            return float(self._lm.surprisal_bits(rows[self._live], self._ids[self._live]).sum())
+            return float(self._lm.surprisal_bits(rows[self._live], self._targets).sum())
+
+    def _forward(self) -> tuple[Tensor, Tensor]:
+        """The vectors as stored, [B, K, D], and the rows that predict the chunks, [B, L, Dh]."""
+        leaf = as_stored(self._mem).to(self._lm.dtype).requires_grad_(True)
+        embeds, live = mem_and_chunk(leaf, self._chunk_embeds, self._live)
+        hidden, _ = self._lm.extend(self._context, embeds, live)
+        return leaf, predicting_rows(hidden, leaf.shape[1])
 
 
 def probe_gain_bits(lm: FrozenLM, segment: Segment, *, steps: int) -> float:
@@ -114,7 +169,7 @@ def probe_gain_bits(lm: FrozenLM, segment: Segment, *, steps: int) -> float:
     slot = start_slot(lm, Task(segment=segment, start=first.start, end=first.end), 1, 0)
     rows = Rows(lm, Contexts(lm), [slot])
     for _ in range(steps):
-        rows.measure(MARGIN_GOAL)
+        rows.measure()
         rows.step()
     return first.surprisal_bits - rows.surprisal_bits()
 
@@ -124,7 +179,7 @@ def as_stored(mem: Tensor) -> Tensor:
     return mem.to(torch.bfloat16).float()
 
 
-def embedding_rms(lm: FrozenLM) -> float:
-    """Root mean square of the input embeddings, the scale that mem vectors are measured against."""
+def init_rms(lm: FrozenLM) -> float:
+    """Root mean square of a starting vector's coordinates, in proportion to the embeddings'."""
     ids = torch.arange(lm.vocab_size, device=lm.device)[:: max(1, lm.vocab_size // 1024)]
-    return float(lm.embed(ids).float().square().mean().sqrt())
+    return INIT_RMS_OF_EMBEDDINGS * float(lm.embed(ids).float().square().mean().sqrt())

@@ -8,7 +8,6 @@ Owns loading, dtype, device and the choice between the native forward pass and t
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,14 +17,15 @@ from safetensors import safe_open
 from torch import Tensor
 
 from llmzip.config import Attention
-from llmzip.errors import LlmzipError, ModelUnavailable, SettingsError
+from llmzip.errors import LlmzipError, ModelUnavailable
 from llmzip.lm.native import LlamaShape, NativeLlama
 from llmzip.lm.products import Matrix
 from llmzip.lm.state import State, empty_state
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import ModelFiles
 
-_LOGIT_ROWS = 128  # rows of logits held at a time: 128 x 49152 fp32 = 24 MiB
+# Rows of logits held at a time: 128 x 49152 fp32 = 24 MiB.
+_LOGIT_ROWS = {"cpu": 128, "cuda": 2048, "mps": 512}
 
 
 class Backend(Protocol):
@@ -62,6 +62,9 @@ class FrozenLM:
         self.max_positions = max_positions
         self.device = backend.embedding.device
         self.vocab_size, self.dim = backend.embedding.shape
+        self._logit_rows = _LOGIT_ROWS[self.device.type]
+        # To pick the rows that ask for a gradient, the host would have to wait for an accelerator.
+        self._picks_rows = self.device.type == "cpu"
         self._head = Matrix(backend.head, packed=decode_only)
         self._head_bias: Tensor | None = getattr(backend, "head_bias", None)
 
@@ -90,82 +93,61 @@ class FrozenLM:
         """-log2 p(target) from the rows that predict it. hidden: [N, Dh], targets: [N] -> [N]
         fp32."""
         parts = []
-        for rows, ids in zip(hidden.split(_LOGIT_ROWS), targets.split(_LOGIT_ROWS), strict=True):
+        for rows, ids in zip(
+            hidden.split(self._logit_rows), targets.split(self._logit_rows), strict=True
+        ):
             logits = self.logits(rows)
             right = logits.gather(1, ids[:, None])[:, 0]
             parts.append((torch.logsumexp(logits, dim=1) - right) / 0.6931471805599453)
         return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
 
     @torch.no_grad()
-    def predict(self, hidden: Tensor, targets: Tensor, *, margin_goal: float) -> Prediction:
-        """Margins of the target tokens and the cross-entropy's gradient where the margin is short
+    def predict(
+        self, hidden: Tensor, targets: Tensor, *, margin_goal: float, temperature: float = 1.0
+    ) -> Prediction:
+        """Margins of the target tokens, and the cross-entropy's gradient where the margin is short
         of the goal.
 
         The gradient is written out: the logits of one block at a time are all that is kept of the
-        output head.
+        output head. It is that of the logits divided by `temperature`, up to a constant factor.
         hidden: [N, Dh], targets: [N].
         """
         margins, gradients = [], []
-        for rows, ids in zip(hidden.split(_LOGIT_ROWS), targets.split(_LOGIT_ROWS), strict=True):
+        blocks = zip(hidden.split(self._logit_rows), targets.split(self._logit_rows), strict=True)
+        for rows, ids in blocks:
             logits = self.logits(rows)  # [n, V]
             margin = target_margins(logits, ids)
             short = margin < margin_goal
             gradient = torch.zeros_like(rows)
-            if bool(short.any()):
-                error = torch.softmax(logits[short], dim=1)  # softmax minus one-hot
-                error.scatter_add_(1, ids[short][:, None], torch.full_like(error[:, :1], -1.0))
-                gradient[short] = self._head.product_back(error.to(self.dtype))
+            if self._picks_rows:
+                picked = short.nonzero()[:, 0]
+                if len(picked):
+                    whole = len(picked) == len(rows)
+                    error = self._error(
+                        logits if whole else logits[picked], ids[picked], temperature
+                    )
+                    gradient[picked] = self._head.product_back(error)
+            else:
+                error = self._error(logits, ids, temperature) * short[:, None]
+                gradient = self._head.product_back(error)
             margins.append(margin)
             gradients.append(gradient)
         return Prediction(margins=torch.cat(margins), gradient=torch.cat(gradients))
 
+    def _error(self, logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        """softmax(logits / temperature) minus one-hot, in the compute dtype. Overwrites logits."""
+        error = torch.softmax(logits.div_(temperature), dim=1)
+        error.scatter_add_(1, targets[:, None], error.new_full((len(targets), 1), -1.0))
+        return error.to(self.dtype)
+
 
 def target_margins(logits: Tensor, targets: Tensor) -> Tensor:
     """Logit of the target minus the best other logit. logits: [N, V], targets: [N] -> [N]."""
-    top = logits.topk(2, dim=1)
-    right = logits.gather(1, targets[:, None])[:, 0]
-    best_other = torch.where(top.indices[:, 0] == targets, top.values[:, 1], top.values[:, 0])
-    return right - best_other
-
-
-def pick_device(name: str) -> torch.device:
-    """The device that a setting names; "auto" takes CUDA, then MPS, then the CPU."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise SettingsError(
-            "--device cuda: no CUDA device is available to this torch", hint="use --device cpu"
-        )
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise SettingsError(
-            "--device mps: no MPS device is available to this torch", hint="use --device cpu"
-        )
-    return torch.device(name)
-
-
-def fast_dtype(device: torch.device) -> torch.dtype:
-    """The dtype to optimise in: bf16 where this machine multiplies it clearly faster than fp32
-    (takes about 50 ms)."""
-    if device.type == "cuda":
-        return torch.bfloat16
-    if device.type != "cpu":
-        return torch.float32
-    seconds = {dtype: _matmul_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    return (
-        torch.bfloat16 if seconds[torch.bfloat16] < 0.75 * seconds[torch.float32] else torch.float32
-    )
-
-
-def _matmul_seconds(dtype: torch.dtype) -> float:
-    a, w = torch.ones(128, 576, dtype=dtype), torch.ones(1536, 576, dtype=dtype)
-    best = float("inf")
-    for _ in range(3):
-        start = time.perf_counter()
-        a @ w.t()
-        best = min(best, time.perf_counter() - start)
-    return best
+    right = logits.gather(1, targets[:, None])
+    logits.scatter_(1, targets[:, None], float("-inf"))  # for a moment: amax is faster than topk
+    best_other = logits.amax(dim=1)
+    logits.scatter_(1, targets[:, None], right)
+    return right[:, 0] - best_other
 
 
 def start_token(files: ModelFiles, tokens: Tokens) -> int | None:

@@ -43,7 +43,9 @@ class NamedModel:
     gguf_sha256: str
     disk_bytes: int  # converted
     digest: bytes  # [16]
-    gain_bits: float | None = None  # what one vector gains in the calibration of `cram.capacity`
+    # As `cram.calibration` measures them.
+    gain_bits: float | None = None  # what one vector gains
+    noise: float = 0.0  # of margins, in logits, between the decoder's ways
 
     @property
     def requirement(self) -> str:
@@ -66,6 +68,7 @@ MODELS: Mapping[str, NamedModel] = MappingProxyType(
             disk_bytes=270_620_000,
             digest=bytes.fromhex("632270f3ddf1b2fbd28ac0404007e1d4"),
             gain_bits=293.3,
+            noise=1e-4,
         )
     }
 )

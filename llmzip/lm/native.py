@@ -165,37 +165,61 @@ class NativeLlama:
         and the state after them."""
         shape, dtype = self.shape, embeds.dtype
         batch, num_new, _ = embeds.shape
-        angles = (
-            new_positions(state, live_new)[..., None].float() * self._frequencies
-        )  # [B, T, Dh / 2]
-        angles = torch.cat([angles, angles], dim=-1)[:, None]  # [B, 1, T, Dh]
-        cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+        places = _Places(live_new)
+        cos, sin = self._rotation(new_positions(state, live_new), dtype)
         bias = attention_bias(state, live_new, dtype)
         groups = shape.num_heads // shape.num_kv_heads
         # Queries of one key/value head are laid side by side, so keys and values are never
         # repeated.
         bias = bias.expand(-1, groups, -1, -1).reshape(batch, 1, groups * num_new, -1)
         memory = []
-        x = embeds
+        x = places.gather(embeds)  # [N, D], or [B, T, D] where nothing is left out
         for index, layer in enumerate(self._layers):
             h = _norm(x, layer.norm_before, shape.norm_eps)
-            qkv = layer.qkv.times(h)  # [B, T, (H + 2 Hkv) Dh]
+            qkv = places.scatter(layer.qkv.times(h))  # [B, T, (H + 2 Hkv) Dh]
             qkv = qkv.view(batch, num_new, -1, shape.head_dim).transpose(1, 2)
-            q, k, v = qkv.split([shape.num_heads, shape.num_kv_heads, shape.num_kv_heads], dim=1)
-            q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
-            if state.memory:
-                past_k, past_v = state.memory[index]
-                k, v = torch.cat([past_k, k], dim=2), torch.cat([past_v, v], dim=2)
+            qk, v = qkv.split([shape.num_heads + shape.num_kv_heads, shape.num_kv_heads], dim=1)
+            q, k = _rotate(qk, cos, sin).split([shape.num_heads, shape.num_kv_heads], dim=1)
+            k, v = state.grown(index, (k, v))
             memory.append((k, v))  # [B, Hkv, P + T, Dh]
             q = q.reshape(batch, shape.num_kv_heads, groups * num_new, shape.head_dim)
             attended = _attend(q, k, v, bias, self.attention)
             attended = attended.view(batch, shape.num_heads, num_new, shape.head_dim)
-            attended = attended.transpose(1, 2).reshape(batch, num_new, -1)
+            attended = places.gather(attended.transpose(1, 2).reshape(batch, num_new, -1))
             x = x + layer.out.times(attended)
             h = _norm(x, layer.norm_between, shape.norm_eps)
             gate, up = layer.gate_up.times(h).chunk(2, dim=-1)
             x = x + layer.down.times(F.silu(gate) * up)
-        return _norm(x, self._final_norm, shape.norm_eps), state.advanced(live_new, memory)
+        hidden = places.scatter(_norm(x, self._final_norm, shape.norm_eps))
+        return hidden, state.advanced(live_new, memory, room=state.room)
+
+    def _rotation(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines for `_rotate`. positions: [B, T] -> [B, 1, T, Dh] each."""
+        angles = positions[..., None].float() * self._frequencies  # [B, T, Dh / 2]
+        angles = torch.cat([angles, angles], dim=-1)[:, None]
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+class _Places:
+    """Which new slots a forward pass computes: all of them, or without autograd only the live ones,
+    which then lie in one line. Attention alone needs them in rows."""
+
+    def __init__(self, live_new: Tensor) -> None:
+        self._shape = live_new.shape
+        self._live: Tensor | None = None  # [N] int64, places of the live slots
+        if not torch.is_grad_enabled() and live_new.shape[1] > 1 and not bool(live_new.all()):
+            self._live = live_new.flatten().nonzero()[:, 0]
+
+    def gather(self, x: Tensor) -> Tensor:
+        """[B, T, *] -> [N, *]."""
+        return x if self._live is None else x.flatten(0, 1).index_select(0, self._live)
+
+    def scatter(self, x: Tensor) -> Tensor:
+        """[N, *] -> [B, T, *], zero where a slot is not live."""
+        if self._live is None:
+            return x
+        spread = x.new_zeros(self._shape.numel(), x.shape[1])
+        return spread.index_copy_(0, self._live, x).view(*self._shape, -1)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, attention: str) -> Tensor:

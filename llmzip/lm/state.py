@@ -16,6 +16,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+class Room:
+    """Memory reserved for the slots to come, so that reading one does not copy those before it.
+
+    Written in place: states that share a room share its slots, and the one that is read on from
+    overwrites what another wrote behind it. For decoding only; autograd needs copies.
+    """
+
+    def __init__(self, num_slots: int) -> None:
+        self.num_slots = num_slots
+        self._layers: list[tuple[Tensor, ...]] = []  # each tensor [B, H, num_slots, *]
+
+    def reserve(self, num_rows: int, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Tensors of one more layer, not yet filled. like: [*, H, *, *] each."""
+        layer = tuple(t.new_empty(num_rows, t.shape[1], self.num_slots, t.shape[3]) for t in like)
+        self._layers.append(layer)
+        return layer
+
+    def write(self, index: int, first: int, new: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Put a layer's new slots at `first`. new: [B, H, T, *] each -> [B, H, first + T, *]."""
+        assert not torch.is_grad_enabled()
+        num_rows, last = new[0].shape[0], first + new[0].shape[2]
+        if index == len(self._layers):
+            self.reserve(num_rows, new)
+        for whole, part in zip(self._layers[index], new, strict=True):
+            whole[:num_rows, :, first:last] = part
+        return tuple(whole[:num_rows, :, :last] for whole in self._layers[index])
+
+
 @dataclass(frozen=True, kw_only=True)
 class State:
     """Positions read so far. P slots a row; a slot that is not live is padding that nothing
@@ -24,6 +52,7 @@ class State:
     live: Tensor  # [B, P] bool
     memory: tuple[tuple[Tensor, ...], ...] = ()  # a tuple a layer, each tensor [B, H, P, *]
     running: Any = None  # a recurrent backend's last step; lost when slots are cut or rows stacked
+    room: Room | None = None  # where memory lies, if it was reserved; a backend need not use it
 
     @property
     def num_rows(self) -> int:
@@ -33,52 +62,94 @@ class State:
     def num_slots(self) -> int:
         return self.live.shape[1]
 
+    def grown(self, index: int, new: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """A layer's memory with new slots behind it. new: [B, H, T, *] each -> [B, H, P + T, *]."""
+        if self.room is not None:
+            return self.room.write(index, self.num_slots, new)
+        if not self.memory:
+            return new
+        return tuple(torch.cat(pair, dim=2) for pair in zip(self.memory[index], new, strict=True))
+
     def advanced(
-        self, live_new: Tensor, memory: Sequence[tuple[Tensor, ...]], running: Any = None
+        self,
+        live_new: Tensor,
+        memory: Sequence[tuple[Tensor, ...]],
+        running: Any = None,
+        room: Room | None = None,
     ) -> State:
-        """The state after reading new slots. live_new: [B, T] bool."""
+        """The state after reading new slots. live_new: [B, T] bool; room: the state's own, where
+        `memory` came from `grown`."""
         live = torch.cat([self.live, live_new], dim=1)  # [B, P + T]
-        return State(live=live, memory=tuple(memory), running=running)
+        return State(live=live, memory=tuple(memory), running=running, room=room)
 
     def first(self, num_slots: int) -> State:
         """The state as it was after the first `num_slots` slots."""
         memory = tuple(tuple(t[:, :, :num_slots] for t in layer) for layer in self.memory)
-        return State(live=self.live[:, :num_slots], memory=memory)
+        return State(live=self.live[:, :num_slots], memory=memory, room=self.room)
 
     def rows(self, index: Sequence[int]) -> State:
-        """The state of some rows."""
+        """The state of some rows, copied."""
         picked = torch.tensor(list(index), dtype=torch.int64, device=self.live.device)
         memory = tuple(tuple(t[picked] for t in layer) for layer in self.memory)
         return State(live=self.live[picked], memory=memory)
+
+    def row(self, index: int) -> State:
+        """The state of one row, copied, without the slots that are not live."""
+        slots = self.live[index].nonzero()[:, 0]
+        memory = tuple(
+            tuple(t[index : index + 1].index_select(2, slots) for t in layer)
+            for layer in self.memory
+        )
+        return State(live=self.live[index : index + 1, slots], memory=memory)
+
+    def keep(self, rows: Sequence[int]) -> tuple[State, list[int]]:
+        """The state without the other rows, and which row each of its rows was.
+
+        In a room, rows of the end move into the gaps: this state is spent.
+        """
+        kept = set(rows)
+        from_end = [row for row in sorted(kept) if row >= len(kept)]
+        order = [row if row in kept else from_end.pop() for row in range(len(kept))]
+        if self.room is None:
+            return self.rows(order), order
+        moves = [(to, row) for to, row in enumerate(order) if to != row]
+        for layer in self.memory:
+            for t in layer:
+                for to, row in moves:
+                    t[to] = t[row]
+        memory = tuple(tuple(t[: len(order)] for t in layer) for layer in self.memory)
+        return State(live=self.live[order], memory=memory, room=self.room), order
 
 
 def empty_state(num_rows: int, device: torch.device) -> State:
     return State(live=torch.zeros(num_rows, 0, dtype=torch.bool, device=device))
 
 
-def stack_states(states: Sequence[State]) -> State:
-    """Rows of several states as one batch; short ones are padded with slots that are not live."""
+def stack_states(states: Sequence[State], *, room_slots: int | None = None) -> State:
+    """Rows of several states as one batch; short ones are padded with slots that are not live.
+
+    room_slots: reserve this many slots a row, for decoding.
+    """
     num_slots = max(state.num_slots for state in states)
-    padding = [num_slots - state.num_slots for state in states]
-    live = torch.cat([F.pad(s.live, (0, p)) for s, p in zip(states, padding, strict=True)])
+    live = torch.cat([F.pad(s.live, (0, num_slots - s.num_slots)) for s in states])
+    room = None if room_slots is None else Room(room_slots)
     filled = next((state for state in states if state.memory), None)
     if filled is None:
-        return State(live=live)
+        return State(live=live, room=room)
+    filler = room or Room(num_slots)
     memory = []
-    for index, layer in enumerate(filled.memory):
-        tensors = []
-        for which, like in enumerate(layer):
-            parts = []
-            for state, pad in zip(states, padding, strict=True):
+    for index, like in enumerate(filled.memory):
+        layer = filler.reserve(live.shape[0], like)
+        for which, whole in enumerate(layer):
+            begin = 0
+            for state in states:
+                rows = whole[begin : begin + state.num_rows, :, :num_slots]
                 if state.memory:
-                    parts.append(F.pad(state.memory[index][which], (0, 0, 0, pad)))
-                else:
-                    parts.append(
-                        like.new_zeros(state.num_rows, like.shape[1], num_slots, like.shape[3])
-                    )
-            tensors.append(torch.cat(parts))
-        memory.append(tuple(tensors))
-    return State(live=live, memory=tuple(memory))
+                    rows[:, :, : state.num_slots] = state.memory[index][which]
+                rows[:, :, state.num_slots :] = 0  # what nothing attends to must still be finite
+                begin += state.num_rows
+        memory.append(tuple(whole[:, :, :num_slots] for whole in layer))
+    return State(live=live, memory=tuple(memory), room=room)
 
 
 def new_positions(state: State, live_new: Tensor) -> Tensor:

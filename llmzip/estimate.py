@@ -1,0 +1,182 @@
+"""What compressing a text will take, before it is done: cram a few chunks, time the rest.
+
+Owns the forecast of time and size. Knows nothing of files. Called by `codec`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from llmzip.config import CompressSettings
+from llmzip.cram.contexts import Contexts
+from llmzip.cram.optimizer import Rows, start_slot
+from llmzip.cram.tasks import Crammed, Task
+from llmzip.encoding import make_engine, pack_stored, xz_bytes
+from llmzip.lm.devices import first_step_tokens
+from llmzip.planning import Part, Plan, plan_parts
+from llmzip.progress import OnProgress, Progress
+from llmzip.store.residual import pack_patches
+from llmzip.store.vectors import packed_bytes
+from llmzip.workshop import Workshop
+
+_TRIED_CHUNKS = 3
+_TIMED_STEPS = 2
+# Decoding: rows of a group, what one more costs as a share of a step for one.
+_DECODED_TOGETHER = 16
+_ROW_COST = 1 / 16
+_CHUNK_BYTES, _FILE_BYTES = 4, 160  # of metadata
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A forecast. seconds: of the whole run, start-up included, however short a time budget is."""
+
+    original_bytes: int
+    container_bytes: int
+    xz_bytes: int  # what `xz -9e` makes of the original
+    seconds: float
+    num_chunks: int = 0
+    num_vectors: int = 0
+    steps_a_chunk: float = 0.0
+    tried_chunks: int = 0  # crammed for this forecast
+
+    def bits_per_byte(self, num_bytes: int) -> float | None:
+        """Bits that `num_bytes` are for each byte of the original; None for an empty original."""
+        return 8 * num_bytes / self.original_bytes if self.original_bytes else None
+
+
+def estimate_stored(data: bytes) -> Estimate:
+    """The forecast where nothing is worth cramming: exact, and done in no time."""
+    return Estimate(
+        original_bytes=len(data),
+        container_bytes=len(pack_stored(data)),
+        xz_bytes=xz_bytes(data),
+        seconds=0.0,
+    )
+
+
+def estimate_parts(
+    data: bytes,
+    parts: Sequence[Part],
+    shop: Workshop,
+    settings: CompressSettings,
+    *,
+    startup_s: float,
+    on_progress: OnProgress,
+    cancel: threading.Event | None,
+) -> Estimate:
+    """The forecast for a text that is cut and read in full, but crammed in a few places only.
+
+    parts: of `data`. A time budget is left out of account.
+    """
+    settings = replace(settings, time_budget_s=None)
+    began = time.monotonic()
+    plan = plan_parts(parts, shop, settings, on_progress=on_progress, cancel=cancel)
+    reading_s = time.monotonic() - began
+    tasks = list(plan.tasks)
+    trial = _try_chunks(plan, tasks, shop, settings, on_progress, cancel)
+    second_a_token = _seconds_a_token_step(tasks, shop, settings)
+
+    share = len(tasks) / trial.num_tasks
+    tokens_share = sum(task.num_tokens for task in tasks) / trial.num_tokens
+    cram_s = trial.token_steps * tokens_share * second_a_token
+    # Chunks are decoded twice, many at a time: when they are accepted and when the file is whole.
+    decode_s = 2 * trial.certify_s * tokens_share / _decode_gain(len(tasks), trial.num_tasks)
+    with_mem = sum(chunk.mem is not None for chunk in trial.chunks)
+    return Estimate(
+        original_bytes=len(data),
+        container_bytes=_container_bytes(plan, trial, share, shop, settings),
+        xz_bytes=xz_bytes(data),
+        seconds=startup_s + reading_s + cram_s + decode_s,
+        num_chunks=len(tasks),
+        num_vectors=round(with_mem * share) * settings.num_mem,
+        steps_a_chunk=trial.token_steps / trial.num_tokens,
+        tried_chunks=trial.num_tasks,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trial:
+    """What cramming a few chunks took and gave. token_steps: tokens x steps, of all attempts."""
+
+    num_tasks: int
+    num_tokens: int
+    chunks: Sequence[Crammed]  # more than tasks where one was split
+    token_steps: int
+    certify_s: float
+
+
+def _try_chunks(
+    plan: Plan,
+    tasks: Sequence[Task],
+    shop: Workshop,
+    settings: CompressSettings,
+    on_progress: OnProgress,
+    cancel: threading.Event | None,
+) -> _Trial:
+    """Cram a few chunks from all over the text."""
+    count = min(_TRIED_CHUNKS, len(tasks))
+    picked = [tasks[(2 * i + 1) * len(tasks) // (2 * count)] for i in range(count)]
+    total = sum(task.num_tokens for task in picked)
+
+    def tell(event: Progress) -> None:
+        on_progress(replace(event, tokens_total=total, chunks_total=count))
+
+    engine = make_engine(plan, shop, settings, on_progress=tell, cancel=cancel)
+    found = list(engine.run(iter(picked)))
+    return _Trial(
+        num_tasks=count,
+        num_tokens=total,
+        chunks=found,
+        token_steps=engine.token_steps,
+        certify_s=engine.certify_seconds,
+    )
+
+
+def _seconds_a_token_step(
+    tasks: Sequence[Task], shop: Workshop, settings: CompressSettings
+) -> float:
+    """Seconds that a step takes for each token of a full batch."""
+    picked = list(_one_batch(tasks, first_step_tokens(shop.lm.device), settings.num_mem))
+    slots = [start_slot(shop.lm, task, settings.num_mem, settings.seed) for task in picked]
+    rows = Rows(shop.lm, Contexts(shop.lm), slots)
+    rows.measure()
+    rows.step()
+    rows.look()
+    began = time.monotonic()
+    for _ in range(_TIMED_STEPS):
+        rows.measure()
+        rows.step()
+        rows.look()
+    tokens = sum(task.num_tokens for task in picked)
+    return (time.monotonic() - began) / _TIMED_STEPS / tokens
+
+
+def _one_batch(tasks: Sequence[Task], room: int, num_mem: int) -> Iterator[Task]:
+    longest = 0
+    for count, task in enumerate(tasks, 1):
+        longest = max(longest, task.num_tokens)
+        if count > 1 and count * (num_mem + longest) > room:
+            return
+        yield task
+
+
+def _decode_gain(num_chunks: int, num_tried: int) -> float:
+    """How much less a chunk costs in a full group than among the few that were tried."""
+    rows = min(_DECODED_TOGETHER, num_chunks)
+    return rows / num_tried / (1 + (rows - num_tried) * _ROW_COST)
+
+
+def _container_bytes(
+    plan: Plan, trial: _Trial, share: float, shop: Workshop, settings: CompressSettings
+) -> int:
+    vector_bytes = packed_bytes(1, settings.num_mem, shop.lm.dim, settings.bits)
+    chunks = sum(
+        _CHUNK_BYTES + len(pack_patches(chunk.patches)) + (chunk.mem is not None) * vector_bytes
+        for chunk in trial.chunks
+    )
+    stored = sum(len(pack_stored(part.data)) for part, segments in plan.parts if not segments)
+    return round(share * chunks) + stored + _FILE_BYTES

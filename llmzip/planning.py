@@ -1,0 +1,123 @@
+"""What will be crammed: stretches of text -> tokens -> segments and chunks.
+
+Owns the left context and the budget of a run, chosen from its settings, its size and its model.
+Knows nothing of optimisation or containers. Called by `codec`, `encoding` and `estimate`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from llmzip.config import CompressSettings
+from llmzip.cram.chunking import MAX_CHUNK_TOKENS, Segment, plan_segments
+from llmzip.cram.effort import EFFORTS
+from llmzip.cram.tasks import Task
+from llmzip.lm.tokens import Tokens
+from llmzip.progress import OnProgress, Progress, check_cancelled
+from llmzip.triage import Stretch
+from llmzip.workshop import Workshop
+
+# Fewer tokens than this are stored: a vector for so little is waste even beside other 16-bit
+# vectors.
+_MIN_CRAM_TOKENS = 8
+# Left context when the user names none: a long one makes chunks cheap to cram, a short one gives
+# the decoder more segments to work on at a time.
+_SEGMENTS_WANTED = 16
+_LONGEST_CONTEXT_TOKENS = 256
+_SHORTEST_CONTEXT_TOKENS = 64  # a shorter one only makes chunks wait for each other
+_PLANNING_SHARE = 0.1  # of a time budget: reading takes a twentieth of the time of cramming
+_LOWEST_BUDGET_BITS = 48.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A stretch of the input: its bytes, and its tokens where it is to be crammed."""
+
+    data: bytes
+    ids: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Parts of the input in order, each with its segments (none: stored)."""
+
+    parts: Sequence[tuple[Part, Sequence[Segment]]]
+    context_tokens: int
+
+    @property
+    def segments(self) -> list[Segment]:
+        return [segment for _, segments in self.parts for segment in segments]
+
+    @property
+    def tasks(self) -> Iterator[Task]:
+        """Every chunk of the plan, in order."""
+        for segment in self.segments:
+            for span in segment.spans:
+                yield Task(segment=segment, start=span.start, end=span.end)
+
+
+def tokenised_parts(stretches: Sequence[Stretch], tokens: Tokens) -> list[Part]:
+    """Tokenise the stretches of text; what has no tokens, or hardly any, stays bytes. Neighbours
+    differ in kind."""
+    parts: list[Part] = []
+    for stretch in stretches:
+        pieces = tokens.encode(stretch.data) if stretch.is_text else []
+        found = [Part(data=piece.data, ids=piece.ids) for piece in pieces]
+        for part in found or [Part(data=stretch.data, ids=None)]:
+            if part.ids is not None and len(part.ids) < _MIN_CRAM_TOKENS:
+                part = Part(data=part.data, ids=None)
+            if parts and (parts[-1].ids is None) == (part.ids is None):
+                before = parts.pop()
+                ids = None if before.ids is None or part.ids is None else before.ids + part.ids
+                part = Part(data=before.data + part.data, ids=ids)
+            parts.append(part)
+    return parts
+
+
+def plan_parts(
+    parts: Sequence[Part],
+    shop: Workshop,
+    settings: CompressSettings,
+    *,
+    on_progress: OnProgress = lambda event: None,
+    cancel: threading.Event | None = None,
+) -> Plan:
+    """Read every part with the model and cut it. Within a time budget, what is not read in a tenth
+    of it is left out of the segments."""
+    on_progress(Progress(stage="measure", bytes_total=sum(len(part.data) for part in parts)))
+    num_tokens = sum(len(part.ids or ()) for part in parts)
+    context = settings.context_tokens
+    if context is None:
+        context = min(_LONGEST_CONTEXT_TOKENS, num_tokens // _SEGMENTS_WANTED)
+        context = context if context >= _SHORTEST_CONTEXT_TOKENS else 0
+    # The longest chunk and its vectors (64 at most) must still fit behind the longest context.
+    context = max(0, min(context, shop.judge.max_positions - MAX_CHUNK_TOKENS - 64))
+    budget = settings.budget_bits or _default_budget_bits(shop, settings)
+    late = float("inf")
+    if settings.time_budget_s is not None:
+        late = time.monotonic() + _PLANNING_SHARE * settings.time_budget_s
+    planned: list[tuple[Part, Sequence[Segment]]] = []
+    index = 0
+    for part in parts:
+        segments: list[Segment] = []
+        if part.ids is not None and time.monotonic() < late:
+            for segment in plan_segments(
+                shop.lm, part.ids, start_id=shop.start_id, context_tokens=context,
+                budget_bits=budget, first_index=index,
+            ):  # fmt: skip
+                check_cancelled(cancel)
+                segments.append(segment)
+                if time.monotonic() >= late:
+                    break
+            index += len(segments)
+        planned.append((part, segments))
+    return Plan(parts=planned, context_tokens=context)
+
+
+def _default_budget_bits(shop: Workshop, settings: CompressSettings) -> float:
+    """The surprisal that a chunk should hold: the preset's share of what its vectors gain."""
+    gain_bits = shop.calibration().gain_bits * settings.num_mem
+    return max(_LOWEST_BUDGET_BITS, EFFORTS[settings.preset].load * gain_bits)

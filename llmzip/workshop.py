@@ -1,0 +1,53 @@
+"""A model ready to work, in the two roles that compressing needs.
+
+Owns which dtype optimises, which decodes, and what is known of the model before any text is seen:
+how much a vector holds and how large the decoder's noise is. Knows nothing of containers. Called
+by `codec`, `planning`, `encoding` and `estimate`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from llmzip.config import ComputeSettings
+from llmzip.cram.calibration import Calibration, probe_text, remembered_calibration
+from llmzip.lm.devices import fast_dtype, pick_device
+from llmzip.lm.model import FrozenLM, load_model, start_token
+from llmzip.lm.tokens import Tokens
+from llmzip.lm.zoo import MODELS, ModelFiles, cache_dir
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workshop:
+    """A model ready to work: `judge` decodes (fp32), `lm` optimises (the faster dtype; often the
+    same model)."""
+
+    files: ModelFiles
+    tokens: Tokens
+    start_id: int | None  # stands before every segment
+    judge: FrozenLM
+    lm: FrozenLM
+
+    def calibration(self) -> Calibration:
+        """What is known of the model; measured at first use of a model that is not pinned."""
+        pinned = MODELS.get(self.files.model_id)
+        if pinned is not None and pinned.digest == self.files.digest and pinned.gain_bits:
+            return Calibration(gain_bits=pinned.gain_bits, noise=pinned.noise)
+        ids = [i for piece in self.tokens.encode(probe_text()) for i in piece.ids or ()]
+        cache = cache_dir() / "calibration" / f"{self.files.digest.hex()}.json"
+        return remembered_calibration(self.judge, ids, start_id=self.start_id, cache=cache)
+
+
+def open_workshop(files: ModelFiles, tokens: Tokens, compute: ComputeSettings) -> Workshop:
+    """Load the model in the decoder's numerics, and in the dtype that this machine optimises
+    fastest in."""
+    device = pick_device(compute.device)
+    judge = load_model(files, device=device, dtype=torch.float32, attention=compute.attention)
+    dtype, lm = fast_dtype(device), judge
+    if dtype != torch.float32:
+        lm = load_model(files, device=device, dtype=dtype, attention=compute.attention)
+    return Workshop(
+        files=files, tokens=tokens, start_id=start_token(files, tokens), judge=judge, lm=lm
+    )
