@@ -20,7 +20,10 @@ from llmzip.lm.tokens import Tokens
 from llmzip.progress import OnProgress, Progress, Stage
 from llmzip.store.container import Chunk, Container, CramRun, chunk_check, content_hash
 
-_BATCH_ROWS = {"cpu": 32, "cuda": 256, "mps": 64}
+# Rows decoded together: as many as the positions allow that memory is meant to hold, since a step
+# for many rows takes little more than one for a few.
+_BATCH_POSITIONS = {"cpu": 6144, "cuda": 1 << 17, "mps": 1 << 14}
+_FEWEST_ROWS, _MOST_ROWS = 16, {"cpu": 96, "cuda": 1024, "mps": 128}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +60,7 @@ def decode_container(
         stage=stage, chunks_total=len(chunks), bytes_total=sum(c.num_bytes for c in chunks)
     )
 
-    attempts = [_Attempt(lm=lambda: lm, batch=batch or _BATCH_ROWS[lm.device.type])]
+    attempts = [_Attempt(lm=lambda: lm, batch=batch or _batch_rows(container, lm))]
     attempts.append(_Attempt(lm=lambda: lm, batch=1))
     if fallback is not None and lm.device.type != "cpu":
         attempts.append(_Attempt(lm=fallback, batch=1))
@@ -133,6 +136,13 @@ def _decode_chunk(chunk: Chunk) -> DecodeChunk:
     if chunk.mem is not None:
         mem = torch.from_numpy(chunk.mem).view(torch.bfloat16).float()  # [K, D]
     return DecodeChunk(num_tokens=chunk.num_tokens, mem=mem, patches=dict(chunk.patches))
+
+
+def _batch_rows(container: Container, lm: FrozenLM) -> int:
+    kind = lm.device.type
+    longest = max(sum(c.num_tokens for c in segment) for segment in _segments(container.chunks))
+    rows = _BATCH_POSITIONS[kind] // (1 + longest + container.num_mem)
+    return min(max(rows, _FEWEST_ROWS), _MOST_ROWS[kind])
 
 
 def _segments(chunks: Sequence[Chunk]) -> list[list[Chunk]]:

@@ -23,10 +23,9 @@ from llmzip.workshop import Workshop
 # Fewer tokens than this are stored: a vector for so little is waste even beside other 16-bit
 # vectors.
 _MIN_CRAM_TOKENS = 8
-# Left context when the user names none: a long one makes chunks cheap to cram, a short one gives
-# the decoder more segments to work on at a time.
-_SEGMENTS_WANTED = 16
-_LONGEST_CONTEXT_TOKENS = 256
+# Left context when the user names none is at most so long that there are this many segments for
+# the decoder to work on at a time.
+_SEGMENTS_WANTED = 64
 _SHORTEST_CONTEXT_TOKENS = 64  # a shorter one only makes chunks wait for each other
 _PLANNING_SHARE = 0.1  # of a time budget: reading takes a twentieth of the time of cramming
 _LOWEST_BUDGET_BITS = 48.0
@@ -91,7 +90,8 @@ def plan_parts(
     num_tokens = sum(len(part.ids or ()) for part in parts)
     context = settings.context_tokens
     if context is None:
-        context = min(_LONGEST_CONTEXT_TOKENS, num_tokens // _SEGMENTS_WANTED)
+        longest = EFFORTS[settings.preset].longest_context_tokens
+        context = min(longest, num_tokens // _SEGMENTS_WANTED)
         context = context if context >= _SHORTEST_CONTEXT_TOKENS else 0
     # The longest chunk and its vectors (64 at most) must still fit behind the longest context.
     context = max(0, min(context, shop.judge.max_positions - MAX_CHUNK_TOKENS - 64))

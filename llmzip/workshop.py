@@ -37,17 +37,21 @@ class Workshop:
             return Calibration(gain_bits=pinned.gain_bits, noise=pinned.noise)
         ids = [i for piece in self.tokens.encode(probe_text()) for i in piece.ids or ()]
         cache = cache_dir() / "calibration" / f"{self.files.digest.hex()}.json"
-        return remembered_calibration(self.judge, ids, start_id=self.start_id, cache=cache)
+        return remembered_calibration(self.lm, self.judge, ids, start_id=self.start_id, cache=cache)
 
 
 def open_workshop(files: ModelFiles, tokens: Tokens, compute: ComputeSettings) -> Workshop:
     """Load the model in the decoder's numerics, and in the dtype that this machine optimises
     fastest in."""
     device = pick_device(compute.device)
-    judge = load_model(files, device=device, dtype=torch.float32, attention=compute.attention)
-    dtype, lm = fast_dtype(device), judge
+    dtype = fast_dtype(device)
+    judge = lm = load_model(
+        files, device=device, dtype=torch.float32, attention=compute.attention,
+        decode_only=dtype != torch.float32,
+    )  # fmt: skip
     if dtype != torch.float32:
         lm = load_model(files, device=device, dtype=dtype, attention=compute.attention)
+        judge.borrow_embedding(lm)
     return Workshop(
         files=files, tokens=tokens, start_id=start_token(files, tokens), judge=judge, lm=lm
     )

@@ -36,14 +36,14 @@ def test_measured_once_and_remembered(
     shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids, cache = probe_ids(shop), tmp_path / "deep" / "figures.json"
-    found = calibrate(shop.judge, ids, start_id=None)
+    found = calibrate(shop.lm, shop.judge, ids, start_id=None)
     assert 0 < found.gain_bits < 20 * len(ids)
-    assert remembered_calibration(shop.judge, ids, start_id=None, cache=cache) == found
+    assert remembered_calibration(shop.lm, shop.judge, ids, start_id=None, cache=cache) == found
     assert json.loads(cache.read_text()) == {"gain_bits": found.gain_bits, "noise": found.noise}
     assert [entry.name for entry in cache.parent.iterdir()] == ["figures.json"]
     with monkeypatch.context() as patch:
         patch.setattr(calibration, "calibrate", None)  # must not be called
-        assert remembered_calibration(shop.judge, ids, start_id=None, cache=cache) == found
+        assert remembered_calibration(shop.lm, shop.judge, ids, start_id=None, cache=cache) == found
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ def test_a_damaged_cache_is_measured_anew(
     cache = tmp_path / "figures.json"
     cache.write_text(damage, "utf-8", "surrogateescape")
     figures = Calibration(gain_bits=99.0, noise=0.001)
-    monkeypatch.setattr(calibration, "calibrate", lambda lm, ids, *, start_id: figures)
-    assert remembered_calibration(shop.judge, [], start_id=None, cache=cache) == figures
+    monkeypatch.setattr(calibration, "calibrate", lambda lm, judge, ids, *, start_id: figures)
+    assert remembered_calibration(shop.lm, shop.judge, [], start_id=None, cache=cache) == figures
     assert json.loads(cache.read_text())["gain_bits"] == 99.0
 
 
@@ -76,9 +76,9 @@ def test_a_place_that_cannot_be_written_costs_time_only(
 ) -> None:
     (tmp_path / "file").touch()
     figures = Calibration(gain_bits=99.0, noise=0.001)
-    monkeypatch.setattr(calibration, "calibrate", lambda lm, ids, *, start_id: figures)
+    monkeypatch.setattr(calibration, "calibrate", lambda lm, judge, ids, *, start_id: figures)
     cache = tmp_path / "file" / "figures.json"
-    assert remembered_calibration(shop.judge, [], start_id=None, cache=cache) == figures
+    assert remembered_calibration(shop.lm, shop.judge, [], start_id=None, cache=cache) == figures
 
 
 @pytest.mark.parametrize("arch", ["llama", "mamba"])
@@ -89,7 +89,7 @@ def test_decoding_in_another_way_is_only_noise(tiny_model: Callable[..., Path], 
         files, device=torch.device("cpu"), dtype=torch.float32, attention="sdpa"
     )
     ids = [i for piece in tokens.encode(probe_text()) for i in piece.ids or ()]
-    assert 0 < calibrate(lm, ids, start_id=1).noise < 0.01
+    assert 0 < calibrate(lm, lm, ids, start_id=1).noise < 0.01
 
 
 def test_the_margin_follows_the_noise() -> None:

@@ -51,16 +51,16 @@ class Calibration:
 
 
 def remembered_calibration(
-    lm: FrozenLM, ids: list[int], *, start_id: int | None, cache: Path
+    lm: FrozenLM, judge: FrozenLM, ids: list[int], *, start_id: int | None, cache: Path
 ) -> Calibration:
     """`calibrate`, measured once and kept in the file `cache`.
 
-    lm: the decoder's model (fp32). ids: tokens of `probe_text()`. Measuring takes as long as
+    lm: optimises. judge: decodes (fp32). ids: tokens of `probe_text()`. Measuring takes as long as
     PROBE_STEPS steps on 64 tokens and a little more.
     """
     found = _recall(cache)
     if found is None:
-        found = calibrate(lm, ids, start_id=start_id)
+        found = calibrate(lm, judge, ids, start_id=start_id)
         _remember(cache, found)
     return found
 
@@ -70,7 +70,9 @@ def probe_text() -> bytes:
     return _PASSAGE.encode()
 
 
-def calibrate(lm: FrozenLM, ids: list[int], *, start_id: int | None) -> Calibration:
+def calibrate(
+    lm: FrozenLM, judge: FrozenLM, ids: list[int], *, start_id: int | None
+) -> Calibration:
     """Gain and noise of a model on the passage, without left context.
 
     The gain is how far one vector lowers the passage's cross-entropy in PROBE_STEPS steps; at least
@@ -81,7 +83,7 @@ def calibrate(lm: FrozenLM, ids: list[int], *, start_id: int | None) -> Calibrat
         plan_segments(lm, ids, start_id=start_id, context_tokens=0, budget_bits=float("inf"))
     )
     gain = max(1.0, probe_gain_bits(lm, whole, steps=PROBE_STEPS))
-    return Calibration(gain_bits=gain, noise=measure_noise(lm, whole))
+    return Calibration(gain_bits=gain, noise=measure_noise(judge, whole))
 
 
 @torch.no_grad()

@@ -27,12 +27,15 @@ class Effort:
     # Bits that must be saved for each token of a step: a chunk stops when its wrong tokens vanish
     # so slowly that patches are the cheaper way to be rid of them.
     step_price_bits: float
+    # Left context that a chunk may see at most, in tokens: it lowers the surprisal, so that a
+    # vector holds more tokens, but makes chunks wait for each other when they are decoded.
+    longest_context_tokens: int
 
 
 EFFORTS: dict[Preset, Effort] = {
-    "fast": Effort(load=0.30, step_price_bits=0.4),
-    "balanced": Effort(load=0.75, step_price_bits=0.2),
-    "small": Effort(load=1.25, step_price_bits=0.05),
+    "fast": Effort(load=0.4, step_price_bits=1.0, longest_context_tokens=0),
+    "balanced": Effort(load=1.0, step_price_bits=1.0, longest_context_tokens=64),
+    "small": Effort(load=1.8, step_price_bits=0.3, longest_context_tokens=256),
 }
 
 

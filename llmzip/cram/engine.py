@@ -36,8 +36,9 @@ from llmzip.progress import check_cancelled
 LITERAL_TOKENS = 8  # a stubborn chunk this short is stored token by token
 # Chunks certified together, by the positions that the decoder holds for them: a step for many rows
 # costs little more than one for a few, but each position takes memory.
-_CERTIFY_POSITIONS = 3072
-_CERTIFY_ROWS = 32
+_CERTIFY_POSITIONS = 2048
+_CERTIFY_ROWS = 24
+_HURRIED_STEP_TOKENS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class EngineSettings:
     step_price_bits: float  # see `effort`
     patches: int | None = None  # stop as soon as so few tokens are wrong, whatever steps cost
     batch_tokens: int | None = (
-        None  # rows x (K + L) of one step; None: what the device has room for
+        None  # vectors and tokens of one step; None: what the device has room for
     )
     deadline: float | None = None  # of `time.monotonic`; chunks not finished by then are left
 
@@ -78,6 +79,7 @@ class Engine:
         self._judge_contexts = self._contexts if judge is lm else Contexts(judge)
         self._num_right_waiting = 0  # tokens of chunks that wait for certification
         self.certify_seconds = 0.0  # spent in decoding finished chunks
+        self._last_certify_seconds = 0.0
         self.token_steps = 0  # tokens x optimiser steps so far, of all attempts
         self._may_stop = stop_rule(
             step_price_bits=settings.step_price_bits,
@@ -86,6 +88,9 @@ class Engine:
         )
         self._gauge = MemoryGauge(lm.device) if settings.batch_tokens is None else None
         self._batch_tokens = settings.batch_tokens or first_step_tokens(lm.device)
+        if settings.deadline is not None and lm.device.type == "cpu":
+            # Fewer chunks under way at a time: fewer that are not finished when time is up.
+            self._batch_tokens = min(self._batch_tokens, _HURRIED_STEP_TOKENS)
 
     def run(self, tasks: Iterator[Task]) -> Iterator[Crammed]:
         """Cram every task, yielding chunks as they are accepted, in no fixed order.
@@ -111,12 +116,17 @@ class Engine:
                 again.extend(self._advance(slots))
                 finished.extend(slot for slot in slots if slot.is_settled)
                 slots = [slot for slot in slots if not slot.is_settled]
+            if self._is_late():  # what is nearly right may still do, with more patches
+                finished.extend(slot for slot in slots if _may_do(slot))
+                slots = []
             self._num_right_waiting = sum(_num_right(slot) for slot in finished)
             over = self._is_late() or not slots
             if finished and (over or not self._can_wait(finished)):
                 began = time.monotonic()
                 outcomes = list(self._certify(finished))
-                self.certify_seconds += time.monotonic() - began
+                self._last_certify_seconds = time.monotonic() - began
+                self.certify_seconds += self._last_certify_seconds
+                free_unused_memory(self._judge.device)
                 for outcome in outcomes:
                     if isinstance(outcome, Crammed):
                         yield outcome
@@ -128,19 +138,20 @@ class Engine:
                 return
 
     def _is_late(self) -> bool:
-        """Whether the deadline is so near that what is crammed can just be decoded once more,
-        which takes about as long as certifying it did."""
+        """Whether the deadline is so near that what is crammed can just be certified and decoded
+        once more, which takes about as long."""
         deadline = self._settings.deadline
-        return deadline is not None and time.monotonic() + self.certify_seconds > deadline
+        if deadline is None:
+            return False
+        return time.monotonic() + self.certify_seconds + self._last_certify_seconds > deadline
 
     def _start(self, task: Task) -> Slot:
         return start_slot(self._lm, task, self._settings.num_mem, self._settings.seed)
 
     def _fits(self, slots: Sequence[Slot], task: Task | Slot) -> bool:
         new = task.task if isinstance(task, Slot) else task
-        longest = max(new.num_tokens, *(slot.task.num_tokens for slot in slots))
-        rows = len(slots) + 1
-        return rows * (self._settings.num_mem + longest) <= self._batch_tokens
+        tokens = new.num_tokens + sum(slot.task.num_tokens for slot in slots)
+        return tokens + (len(slots) + 1) * self._settings.num_mem <= self._batch_tokens
 
     def _advance(self, slots: list[Slot]) -> list[Slot]:
         """Step until some slot is settled or time is up; returns slots put off for lack of
@@ -161,9 +172,9 @@ class Engine:
             kept = len(slots) // 2
             put_off = slots[kept:]
             del slots[kept:]
-        if put_off:  # only now: while it is handled, the error holds on to the step's tensors
-            free_unused_memory(self._lm.device)
-        elif self._gauge is not None:
+        # Only now: while it is handled, an error holds on to the step's tensors.
+        free_unused_memory(self._lm.device)
+        if not put_off and self._gauge is not None:
             self._batch_tokens = self._gauge.step_tokens(self._batch_tokens)
         return put_off
 
@@ -233,3 +244,8 @@ class Engine:
 
 def _num_right(slot: Slot) -> int:
     return slot.task.num_tokens - slot.num_wrong
+
+
+def _may_do(slot: Slot) -> bool:
+    """Whether a chunk that has not settled has few enough wrong tokens to be worth a trial."""
+    return 0 <= slot.num_wrong <= int(most_patches(torch.tensor(slot.task.num_tokens)))

@@ -87,6 +87,10 @@ class Rows:
         self._tokens = self._live.sum(dim=1)  # [B]
         self._mem = torch.stack([slot.mem for slot in slots])  # [B, K, D]
         self._curvature = Curvature.stack([slot.curvature for slot in slots])
+        # The same tensor at every step: the model looks only once which slots are live.
+        _, self._live_new = mem_and_chunk(
+            self._mem.to(lm.dtype), self._chunk_embeds, self._live
+        )  # [B, K + L - 1]
         self._steps = torch.tensor([slot.step for slot in slots], device=device)
         self._begun = torch.tensor([slot.task.steps_so_far for slot in slots], device=device)
         self._wrong = torch.tensor([slot.num_wrong for slot in slots], device=device)
@@ -158,8 +162,8 @@ class Rows:
     def _forward(self) -> tuple[Tensor, Tensor]:
         """The vectors as stored, [B, K, D], and the rows that predict the chunks, [B, L, Dh]."""
         leaf = as_stored(self._mem).to(self._lm.dtype).requires_grad_(True)
-        embeds, live = mem_and_chunk(leaf, self._chunk_embeds, self._live)
-        hidden, _ = self._lm.extend(self._context, embeds, live)
+        embeds, _ = mem_and_chunk(leaf, self._chunk_embeds, self._live)
+        hidden, _ = self._lm.extend(self._context, embeds, self._live_new)
         return leaf, predicting_rows(hidden, leaf.shape[1])
 
 
@@ -181,5 +185,4 @@ def as_stored(mem: Tensor) -> Tensor:
 
 def init_rms(lm: FrozenLM) -> float:
     """Root mean square of a starting vector's coordinates, in proportion to the embeddings'."""
-    ids = torch.arange(lm.vocab_size, device=lm.device)[:: max(1, lm.vocab_size // 1024)]
-    return INIT_RMS_OF_EMBEDDINGS * float(lm.embed(ids).float().square().mean().sqrt())
+    return INIT_RMS_OF_EMBEDDINGS * lm.embedding_rms

@@ -6,14 +6,18 @@ Owns every question whose answer depends on the kind of device. Knows nothing of
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import time
+from collections.abc import Callable
+from typing import cast
 
 import torch
 
 from llmzip.errors import SettingsError
 
 # Tokens of one optimiser step when nothing better is known.
-_FIRST_STEP_TOKENS = {"cpu": 384, "cuda": 4096, "mps": 1024}
+_FIRST_STEP_TOKENS = {"cpu": 192, "cuda": 4096, "mps": 1024}
 _MEMORY_SHARE = 0.8  # of the memory that is free when the engine starts
 # Optimiser steps between two looks at the result: a look makes the host wait for the device.
 _STEPS_A_LOOK = {"cpu": 1, "cuda": 4, "mps": 4}
@@ -59,6 +63,19 @@ def _matmul_seconds(dtype: torch.dtype) -> float:
     return best
 
 
+def _find_trim() -> Callable[[int], int] | None:
+    """glibc's `malloc_trim`; other allocators give memory back by themselves or not at all."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return cast("Callable[[int], int]", ctypes.CDLL(None).malloc_trim)
+    except (OSError, AttributeError):
+        return None
+
+
+_TRIM = _find_trim()
+
+
 def first_step_tokens(device: torch.device) -> int:
     """Rows x positions that an optimiser step may start with."""
     return _FIRST_STEP_TOKENS[device.type]
@@ -99,8 +116,11 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def free_unused_memory(device: torch.device) -> None:
-    """Give cached blocks back, so that a smaller batch finds room."""
+    """Give blocks back that are held but not used: between phases of work that need different
+    sizes, they would only add up."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+    elif _TRIM is not None:
+        _TRIM(0)

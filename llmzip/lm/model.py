@@ -9,30 +9,32 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
 from llmzip.config import Attention
 from llmzip.errors import LlmzipError, ModelUnavailable
 from llmzip.lm.native import LlamaShape, NativeLlama
-from llmzip.lm.products import Matrix
+from llmzip.lm.products import Matrix, whole_rows
 from llmzip.lm.state import State, empty_state
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import ModelFiles
 
-# Rows of logits held at a time: 128 x 49152 fp32 = 24 MiB.
-_LOGIT_ROWS = {"cpu": 128, "cuda": 2048, "mps": 512}
+# Rows of logits held at a time: 64 x 49152 fp32 = 12 MiB.
+_LOGIT_ROWS = {"cpu": 64, "cuda": 2048, "mps": 512}
 
 
 class Backend(Protocol):
     """A forward pass from input embeddings to final hidden states, and the output head."""
 
-    embedding: Tensor  # [V, D]
-    head: Tensor  # [V, Dh]
+    embedding: Tensor  # [V, D], in the compute dtype or as stored
+    head: Tensor  # [V, Dh], likewise
 
     def extend(self, state: State, embeds: Tensor, live_new: Tensor) -> tuple[Tensor, State]: ...
 
@@ -65,8 +67,23 @@ class FrozenLM:
         self._logit_rows = _LOGIT_ROWS[self.device.type]
         # To pick the rows that ask for a gradient, the host would have to wait for an accelerator.
         self._picks_rows = self.device.type == "cpu"
-        self._head = Matrix(backend.head, packed=decode_only)
+        self._head = Matrix(backend.head.to(dtype), packed=decode_only)
         self._head_bias: Tensor | None = getattr(backend, "head_bias", None)
+
+    @cached_property
+    def embedding_rms(self) -> float:
+        """Root mean square of the input embeddings' coordinates."""
+        some = self._backend.embedding[:: max(1, self.vocab_size // 1024)]
+        return float(some.float().square().mean().sqrt())
+
+    def borrow_embedding(self, other: FrozenLM) -> None:
+        """Look tokens up in the table of another load of the same model, where both keep it in the
+        same dtype, and give up an own copy."""
+        table = other._backend.embedding
+        if table.dtype == self._backend.embedding.dtype:
+            if self._backend.head is self._backend.embedding:
+                self._backend.head = table
+            self._backend.embedding = table
 
     def empty(self, num_rows: int) -> State:
         """The state before anything is read."""
@@ -74,7 +91,7 @@ class FrozenLM:
 
     def embed(self, ids: Tensor) -> Tensor:
         """ids: [...] int64 -> [..., D]."""
-        return self._backend.embedding[ids]
+        return self._backend.embedding[ids].to(self.dtype)
 
     def extend(self, state: State, embeds: Tensor, live_new: Tensor) -> tuple[Tensor, State]:
         """Read new slots. embeds: [B, T, D], live_new: [B, T] -> final hidden states [B, T, Dh],
@@ -112,6 +129,9 @@ class FrozenLM:
         output head. It is that of the logits divided by `temperature`, up to a constant factor.
         hidden: [N, Dh], targets: [N].
         """
+        num_rows = len(hidden)
+        missing = whole_rows(num_rows) - num_rows
+        hidden, targets = F.pad(hidden, (0, 0, 0, missing)), F.pad(targets, (0, missing))
         margins, gradients = [], []
         blocks = zip(hidden.split(self._logit_rows), targets.split(self._logit_rows), strict=True)
         for rows, ids in blocks:
@@ -119,20 +139,19 @@ class FrozenLM:
             margin = target_margins(logits, ids)
             short = margin < margin_goal
             gradient = torch.zeros_like(rows)
-            if self._picks_rows:
-                picked = short.nonzero()[:, 0]
-                if len(picked):
-                    whole = len(picked) == len(rows)
-                    error = self._error(
-                        logits if whole else logits[picked], ids[picked], temperature
-                    )
-                    gradient[picked] = self._head.product_back(error)
-            else:
+            if not self._picks_rows:
                 error = self._error(logits, ids, temperature) * short[:, None]
                 gradient = self._head.product_back(error)
+            elif num_short := int(short.sum()):
+                # Those that are short first, then some others to make up the rows.
+                picked = (~short).to(torch.uint8).argsort(stable=True)[: whole_rows(num_short)]
+                error = self._error(logits[picked], ids[picked], temperature)
+                gradient[picked] = self._head.product_back(error.mul_(short[picked, None]))
             margins.append(margin)
             gradients.append(gradient)
-        return Prediction(margins=torch.cat(margins), gradient=torch.cat(gradients))
+        return Prediction(
+            margins=torch.cat(margins)[:num_rows], gradient=torch.cat(gradients)[:num_rows]
+        )
 
     def _error(self, logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
         """softmax(logits / temperature) minus one-hot, in the compute dtype. Overwrites logits."""

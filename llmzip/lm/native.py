@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmzip.lm.products import Matrix
+from llmzip.lm.products import Matrix, whole_rows
 from llmzip.lm.state import State, attention_bias, new_positions
 
 
@@ -77,6 +77,58 @@ class FrozenRMSNorm(torch.autograd.Function):
         return ((grad_unit - unit * along) * inverse_rms).to(x.dtype), None, None
 
 
+class FrozenAttention(torch.autograd.Function):
+    """Attention that asks for no gradient of the slots read before, written out because on CPUs
+    the backward pass of torch's own takes three times as long (docs/LOG.md)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, new_k: Tensor, new_v: Tensor, k: Tensor, v: Tensor, bias: Tensor
+    ) -> Tensor:
+        scores = (q @ k.transpose(2, 3)).mul_(q.shape[-1] ** -0.5).add_(bias)
+        weights = torch.softmax(scores, dim=-1)  # in fp32 inside, whatever the dtype
+        ctx.save_for_backward(q, k, v, weights)
+        ctx.num_new = new_k.shape[2]
+        return weights @ v
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, weights = ctx.saved_tensors
+        new = slice(k.shape[2] - ctx.num_new, None)
+        grad_v = weights[..., new].transpose(2, 3) @ grad
+        grad_scores = torch._softmax_backward_data(grad @ v.transpose(2, 3), weights, -1, q.dtype)
+        grad_scores.mul_(q.shape[-1] ** -0.5)
+        grad_k = grad_scores[..., new].transpose(2, 3) @ q
+        return grad_scores @ k, grad_k, grad_v, None, None, None
+
+
+class FrozenSwiGLU(torch.autograd.Function):
+    """silu(gate) * up, written out because autograd would keep three tensors where one does."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (gate_up,) = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        lit = torch.sigmoid(gate)
+        silu = gate * lit
+        # d silu / d gate = lit + silu (1 - lit)
+        return torch.cat([grad * up * (lit + silu * (1 - lit)), grad * silu], dim=-1)
+
+
+def _swiglu(gate_up: Tensor) -> Tensor:
+    """gate_up: [..., 2 F], gates first -> [..., F]."""
+    if not torch.is_grad_enabled():
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+    return cast(Tensor, FrozenSwiGLU.apply(gate_up))  # type: ignore[no-untyped-call]
+
+
 def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     if not torch.is_grad_enabled():
         return F.rms_norm(x, (x.shape[-1],), weight, eps)
@@ -121,8 +173,9 @@ class NativeLlama:
         def take(*names: str) -> Tensor:
             # Joined as stored and converted once: half the memory traffic of converting first.
             parts = [weights[f"{name}.weight"] for name in names]
-            joined = parts[0] if len(parts) == 1 else torch.cat(parts)
-            return joined.to(device=device, dtype=dtype)
+            if len(parts) == 1:
+                return _owned(parts[0], device, dtype)
+            return torch.cat(parts).to(device=device, dtype=dtype)
 
         def matrix(*names: str) -> Matrix:
             nonlocal scratch
@@ -141,8 +194,13 @@ class NativeLlama:
 
         self.shape = shape
         self.attention = attention
-        self.embedding = take("model.embed_tokens")  # [V, D]
-        self.head = take("lm_head") if "lm_head.weight" in weights else self.embedding  # [V, D]
+        # Only for decoding: the head will be packed, and the table is for looking up alone, so both
+        # stay as stored.
+        kept = weights["model.embed_tokens.weight"].dtype if decode_only else dtype
+        self.embedding = _owned(weights["model.embed_tokens.weight"], device, kept)
+        self.head = self.embedding  # [V, D]
+        if "lm_head.weight" in weights:
+            self.head = _owned(weights["lm_head.weight"], device, kept)
         self._final_norm = take("model.norm")
         self._layers = []
         for index in range(shape.num_layers):
@@ -159,13 +217,14 @@ class NativeLlama:
             )
         exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
         self._frequencies = (1.0 / shape.rope_theta**exponents).to(device)
+        self._last_places: tuple[Tensor, _Places] | None = None
 
     def extend(self, state: State, embeds: Tensor, live_new: Tensor) -> tuple[Tensor, State]:
         """Read new slots. embeds: [B, T, D], live_new: [B, T] -> final hidden states [B, T, D]
         and the state after them."""
         shape, dtype = self.shape, embeds.dtype
         batch, num_new, _ = embeds.shape
-        places = _Places(live_new)
+        places = self._places_of(live_new)
         cos, sin = self._rotation(new_positions(state, live_new), dtype)
         bias = attention_bias(state, live_new, dtype)
         groups = shape.num_heads // shape.num_kv_heads
@@ -180,18 +239,23 @@ class NativeLlama:
             qkv = qkv.view(batch, num_new, -1, shape.head_dim).transpose(1, 2)
             qk, v = qkv.split([shape.num_heads + shape.num_kv_heads, shape.num_kv_heads], dim=1)
             q, k = _rotate(qk, cos, sin).split([shape.num_heads, shape.num_kv_heads], dim=1)
-            k, v = state.grown(index, (k, v))
-            memory.append((k, v))  # [B, Hkv, P + T, Dh]
+            memory.append(state.grown(index, (k, v)))  # [B, Hkv, P + T, Dh]
             q = q.reshape(batch, shape.num_kv_heads, groups * num_new, shape.head_dim)
-            attended = _attend(q, k, v, bias, self.attention)
+            attended = _attend(q, (k, v), memory[-1], bias, self.attention)
             attended = attended.view(batch, shape.num_heads, num_new, shape.head_dim)
             attended = places.gather(attended.transpose(1, 2).reshape(batch, num_new, -1))
             x = x + layer.out.times(attended)
             h = _norm(x, layer.norm_between, shape.norm_eps)
-            gate, up = layer.gate_up.times(h).chunk(2, dim=-1)
-            x = x + layer.down.times(F.silu(gate) * up)
+            x = x + layer.down.times(_swiglu(layer.gate_up.times(h)))
         hidden = places.scatter(_norm(x, self._final_norm, shape.norm_eps))
         return hidden, state.advanced(live_new, memory, room=state.room)
+
+    def _places_of(self, live_new: Tensor) -> _Places:
+        """Found once for the tensor that an optimiser passes at every step: to find them, the host
+        waits for the device."""
+        if self._last_places is None or self._last_places[0] is not live_new:
+            self._last_places = (live_new, _Places(live_new))
+        return self._last_places[1]
 
     def _rotation(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines for `_rotate`. positions: [B, T] -> [B, 1, T, Dh] each."""
@@ -200,15 +264,27 @@ class NativeLlama:
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
+def _owned(weight: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A copy of its own: one tensor that is still a view of the mapped file keeps all of it in
+    memory."""
+    return weight.to(device=device, dtype=dtype, copy=True)
+
+
 class _Places:
-    """Which new slots a forward pass computes: all of them, or without autograd only the live ones,
-    which then lie in one line. Attention alone needs them in rows."""
+    """Which new slots a forward pass computes: hardly more than the live ones, which then lie in
+    one line. Attention alone needs them in rows."""
 
     def __init__(self, live_new: Tensor) -> None:
         self._shape = live_new.shape
-        self._live: Tensor | None = None  # [N] int64, places of the live slots
-        if not torch.is_grad_enabled() and live_new.shape[1] > 1 and not bool(live_new.all()):
-            self._live = live_new.flatten().nonzero()[:, 0]
+        self._live: Tensor | None = None  # [N] int64, places of the slots computed
+        if live_new.shape[1] == 1:
+            return
+        live = live_new.flatten()
+        places = live.nonzero()[:, 0]
+        num_places = whole_rows(len(places))
+        if num_places < len(live):  # some dead slots fill up the last rows
+            dead = (~live).nonzero()[: num_places - len(places), 0]
+            self._live = torch.cat([places, dead]).sort().values
 
     def gather(self, x: Tensor) -> Tensor:
         """[B, T, *] -> [N, *]."""
@@ -222,7 +298,18 @@ class _Places:
         return spread.index_copy_(0, self._live, x).view(*self._shape, -1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, attention: str) -> Tensor:
+def _attend(
+    q: Tensor,
+    new: tuple[Tensor, Tensor],
+    whole: tuple[Tensor, ...],
+    bias: Tensor,
+    attention: str,
+) -> Tensor:
+    """q: [B, Hkv, G T, Dh], keys and values of the new slots and of all -> [B, Hkv, G T, Dh]."""
+    k, v = whole
+    if torch.is_grad_enabled() and q.device.type == "cpu":
+        out = FrozenAttention.apply(q, *new, k.detach(), v.detach(), bias)  # type: ignore[no-untyped-call]
+        return cast(Tensor, out)
     if attention == "sdpa":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     scores = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5 + bias

@@ -11,9 +11,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-# Up to so many rows BLAS is faster with the weight as its first operand (1.3 to 2.2 times at 4 to
-# 64 rows, docs/LOG.md).
-_WEIGHT_FIRST_ROWS = 256
+# Up to so many rows fp32 BLAS is faster with the weight as its first operand (1.3 to 2.2 times at
+# 4 to 64 rows); bf16 never is (docs/LOG.md).
+_WEIGHT_FIRST_ROWS = 128
+
+
+# Products of every size are compiled and kept by the CPU's library: few sizes save time and memory.
+_ROWS_STEP = 32
+
+
+def whole_rows(num_rows: int) -> int:
+    """The number of rows to compute where at least `num_rows` are wanted."""
+    return -(-num_rows // _ROWS_STEP) * _ROWS_STEP
 
 
 class Matrix:
@@ -66,11 +75,17 @@ class _FrozenProduct(torch.autograd.Function):
 def _product(x: Tensor, weight: Tensor) -> Tensor:
     """x @ weight.T. x: [..., In], weight: [Out, In] or a view of one -> [..., Out], contiguous."""
     flat = x.reshape(-1, x.shape[-1])
-    if x.device.type == "cpu" and 1 < flat.shape[0] <= _WEIGHT_FIRST_ROWS:
+    if _is_weight_first(flat):
         out = (weight @ flat.t()).t().contiguous()
     else:
         out = flat @ weight.t()
     return out.view(*x.shape[:-1], weight.shape[0])
+
+
+def _is_weight_first(x: Tensor) -> bool:
+    return (
+        x.device.type == "cpu" and x.dtype == torch.float32 and 1 < x.shape[0] <= _WEIGHT_FIRST_ROWS
+    )
 
 
 def _pack(weight: Tensor) -> Tensor | None:
