@@ -93,18 +93,19 @@ def estimate_parts(
         seconds=startup_s + reading_s + cram_s + decode_s,
         num_chunks=len(tasks),
         num_vectors=round(with_mem * share) * settings.num_mem,
-        steps_a_chunk=trial.token_steps / trial.num_tokens,
+        steps_a_chunk=trial.chunk_steps / trial.num_tasks,
         tried_chunks=trial.num_tasks,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Trial:
-    """What cramming a few chunks took and gave. token_steps: tokens x steps, of all attempts."""
+    """What cramming a few chunks took and gave. token_steps: tokens computed, of all attempts."""
 
     num_tasks: int
     num_tokens: int
     chunks: Sequence[Crammed]  # more than tasks where one was split
+    chunk_steps: int
     token_steps: int
     certify_s: float
 
@@ -131,6 +132,7 @@ def _try_chunks(
         num_tasks=count,
         num_tokens=total,
         chunks=found,
+        chunk_steps=engine.chunk_steps,
         token_steps=engine.token_steps,
         certify_s=engine.certify_seconds,
     )
@@ -142,6 +144,8 @@ def _seconds_a_token_step(
     """Seconds that a step takes for each token of a full batch."""
     picked = list(_one_batch(tasks, first_step_tokens(shop.lm.device), settings.num_mem))
     slots = [start_slot(shop.lm, task, settings.num_mem, settings.seed) for task in picked]
+    for slot in slots:
+        slot.step = settings.max_steps  # long enough under way that every token is taken up
     rows = Rows(shop.lm, Contexts(shop.lm), slots)
     rows.measure()
     rows.step()

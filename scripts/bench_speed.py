@@ -27,10 +27,12 @@ from llmzip.cram.engine import Engine, EngineSettings
 from llmzip.cram.optimizer import as_stored
 from llmzip.cram.tasks import Crammed, Task
 from llmzip.decoding import decode_container
-from llmzip.encoding import assemble, cram_plan
+from llmzip.encoding import assemble, make_engine
+from llmzip.lm.devices import pick_device
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows, segment_start
+from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.tokens import Tokens
-from llmzip.lm.zoo import DEFAULT_MODEL, resolve
+from llmzip.lm.zoo import DEFAULT_MODEL, ModelFiles, resolve
 from llmzip.planning import plan_parts, tokenised_parts
 from llmzip.store.container import read_container, write_container
 from llmzip.triage import split_stretches
@@ -72,15 +74,12 @@ class Sample:
     num_bytes: int
     container_bytes: int  # 0: no container was made
     chunks: tuple[ChunkSample, ...]
+    token_steps: int  # tokens computed in optimiser steps
     parameters: int
     bf16_flops: float  # a second, of this machine, just before
     dtype: str
     peak_bytes: int  # of the process
     paper: PaperState | None = None
-
-    @property
-    def token_steps(self) -> int:
-        return sum(chunk.tokens * chunk.steps for chunk in self.chunks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +102,8 @@ def engine_job(text: bytes, preset: Preset, machine: Machine) -> Sample:
     began = time.monotonic()
     plan = plan_parts(tokenised_parts(split_stretches(text), shop.tokens), shop, settings)
     cramming = time.monotonic()
-    crammed = list(cram_plan(plan, shop, settings))
+    engine = make_engine(plan, shop, settings)
+    crammed = list(engine.run(plan.tasks))
     cram_seconds = time.monotonic() - cramming
     packed = write_container(assemble(text, plan, crammed, shop, settings))
     is_exact = decode_container(read_container(packed), shop.judge, shop.tokens) == text
@@ -113,7 +113,8 @@ def engine_job(text: bytes, preset: Preset, machine: Machine) -> Sample:
         num_bytes=len(text),
         container_bytes=len(packed),
         chunks=tuple(_chunk(chunk, is_exact) for chunk in crammed),
-        **_common(shop, rate),
+        token_steps=engine.token_steps,
+        **_common(shop.files, shop.lm.dtype, rate),
     )
 
 
@@ -121,7 +122,7 @@ def fixed_job(text: bytes, tokens: int, count: int, machine: Machine) -> Sample:
     """Cram chunks of a fixed number of tokens behind left context, one vector each, until at most
     FIXED_PATCHES tokens are wrong."""
     shop, rate = _open(machine)
-    tasks = list(_fixed_tasks(_ids(text, shop), tokens, count, shop.start_id))
+    tasks = list(_fixed_tasks(_ids(text, shop.tokens), tokens, count, shop.start_id))
     settings = EngineSettings(
         num_mem=1,
         max_steps=CompressSettings().max_steps,
@@ -132,7 +133,8 @@ def fixed_job(text: bytes, tokens: int, count: int, machine: Machine) -> Sample:
         patches=FIXED_PATCHES,
     )
     began = time.monotonic()
-    crammed = list(Engine(shop.lm, shop.judge, settings).run(iter(tasks)))
+    engine = Engine(shop.lm, shop.judge, settings)
+    crammed = list(engine.run(iter(tasks)))
     seconds = time.monotonic() - began
     whole = {(task.segment.index, task.start, task.end) for task in tasks}
     return Sample(
@@ -145,7 +147,8 @@ def fixed_job(text: bytes, tokens: int, count: int, machine: Machine) -> Sample:
         chunks=tuple(
             _chunk(c, (c.task.segment.index, c.task.start, c.task.end) in whole) for c in crammed
         ),
-        **_common(shop, rate),
+        token_steps=engine.token_steps,
+        **_common(shop.files, shop.lm.dtype, rate),
     )
 
 
@@ -155,11 +158,15 @@ def paper_job(
     """The recipe of Kuratov et al. 2025: fp32, one text, one vector first in the sequence, AdamW
     with lr 0.01 from the embeddings' scale, until every token is right or 5000 steps are done; here
     also until `cap_seconds` have passed."""
-    shop, rate = _open(machine)
-    lm = shop.judge
-    ids = _ids(text, shop)[:tokens]
+    _set_threads(machine)
+    rate = bf16_flops()
+    files = resolve(machine.model or DEFAULT_MODEL)
+    vocabulary = Tokens.load(files.path)
+    device = pick_device(machine.device)
+    lm = load_model(files, device=device, dtype=torch.float32, attention="sdpa")
+    ids = _ids(text, vocabulary)[:tokens]
     if state is None:
-        state = _paper_start(shop, machine.seed)
+        state = _paper_start(lm, machine.seed)
     mem = state.mem.clone().requires_grad_(True)
     optimizer = torch.optim.AdamW([mem], lr=PAPER_LR, betas=PAPER_BETAS, weight_decay=PAPER_DECAY)
     optimizer.state[mem] = {
@@ -184,23 +191,23 @@ def paper_job(
             optimizer.step()
             steps += 1
     seconds = state.seconds + time.monotonic() - began
-    is_exact = is_done and _decodes(shop, as_stored(mem.detach()), ids)
+    is_exact = is_done and _decodes(lm, as_stored(mem.detach()), ids)
     moments = (optimizer.state[mem]["exp_avg"], optimizer.state[mem]["exp_avg_sq"])
     return Sample(
         seconds=seconds,
         cram_seconds=seconds,
-        num_bytes=len(shop.tokens.bytes_of(ids)),
+        num_bytes=len(vocabulary.bytes_of(ids)),
         container_bytes=0,
         chunks=(ChunkSample(tokens=len(ids), steps=steps, patches=0, is_exact=is_exact),),
+        token_steps=len(ids) * steps,
         paper=PaperState(
             mem=mem.detach(), moments=moments, steps=steps, seconds=seconds, best_right=best
         ),
-        **_common(shop, rate),
+        **_common(files, lm.dtype, rate),
     )
 
 
-def _paper_start(shop: Workshop, seed: int) -> PaperState:
-    lm = shop.judge
+def _paper_start(lm: FrozenLM, seed: int) -> PaperState:
     table = lm.embed(torch.arange(lm.vocab_size, device=lm.device))
     generator = torch.Generator().manual_seed(seed)
     mem = torch.randn(1, lm.dim, generator=generator).to(lm.device) * table.std()
@@ -208,8 +215,7 @@ def _paper_start(shop: Workshop, seed: int) -> PaperState:
     return PaperState(mem=mem, moments=(zeros, zeros.clone()), steps=0, seconds=0.0, best_right=0)
 
 
-def _decodes(shop: Workshop, mem: torch.Tensor, ids: Sequence[int]) -> bool:
-    lm = shop.judge
+def _decodes(lm: FrozenLM, mem: torch.Tensor, ids: Sequence[int]) -> bool:
     decoded, _ = decode_chunks(lm, lm.empty(1), [[]], mem[None], [len(ids)], [{}])
     return decoded.ids[0].tolist() == list(ids)
 
@@ -236,8 +242,8 @@ def _fixed_tasks(
         yield Task(segment=segment, start=context, end=len(part))
 
 
-def _ids(text: bytes, shop: Workshop) -> list[int]:
-    return [i for piece in shop.tokens.encode(text) for i in piece.ids or ()]
+def _ids(text: bytes, tokens: Tokens) -> list[int]:
+    return [i for piece in tokens.encode(text) for i in piece.ids or ()]
 
 
 def _chunk(chunk: Crammed, is_exact: bool) -> ChunkSample:
@@ -250,23 +256,27 @@ def _chunk(chunk: Crammed, is_exact: bool) -> ChunkSample:
 
 
 def _open(machine: Machine) -> tuple[Workshop, float]:
-    if machine.threads is not None:
-        torch.set_num_threads(machine.threads)
+    _set_threads(machine)
     rate = bf16_flops()
     files = resolve(machine.model or DEFAULT_MODEL)
     return open_workshop(files, Tokens.load(files.path), _compute(machine)), rate
+
+
+def _set_threads(machine: Machine) -> None:
+    if machine.threads is not None:
+        torch.set_num_threads(machine.threads)
 
 
 def _compute(machine: Machine) -> ComputeSettings:
     return ComputeSettings(device=machine.device, threads=machine.threads)
 
 
-def _common(shop: Workshop, rate: float) -> dict[str, Any]:
+def _common(files: ModelFiles, dtype: torch.dtype, rate: float) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
-        "parameters": _num_parameters(shop.files.path),
+        "parameters": _num_parameters(files.path),
         "bf16_flops": rate,
-        "dtype": str(shop.lm.dtype).removeprefix("torch."),
+        "dtype": str(dtype).removeprefix("torch."),
         "peak_bytes": peak if sys.platform == "darwin" else 1024 * peak,
     }
 

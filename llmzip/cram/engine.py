@@ -80,7 +80,8 @@ class Engine:
         self._num_right_waiting = 0  # tokens of chunks that wait for certification
         self.certify_seconds = 0.0  # spent in decoding finished chunks
         self._last_certify_seconds = 0.0
-        self.token_steps = 0  # tokens x optimiser steps so far, of all attempts
+        self.chunk_steps = 0  # steps so far, of every chunk and all attempts
+        self.token_steps = 0  # tokens computed in optimiser steps so far, of all attempts
         self._may_stop = stop_rule(
             step_price_bits=settings.step_price_bits,
             max_steps=settings.max_steps,
@@ -182,13 +183,15 @@ class Engine:
         rows = Rows(self._lm, self._contexts, slots, min_margin=self._settings.min_margin)
         between_looks = steps_a_look(self._lm.device)
         while True:
+            num_tokens = rows.num_tokens
             for _ in range(between_looks):
                 check_cancelled(self._cancel)
                 rows.measure()
                 rows.settle(self._may_stop)
                 rows.step()
             rows.look()
-            self.token_steps += between_looks * sum(slot.task.num_tokens for slot in slots)
+            self.chunk_steps += between_looks * len(slots)
+            self.token_steps += between_looks * num_tokens
             self._on_step(self._num_right_waiting + sum(_num_right(slot) for slot in slots))
             if any(slot.is_settled for slot in slots) or self._is_late():
                 return

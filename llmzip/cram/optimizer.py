@@ -34,6 +34,8 @@ INIT_RMS_OF_EMBEDDINGS = 470.0
 STEP_OF_INIT_RMS = 0.35  # of a coordinate, until the path has told something of the curvature
 LONGEST_STEP_OF_INIT_RMS = 0.5
 MARGIN_GOAL = 1.0  # logits beyond the margin asked for; tokens this safe ask for no more gradient
+# A chunk is taken up from its front: so many tokens at first, then so many more a step.
+FIRST_TOKENS, FIRST_SHARE, TOKENS_A_STEP = 16, 1 / 3, 2.75
 TEMPERATURE = 0.3  # of the softmax in the loss: tokens nearly right pull less, far ones as hard
 _STEPS_BETWEEN_TRIALS = 4
 _MEMORY = 0.8  # of the running mean of how fast wrong tokens vanish
@@ -80,23 +82,40 @@ class Rows:
         self._lm, self._slots, self._min_margin = lm, slots, min_margin
         device = lm.device
         self._context = contexts.before([slot.task for slot in slots])
-        self._ids, self._live = pad_ids([slot.task.ids for slot in slots], device)  # [B, L]
-        self._places = self._live.flatten().nonzero()[:, 0]  # [N] live positions, row by row
-        self._targets = self._ids.flatten()[self._places]  # [N]
+        self._ids, self._whole = pad_ids([slot.task.ids for slot in slots], device)  # [B, L]
         self._chunk_embeds = lm.embed(self._ids)  # [B, L, D]
-        self._tokens = self._live.sum(dim=1)  # [B]
+        self._tokens = self._whole.sum(dim=1)  # [B]
         self._mem = torch.stack([slot.mem for slot in slots])  # [B, K, D]
         self._curvature = Curvature.stack([slot.curvature for slot in slots])
-        # The same tensor at every step: the model looks only once which slots are live.
-        _, self._live_new = mem_and_chunk(
-            self._mem.to(lm.dtype), self._chunk_embeds, self._live
-        )  # [B, K + L - 1]
         self._steps = torch.tensor([slot.step for slot in slots], device=device)
         self._begun = torch.tensor([slot.task.steps_so_far for slot in slots], device=device)
         self._wrong = torch.tensor([slot.num_wrong for slot in slots], device=device)
         self._falling = torch.tensor([slot.falling for slot in slots], device=device)
         self._settled = torch.zeros(len(slots), dtype=torch.bool, device=device)
         self._init_rms = init_rms(lm)
+        self._attend_to([slot.step for slot in slots])
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that a step computes now."""
+        return len(self._places)
+
+    def _attend_to(self, steps: Sequence[int]) -> None:
+        """Take up as many tokens of each chunk as its steps allow: the first ones are easier to
+        force, and while the last ones wait, steps are cheaper."""
+        taken = torch.tensor(
+            [max(FIRST_TOKENS, FIRST_SHARE * s.task.num_tokens) for s in self._slots]
+        ) + TOKENS_A_STEP * torch.tensor(steps)
+        length = min(self._whole.shape[1], int(taken.max()))
+        reached = torch.arange(length) < taken[:, None]
+        self._live = self._whole[:, :length] & reached.to(self._whole.device)  # [B, L']
+        self._places = self._live.flatten().nonzero()[:, 0]  # [N] live positions, row by row
+        self._targets = self._ids[:, :length].flatten()[self._places]  # [N]
+        # The same tensor at every step: the model looks only once which slots are live.
+        _, self._live_new = mem_and_chunk(
+            self._mem.to(self._lm.dtype), self._chunk_embeds[:, :length], self._live
+        )  # [B, K + L' - 1]
+        self._is_whole = length == self._whole.shape[1] and bool((self._live == self._whole).all())
 
     def measure(self) -> None:
         """Run the model on the vectors as they would be stored, and find the wrong tokens."""
@@ -152,17 +171,20 @@ class Rows:
             slot.curvature = self._curvature.row(row)
             slot.step, slot.num_wrong, slot.falling = steps[row], wrong[row], falling[row]
             slot.is_settled = settled[row]
+        if not self._is_whole:
+            self._attend_to(steps)
 
     def surprisal_bits(self) -> float:
         """Cross-entropy of all chunks given their vectors, in bits."""
         with torch.no_grad():
+            self._attend_to([len(slot.task.ids) for slot in self._slots])
             _, rows = self._forward()
             return float(self._lm.surprisal_bits(rows[self._live], self._targets).sum())
 
     def _forward(self) -> tuple[Tensor, Tensor]:
         """The vectors as stored, [B, K, D], and the rows that predict the chunks, [B, L, Dh]."""
         leaf = as_stored(self._mem).to(self._lm.dtype).requires_grad_(True)
-        embeds, _ = mem_and_chunk(leaf, self._chunk_embeds, self._live)
+        embeds, _ = mem_and_chunk(leaf, self._chunk_embeds[:, : self._live.shape[1]], self._live)
         hidden, _ = self._lm.extend(self._context, embeds, self._live_new)
         return leaf, predicting_rows(hidden, leaf.shape[1])
 
