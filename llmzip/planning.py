@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from llmzip.config import CompressSettings
-from llmzip.cram.chunking import MAX_CHUNK_TOKENS, Segment, plan_segments
+from llmzip.cram.chunking import Segment, longest_chunk, plan_segments
 from llmzip.cram.effort import EFFORTS
 from llmzip.cram.tasks import Task
 from llmzip.lm.tokens import Tokens
@@ -90,11 +90,13 @@ def plan_parts(
     num_tokens = sum(len(part.ids or ()) for part in parts)
     context = settings.context_tokens
     if context is None:
-        longest = EFFORTS[settings.preset].longest_context_tokens
-        context = min(longest, num_tokens // _SEGMENTS_WANTED)
+        most = EFFORTS[settings.preset].longest_context_tokens
+        context = min(most, num_tokens // _SEGMENTS_WANTED)
         context = context if context >= _SHORTEST_CONTEXT_TOKENS else 0
-    # The longest chunk and its vectors (64 at most) must still fit behind the longest context.
-    context = max(0, min(context, shop.judge.max_positions - MAX_CHUNK_TOKENS - 64))
+    # The longest chunk and its vectors must still fit behind the start token and the context.
+    room = shop.judge.max_positions - settings.num_mem - 1
+    longest = min(longest_chunk(settings.num_mem), max(1, room // 2))
+    context = max(0, min(context, room - longest))
     budget = settings.budget_bits or _default_budget_bits(shop, settings)
     late = float("inf")
     if settings.time_budget_s is not None:
@@ -106,7 +108,7 @@ def plan_parts(
         if part.ids is not None and time.monotonic() < late:
             for segment in plan_segments(
                 shop.lm, part.ids, start_id=shop.start_id, context_tokens=context,
-                budget_bits=budget, first_index=index,
+                budget_bits=budget, max_chunk_tokens=longest, first_index=index,
             ):  # fmt: skip
                 check_cancelled(cancel)
                 segments.append(segment)

@@ -94,7 +94,9 @@ def speed(
 def _run(job: Callable[..., jobs.Sample], *arguments: object) -> jobs.Sample:
     """Run a job in a fresh process, so that its peak memory is its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(job, *arguments).result()
+        sample = pool.submit(job, *arguments).result()
+    typer.echo(f"{job.__name__} {arguments[1]}: {sample.seconds:.0f} s", err=True)
+    return sample
 
 
 def _is_over(paper: jobs.Sample) -> bool:

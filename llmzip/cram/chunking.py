@@ -18,7 +18,9 @@ import torch
 from llmzip.lm.layout import pad_ids, segment_start
 from llmzip.lm.model import FrozenLM
 
-MAX_CHUNK_TOKENS = 256  # bounds the memory of one optimiser row, however predictable the text
+# Bounds the memory of one optimiser row, however predictable the text.
+MAX_CHUNK_TOKENS = 256  # for each vector of a chunk
+_MOST_CHUNK_TOKENS = 2048  # whatever the vectors
 TAIL_LOAD = 1.2  # of the budget, for the last chunk of a text alone
 _TAIL_TOKENS = 32  # how far ahead the end of the text is looked for
 _BLOCK_TOKENS = 64  # tokens read at a time while looking for a segment's end
@@ -45,6 +47,23 @@ class Segment:
     spans: tuple[Span, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Rule:
+    """When chunks and segments close."""
+
+    context_tokens: int
+    budget_bits: float
+    max_chunk_tokens: int
+
+    def is_over(self, bits: float, num_tokens: int) -> bool:
+        return bits > self.budget_bits or num_tokens >= self.max_chunk_tokens
+
+
+def longest_chunk(num_mem: int) -> int:
+    """Tokens that a chunk of `num_mem` vectors may have at most."""
+    return min(MAX_CHUNK_TOKENS * num_mem, _MOST_CHUNK_TOKENS)
+
+
 @torch.no_grad()
 def plan_segments(
     lm: FrozenLM,
@@ -53,15 +72,17 @@ def plan_segments(
     start_id: int | None,
     context_tokens: int,
     budget_bits: float,
+    max_chunk_tokens: int = MAX_CHUNK_TOKENS,
     first_index: int = 0,
 ) -> Iterator[Segment]:
     """Cut tokens into segments and chunks, in order; every token is in exactly one chunk."""
+    rule = _Rule(
+        context_tokens=context_tokens, budget_bits=budget_bits, max_chunk_tokens=max_chunk_tokens
+    )
     begin, index = 0, first_index
     start_ids = segment_start(start_id)
     while begin < len(ids):
-        segment = _next_segment(
-            lm, index, begin, start_ids, ids[begin:], context_tokens, budget_bits
-        )
+        segment = _next_segment(lm, index, begin, start_ids, ids[begin:], rule)
         yield segment
         index += 1
         begin += len(segment.ids)
@@ -73,21 +94,20 @@ def _next_segment(
     offset: int,
     start_ids: Sequence[int],
     ids: Sequence[int],
-    context_tokens: int,
-    budget_bits: float,
+    rule: _Rule,
 ) -> Segment:
     reader = _Reader(lm, start_ids, ids)
     spans: list[Span] = []
     start, bits, takes_tail = 0, 0.0, False
     for position in range(len(ids)):
         surprisal = reader.surprisal(position)
-        too_much = bits + surprisal > budget_bits or position - start >= MAX_CHUNK_TOKENS
+        too_much = rule.is_over(bits + surprisal, position - start)
         if position > start and too_much and not takes_tail:
-            takes_tail = _tail_fits(reader, start, position, len(ids), bits, budget_bits)
+            takes_tail = _tail_fits(reader, start, position, len(ids), bits, rule)
         if position > start and too_much and not takes_tail:
             spans.append(Span(start=start, end=position, surprisal_bits=bits))
             start, bits = position, 0.0
-            if position > context_tokens:
+            if position > rule.context_tokens:
                 break
         bits += surprisal
     else:
@@ -104,16 +124,16 @@ def _next_segment(
 
 
 def _tail_fits(
-    reader: _Reader, start: int, position: int, end: int, bits: float, budget_bits: float
+    reader: _Reader, start: int, position: int, end: int, bits: float, rule: _Rule
 ) -> bool:
     """Whether the text ends so soon that its last bits go into the open chunk, over budget.
 
     A vector of their own would be wasted on them.
     """
-    if end - position > _TAIL_TOKENS or end - start > MAX_CHUNK_TOKENS:
+    if end - position > _TAIL_TOKENS or end - start > rule.max_chunk_tokens:
         return False
     tail_bits = sum(reader.surprisal(later) for later in range(position, end))
-    return bits + tail_bits <= TAIL_LOAD * budget_bits
+    return bits + tail_bits <= TAIL_LOAD * rule.budget_bits
 
 
 class _Reader:

@@ -34,7 +34,8 @@ INIT_RMS_OF_EMBEDDINGS = 470.0
 STEP_OF_INIT_RMS = 0.35  # of a coordinate, until the path has told something of the curvature
 LONGEST_STEP_OF_INIT_RMS = 0.5
 MARGIN_GOAL = 1.0  # logits beyond the margin asked for; tokens this safe ask for no more gradient
-# A chunk is taken up from its front: so many tokens at first, then so many more a step.
+# A chunk is taken up from its front: so many tokens at first, then so many more a step
+# for each vector.
 FIRST_TOKENS, FIRST_SHARE, TOKENS_A_STEP = 16, 1 / 3, 2.75
 TEMPERATURE = 0.3  # of the softmax in the loss: tokens nearly right pull less, far ones as hard
 _STEPS_BETWEEN_TRIALS = 4
@@ -105,7 +106,7 @@ class Rows:
         force, and while the last ones wait, steps are cheaper."""
         taken = torch.tensor(
             [max(FIRST_TOKENS, FIRST_SHARE * s.task.num_tokens) for s in self._slots]
-        ) + TOKENS_A_STEP * torch.tensor(steps)
+        ) + TOKENS_A_STEP * self._mem.shape[1] * torch.tensor(steps)
         length = min(self._whole.shape[1], int(taken.max()))
         reached = torch.arange(length) < taken[:, None]
         self._live = self._whole[:, :length] & reached.to(self._whole.device)  # [B, L']
