@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmzip import codec
 from llmzip.cli.main import main
@@ -85,6 +86,25 @@ def certified_margins(lm: FrozenLM, chunk: Crammed) -> list[float]:
     assert decoded.ids[0].tolist() == list(task.ids)
     patched = dict(chunk.patches)
     return [float(m) for p, m in enumerate(decoded.margins[0]) if p not in patched]
+
+
+class _HostReads(TorchDispatchMode):
+    """Notes every operation for whose result the host would wait for an accelerator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(  # type: ignore[no-untyped-def]
+        self, func, types, args=(), kwargs=None
+    ):
+        if func._overloadpacket._qualified_op_name in (
+            "aten::_local_scalar_dense",
+            "aten::nonzero",
+            "aten::masked_select",
+        ):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
 
 
 class TestStopRule:
@@ -188,6 +208,38 @@ class TestRows:
             )
             asks = found[False].gradient.abs().sum(dim=1) > 0
             assert asks.tolist() == (margins < goal).tolist()
+
+    def test_steps_never_wait_for_an_accelerator(
+        self, lm: FrozenLM, segments: list[Segment], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lm, "_picks_rows", False)
+        slots = [start_slot(lm, task, 2, 0) for task in tasks_of(segments)]
+        rows = Rows(lm, Contexts(lm), slots, min_margin=0.05)
+        rule = stop_rule(step_price_bits=1.0, max_steps=80)
+        rows.measure()  # finds once where the live slots are
+        with _HostReads() as reads:
+            for _ in range(3):
+                rows.step()
+                rows.measure()
+                rows.settle(rule)
+        assert reads.found == []
+        with _HostReads() as reads:  # it would have noticed
+            bool(torch.ones(2).any())
+        assert reads.found
+
+    def test_a_chunk_is_taken_up_from_its_front(self, lm: FrozenLM, ids: tuple[int, ...]) -> None:
+        (whole,) = plan_segments(lm, ids * 2, start_id=1, context_tokens=0, budget_bits=1e9)
+        slot = start_slot(lm, next(tasks_of([whole])), 1, 0)
+        rows = Rows(lm, Contexts(lm), [slot])
+        first = rows.num_tokens
+        assert 16 <= first < slot.task.num_tokens
+        rows.measure()
+        rows.step()
+        rows.look()
+        assert first < rows.num_tokens < slot.task.num_tokens
+        assert slot.num_wrong >= slot.task.num_tokens - first  # what is not taken up is not right
+        slot.step = 1000
+        assert Rows(lm, Contexts(lm), [slot]).num_tokens == slot.task.num_tokens
 
     def test_a_segment_is_read_once_however_many_share_a_batch(
         self, lm: FrozenLM, monkeypatch: pytest.MonkeyPatch
