@@ -22,6 +22,7 @@ from llmzip.cram.engine import Engine, EngineSettings
 from llmzip.cram.tasks import Crammed
 from llmzip.decoding import decode_container, join_runs
 from llmzip.errors import IntegrityError
+from llmzip.lm.devices import free_unused_memory
 from llmzip.lm.tokens import Tokens
 from llmzip.planning import Part, Plan, plan_parts
 from llmzip.progress import OnProgress, Progress
@@ -73,6 +74,7 @@ def cram_parts(
         on_progress(Progress(stage="cram", message=say))
     found = read_container(packed, max_output_bytes=len(data))
     if found.needs_model:
+        free_unused_memory(shop.judge.device)
         decoded = decode_container(
             found,
             shop.judge,

@@ -39,6 +39,7 @@ MARGIN_GOAL = 1.0  # logits beyond the margin asked for; tokens this safe ask fo
 FIRST_TOKENS, FIRST_SHARE, TOKENS_A_STEP = 16, 1 / 3, 2.75
 TEMPERATURE = 0.3  # of the softmax in the loss: tokens nearly right pull less, far ones as hard
 _STEPS_BETWEEN_TRIALS = 4
+_LENGTH_STEP = 16  # rows are this much longer or shorter: CPU libraries keep code for every length
 _MEMORY = 0.8  # of the running mean of how fast wrong tokens vanish
 
 # wrong tokens [B], how many fewer a step [B], tokens [B], steps [B] -> rows that may stop, [B] bool
@@ -107,7 +108,8 @@ class Rows:
         taken = torch.tensor(
             [max(FIRST_TOKENS, FIRST_SHARE * s.task.num_tokens) for s in self._slots]
         ) + TOKENS_A_STEP * self._mem.shape[1] * torch.tensor(steps)
-        length = min(self._whole.shape[1], int(taken.max()))
+        length = -(-int(taken.max()) // _LENGTH_STEP) * _LENGTH_STEP
+        length = min(self._whole.shape[1], length)
         reached = torch.arange(length) < taken[:, None]
         self._live = self._whole[:, :length] & reached.to(self._whole.device)  # [B, L']
         self._places = self._live.flatten().nonzero()[:, 0]  # [N] live positions, row by row
