@@ -22,7 +22,7 @@ from llmzip.store.container import Chunk, Container, CramRun, chunk_check, conte
 
 # Rows decoded together: as many as the positions allow that memory is meant to hold, since a step
 # for many rows takes little more than one for a few.
-_BATCH_POSITIONS = {"cpu": 6144, "cuda": 1 << 17, "mps": 1 << 14}
+_BATCH_POSITIONS = {"cpu": 4608, "cuda": 1 << 17, "mps": 1 << 14}
 _FEWEST_ROWS, _MOST_ROWS = 16, {"cpu": 96, "cuda": 1024, "mps": 128}
 
 
