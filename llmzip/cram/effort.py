@@ -34,7 +34,7 @@ class Effort:
 
 EFFORTS: dict[Preset, Effort] = {
     "fast": Effort(load=0.4, step_price_bits=1.0, longest_context_tokens=0),
-    "balanced": Effort(load=1.0, step_price_bits=1.0, longest_context_tokens=64),
+    "balanced": Effort(load=1.0, step_price_bits=1.0, longest_context_tokens=0),
     "small": Effort(load=1.8, step_price_bits=0.3, longest_context_tokens=256),
 }
 
