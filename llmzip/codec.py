@@ -49,13 +49,13 @@ def compress_bytes(
     return _with_workshop(
         data,
         settings,
-        lambda parts, shop: cram_parts(
+        lambda parts, shop, tell: cram_parts(
             data,
             parts,
             shop,
             settings,
             deadline=None if budget is None else started + budget,
-            on_progress=on_progress or (lambda event: None),
+            on_progress=tell,
             cancel=cancel,
         ),
         stored=lambda: pack_stored(data),
@@ -79,13 +79,13 @@ def estimate_bytes(
     return _with_workshop(
         data,
         settings,
-        lambda parts, shop: estimate_parts(
+        lambda parts, shop, tell: estimate_parts(
             data,
             parts,
             shop,
             settings,
             startup_s=time.monotonic() - started,
-            on_progress=on_progress or (lambda event: None),
+            on_progress=tell,
             cancel=cancel,
         ),
         stored=lambda: estimate_stored(data),
@@ -97,7 +97,7 @@ def estimate_bytes(
 def _with_workshop(
     data: bytes,
     settings: CompressSettings,
-    work: Callable[[list[Part], Workshop], _Result],
+    work: Callable[[list[Part], Workshop, OnProgress], _Result],
     *,
     stored: Callable[[], _Result],
     on_progress: OnProgress | None,
@@ -123,7 +123,7 @@ def _with_workshop(
             return stored()
         shop = open_workshop(files, tokens, settings.compute)
         check_cancelled(cancel)
-        return work(parts, shop)
+        return work(parts, shop, tell)
 
 
 def decompress_bytes(

@@ -49,9 +49,9 @@ def decode_container(
 
     fallback: loads the model for the CPU, used when another device gives other tokens.
     """
-    _check_fits(container, lm, tokens)
     chunks = container.chunks
     segments = _segments(chunks)
+    _check_fits(container, segments, lm)
     first_chunk = [0]
     for segment in segments:
         first_chunk.append(first_chunk[-1] + len(segment))
@@ -60,7 +60,9 @@ def decode_container(
         stage=stage, chunks_total=len(chunks), bytes_total=sum(c.num_bytes for c in chunks)
     )
 
-    attempts = [_Attempt(lm=lambda: lm, batch=batch or _batch_rows(container, lm))]
+    attempts = [
+        _Attempt(lm=lambda: lm, batch=batch or _batch_rows(segments, container.num_mem, lm))
+    ]
     attempts.append(_Attempt(lm=lambda: lm, batch=1))
     if fallback is not None and lm.device.type != "cpu":
         attempts.append(_Attempt(lm=fallback, batch=1))
@@ -138,10 +140,10 @@ def _decode_chunk(chunk: Chunk) -> DecodeChunk:
     return DecodeChunk(num_tokens=chunk.num_tokens, mem=mem, patches=dict(chunk.patches))
 
 
-def _batch_rows(container: Container, lm: FrozenLM) -> int:
+def _batch_rows(segments: Sequence[Sequence[Chunk]], num_mem: int, lm: FrozenLM) -> int:
     kind = lm.device.type
-    longest = max(sum(c.num_tokens for c in segment) for segment in _segments(container.chunks))
-    rows = _BATCH_POSITIONS[kind] // (1 + longest + container.num_mem)
+    longest = max(sum(chunk.num_tokens for chunk in segment) for segment in segments)
+    rows = _BATCH_POSITIONS[kind] // (1 + longest + num_mem)
     return min(max(rows, _FEWEST_ROWS), _MOST_ROWS[kind])
 
 
@@ -154,7 +156,7 @@ def _segments(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
     return segments
 
 
-def _check_fits(container: Container, lm: FrozenLM, tokens: Tokens) -> None:
+def _check_fits(container: Container, segments: Sequence[Sequence[Chunk]], lm: FrozenLM) -> None:
     """Refuse what would make the model's arithmetic fail; the digest says it is the right model."""
     if container.mem_dim != lm.dim:
         raise Corrupt(f"vectors of {container.mem_dim} dimensions for a model of {lm.dim}")
@@ -164,7 +166,7 @@ def _check_fits(container: Container, lm: FrozenLM, tokens: Tokens) -> None:
         for position, token in chunk.patches:
             if token >= lm.vocab_size:
                 raise Corrupt(f"patch at position {position}: token {token} of {lm.vocab_size}")
-    for segment in _segments(container.chunks):
+    for segment in segments:
         length = 1 + container.num_mem + sum(chunk.num_tokens for chunk in segment)
         if length > lm.max_positions:
             raise Corrupt(f"a segment of {length} positions, for a model of {lm.max_positions}")

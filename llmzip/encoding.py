@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import lzma
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -22,7 +22,7 @@ from llmzip.cram.engine import Engine, EngineSettings
 from llmzip.cram.tasks import Crammed
 from llmzip.decoding import decode_container, join_runs
 from llmzip.errors import IntegrityError
-from llmzip.lm.devices import free_unused_memory
+from llmzip.lm.devices import trim_heap
 from llmzip.lm.tokens import Tokens
 from llmzip.planning import Part, Plan, plan_parts
 from llmzip.progress import OnProgress, Progress
@@ -74,7 +74,7 @@ def cram_parts(
         on_progress(Progress(stage="cram", message=say))
     found = read_container(packed, max_output_bytes=len(data))
     if found.needs_model:
-        free_unused_memory(shop.judge.device)
+        trim_heap(shop.judge.device)
         decoded = decode_container(
             found,
             shop.judge,
@@ -97,10 +97,10 @@ def make_engine(
     settings: CompressSettings,
     *,
     deadline: float | None = None,
-    on_progress: OnProgress = lambda event: None,
+    on_step: Callable[[int], None],
     cancel: threading.Event | None = None,
 ) -> Engine:
-    """The engine for a plan's chunks. on_progress gets `tokens_right` alone."""
+    """The engine for a plan's chunks. on_step gets the tokens right among those under way."""
     margin = BF16_SAFE_MARGIN if settings.bf16_safe else shop.calibration().min_margin
     return Engine(
         shop.lm,
@@ -114,7 +114,7 @@ def make_engine(
             step_price_bits=EFFORTS[settings.preset].step_price_bits,
             deadline=deadline,
         ),
-        on_step=lambda right: on_progress(Progress(stage="cram", tokens_right=right)),
+        on_step=on_step,
         cancel=cancel,
     )
 
@@ -138,12 +138,10 @@ def cram_plan(
     vector_bytes = packed_bytes(1, settings.num_mem, shop.lm.dim, settings.bits)
     finished_tokens = 0
 
-    def on_step(event: Progress) -> None:
-        on_progress(replace(progress, tokens_right=finished_tokens + event.tokens_right))
+    def on_step(num_right: int) -> None:
+        on_progress(replace(progress, tokens_right=finished_tokens + num_right))
 
-    engine = make_engine(
-        plan, shop, settings, deadline=deadline, on_progress=on_step, cancel=cancel
-    )
+    engine = make_engine(plan, shop, settings, deadline=deadline, on_step=on_step, cancel=cancel)
     for chunk in engine.run(plan.tasks):
         finished_tokens += chunk.task.num_tokens
         done = progress.chunks_done + 1

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llmzip.config import CompressSettings
 from llmzip.cram.contexts import Contexts
 from llmzip.cram.optimizer import Rows, start_slot
-from llmzip.cram.tasks import Crammed, Task
+from llmzip.cram.tasks import Crammed, Task, step_tokens
 from llmzip.encoding import make_engine, pack_stored, xz_bytes
 from llmzip.lm.devices import first_step_tokens
 from llmzip.planning import Part, Plan, plan_parts
@@ -123,10 +123,12 @@ def _try_chunks(
     picked = [tasks[(2 * i + 1) * len(tasks) // (2 * count)] for i in range(count)]
     total = sum(task.num_tokens for task in picked)
 
-    def tell(event: Progress) -> None:
-        on_progress(replace(event, tokens_total=total, chunks_total=count))
+    progress = Progress(stage="cram", tokens_total=total, chunks_total=count)
 
-    engine = make_engine(plan, shop, settings, on_progress=tell, cancel=cancel)
+    def on_step(num_right: int) -> None:
+        on_progress(replace(progress, tokens_right=num_right))
+
+    engine = make_engine(plan, shop, settings, on_step=on_step, cancel=cancel)
     found = list(engine.run(iter(picked)))
     return _Trial(
         num_tasks=count,
@@ -142,7 +144,7 @@ def _seconds_a_token_step(
     tasks: Sequence[Task], shop: Workshop, settings: CompressSettings
 ) -> float:
     """Seconds that a step takes for each token of a full batch."""
-    picked = list(_one_batch(tasks, first_step_tokens(shop.lm.device), settings.num_mem))
+    picked = _one_batch(tasks, first_step_tokens(shop.lm.device), settings.num_mem)
     slots = [start_slot(shop.lm, task, settings.num_mem, settings.seed) for task in picked]
     for slot in slots:
         slot.step = settings.max_steps  # long enough under way that every token is taken up
@@ -159,13 +161,13 @@ def _seconds_a_token_step(
     return (time.monotonic() - began) / _TIMED_STEPS / tokens
 
 
-def _one_batch(tasks: Sequence[Task], room: int, num_mem: int) -> Iterator[Task]:
-    longest = 0
-    for count, task in enumerate(tasks, 1):
-        longest = max(longest, task.num_tokens)
-        if count > 1 and count * (num_mem + longest) > room:
-            return
-        yield task
+def _one_batch(tasks: Sequence[Task], room: int, num_mem: int) -> list[Task]:
+    taken: list[Task] = []
+    for task in tasks:
+        if taken and step_tokens([*taken, task], num_mem) > room:
+            break
+        taken.append(task)
+    return taken
 
 
 def _decode_gain(num_chunks: int, num_tried: int) -> float:

@@ -35,7 +35,7 @@ class Workshop:
         pinned = MODELS.get(self.files.model_id)
         if pinned is not None and pinned.digest == self.files.digest and pinned.gain_bits:
             return Calibration(gain_bits=pinned.gain_bits, noise=pinned.noise)
-        ids = [i for piece in self.tokens.encode(probe_text()) for i in piece.ids or ()]
+        ids = self.tokens.ids_of(probe_text())
         cache = cache_dir() / "calibration" / f"{self.files.digest.hex()}.json"
         return remembered_calibration(self.lm, self.judge, ids, start_id=self.start_id, cache=cache)
 

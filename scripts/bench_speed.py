@@ -102,7 +102,7 @@ def engine_job(text: bytes, preset: Preset, machine: Machine) -> Sample:
     began = time.monotonic()
     plan = plan_parts(tokenised_parts(split_stretches(text), shop.tokens), shop, settings)
     cramming = time.monotonic()
-    engine = make_engine(plan, shop, settings)
+    engine = make_engine(plan, shop, settings, on_step=lambda num_right: None)
     crammed = list(engine.run(plan.tasks))
     cram_seconds = time.monotonic() - cramming
     packed = write_container(assemble(text, plan, crammed, shop, settings))
@@ -122,7 +122,7 @@ def fixed_job(text: bytes, tokens: int, count: int, machine: Machine) -> Sample:
     """Cram chunks of a fixed number of tokens behind left context, one vector each, until at most
     FIXED_PATCHES tokens are wrong."""
     shop, rate = _open(machine)
-    tasks = list(_fixed_tasks(_ids(text, shop.tokens), tokens, count, shop.start_id))
+    tasks = list(_fixed_tasks(shop.tokens.ids_of(text), tokens, count, shop.start_id))
     settings = EngineSettings(
         num_mem=1,
         max_steps=CompressSettings().max_steps,
@@ -158,13 +158,10 @@ def paper_job(
     """The recipe of Kuratov et al. 2025: fp32, one text, one vector first in the sequence, AdamW
     with lr 0.01 from the embeddings' scale, until every token is right or 5000 steps are done; here
     also until `cap_seconds` have passed."""
-    _set_threads(machine)
-    rate = bf16_flops()
-    files = resolve(machine.model or DEFAULT_MODEL)
-    vocabulary = Tokens.load(files.path)
+    files, vocabulary, rate = _prepare(machine)
     device = pick_device(machine.device)
     lm = load_model(files, device=device, dtype=torch.float32, attention="sdpa")
-    ids = _ids(text, vocabulary)[:tokens]
+    ids = vocabulary.ids_of(text)[:tokens]
     if state is None:
         state = _paper_start(lm, machine.seed)
     mem = state.mem.clone().requires_grad_(True)
@@ -242,10 +239,6 @@ def _fixed_tasks(
         yield Task(segment=segment, start=context, end=len(part))
 
 
-def _ids(text: bytes, tokens: Tokens) -> list[int]:
-    return [i for piece in tokens.encode(text) for i in piece.ids or ()]
-
-
 def _chunk(chunk: Crammed, is_exact: bool) -> ChunkSample:
     return ChunkSample(
         tokens=chunk.task.num_tokens,
@@ -256,15 +249,17 @@ def _chunk(chunk: Crammed, is_exact: bool) -> ChunkSample:
 
 
 def _open(machine: Machine) -> tuple[Workshop, float]:
-    _set_threads(machine)
-    rate = bf16_flops()
-    files = resolve(machine.model or DEFAULT_MODEL)
-    return open_workshop(files, Tokens.load(files.path), _compute(machine)), rate
+    files, tokens, rate = _prepare(machine)
+    return open_workshop(files, tokens, _compute(machine)), rate
 
 
-def _set_threads(machine: Machine) -> None:
+def _prepare(machine: Machine) -> tuple[ModelFiles, Tokens, float]:
+    """What every job starts with: threads, the model's files and tokens, the matmul rate."""
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
+    rate = bf16_flops()
+    files = resolve(machine.model or DEFAULT_MODEL)
+    return files, Tokens.load(files.path), rate
 
 
 def _compute(machine: Machine) -> ComputeSettings:

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny_models import make_tiny_model
+from llmzip.lm.model import FrozenLM, load_model
+from llmzip.lm.tokens import Tokens
+from llmzip.lm.zoo import resolve
+from tests.tiny_models import SHORT_TEXT, make_tiny_model
 
 NUM_THREADS = torch.get_num_threads()
 
@@ -42,3 +45,18 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[key]
 
     return get
+
+
+@pytest.fixture(scope="module")
+def lm(tiny_model: Callable[..., Path]) -> FrozenLM:
+    """A tiny llama, in fp32."""
+    files = resolve(str(tiny_model("llama")))
+    return load_model(files, device=torch.device("cpu"), dtype=torch.float32, attention="sdpa")
+
+
+@pytest.fixture(scope="module")
+def ids(tiny_model: Callable[..., Path]) -> tuple[int, ...]:
+    """Tokens of `SHORT_TEXT` for `lm`."""
+    (piece,) = Tokens.load(tiny_model("llama")).encode(SHORT_TEXT)
+    assert piece.ids is not None
+    return piece.ids

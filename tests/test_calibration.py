@@ -29,7 +29,7 @@ def shop(tiny_model: Callable[..., Path]) -> Workshop:
 
 
 def probe_ids(shop: Workshop) -> list[int]:
-    return [i for piece in shop.tokens.encode(probe_text()) for i in piece.ids or ()]
+    return shop.tokens.ids_of(probe_text())
 
 
 def test_measured_once_and_remembered(
@@ -88,7 +88,7 @@ def test_decoding_in_another_way_is_only_noise(tiny_model: Callable[..., Path], 
     lm: FrozenLM = load_model(
         files, device=torch.device("cpu"), dtype=torch.float32, attention="sdpa"
     )
-    ids = [i for piece in tokens.encode(probe_text()) for i in piece.ids or ()]
+    ids = tokens.ids_of(probe_text())
     assert 0 < calibrate(lm, lm, ids, start_id=1).noise < 0.01
 
 

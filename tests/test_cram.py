@@ -18,25 +18,10 @@ from llmzip.cram.optimizer import as_stored
 from llmzip.cram.tasks import Crammed, Task, split
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows
 from llmzip.lm.model import FrozenLM, load_model, target_margins
-from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import resolve
 
-TEXT = b"the mill stands by the river and the water turns its wheel all day"
 CPU = torch.device("cpu")
 MIN_MARGIN = 0.05
-
-
-@pytest.fixture(scope="module")
-def lm(tiny_model: Callable[..., Path]) -> FrozenLM:
-    files = resolve(str(tiny_model("llama")))
-    return load_model(files, device=CPU, dtype=torch.float32, attention="sdpa")
-
-
-@pytest.fixture(scope="module")
-def ids(tiny_model: Callable[..., Path]) -> tuple[int, ...]:
-    (piece,) = Tokens.load(tiny_model("llama")).encode(TEXT)
-    assert piece.ids is not None
-    return piece.ids
 
 
 def plan(lm: FrozenLM, ids: tuple[int, ...], *, context: int, budget: float) -> list[Segment]:

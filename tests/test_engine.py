@@ -28,30 +28,15 @@ from llmzip.cram.tasks import Crammed, Task
 from llmzip.errors import LimitExceeded
 from llmzip.lm.devices import MemoryGauge
 from llmzip.lm.layout import pad_ids
-from llmzip.lm.model import FrozenLM, load_model
-from llmzip.lm.tokens import Tokens
-from llmzip.lm.zoo import resolve
+from llmzip.lm.model import FrozenLM
 from llmzip.progress import Progress
 from llmzip.store.container import CramRun, StoredRun, read_container
+from tests.tiny_models import SHORT_TEXT as TEXT
 
-TEXT = b"the mill stands by the river and the water turns its wheel all day"
 CPU = torch.device("cpu")
 SETTINGS = EngineSettings(
     num_mem=2, max_steps=80, seed=0, context_tokens=1000, min_margin=0.05, step_price_bits=0.2
 )
-
-
-@pytest.fixture(scope="module")
-def lm(tiny_model: Callable[..., Path]) -> FrozenLM:
-    files = resolve(str(tiny_model("llama")))
-    return load_model(files, device=CPU, dtype=torch.float32, attention="sdpa")
-
-
-@pytest.fixture(scope="module")
-def ids(tiny_model: Callable[..., Path]) -> tuple[int, ...]:
-    (piece,) = Tokens.load(tiny_model("llama")).encode(TEXT)
-    assert piece.ids is not None
-    return piece.ids
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ ATTENTION_GAINS = {
     "down_proj": 0.5, "fc2": 1.0, "4h_to_h": 0.5, "project_in": 2.0,
 }  # fmt: skip
 MAMBA_GAINS = {"x_proj": 2.0, "dt_proj": 2.0}
+SHORT_TEXT = b"the mill stands by the river and the water turns its wheel all day"
 # Text that the models half expect, so that chunks of it are easier to force than random bytes.
 TEXT = """\
 the old mill stands by the river, and the water turns its wheel day and night. in the morning the

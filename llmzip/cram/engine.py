@@ -21,14 +21,15 @@ from llmzip.cram.contexts import Contexts
 from llmzip.cram.decode import decode_chunks
 from llmzip.cram.effort import most_patches, stop_rule
 from llmzip.cram.optimizer import Rows, Slot, as_stored, start_slot
-from llmzip.cram.tasks import Crammed, Task, split
+from llmzip.cram.tasks import Crammed, Task, split, step_tokens
 from llmzip.errors import LimitExceeded
 from llmzip.lm.devices import (
     MemoryGauge,
+    empty_cache,
     first_step_tokens,
-    free_unused_memory,
     is_out_of_memory,
     steps_a_look,
+    trim_heap,
 )
 from llmzip.lm.model import FrozenLM
 from llmzip.progress import check_cancelled
@@ -127,7 +128,7 @@ class Engine:
                 outcomes = list(self._certify(finished))
                 self._last_certify_seconds = time.monotonic() - began
                 self.certify_seconds += self._last_certify_seconds
-                free_unused_memory(self._judge.device)
+                trim_heap(self._judge.device)
                 for outcome in outcomes:
                     if isinstance(outcome, Crammed):
                         yield outcome
@@ -151,8 +152,8 @@ class Engine:
 
     def _fits(self, slots: Sequence[Slot], task: Task | Slot) -> bool:
         new = task.task if isinstance(task, Slot) else task
-        tokens = new.num_tokens + sum(slot.task.num_tokens for slot in slots)
-        return tokens + (len(slots) + 1) * self._settings.num_mem <= self._batch_tokens
+        together = [new, *(slot.task for slot in slots)]
+        return step_tokens(together, self._settings.num_mem) <= self._batch_tokens
 
     def _advance(self, slots: list[Slot]) -> list[Slot]:
         """Step until some slot is settled or time is up; returns slots put off for lack of
@@ -174,8 +175,10 @@ class Engine:
             put_off = slots[kept:]
             del slots[kept:]
         # Only now: while it is handled, an error holds on to the step's tensors.
-        free_unused_memory(self._lm.device)
-        if not put_off and self._gauge is not None:
+        trim_heap(self._lm.device)
+        if put_off:
+            empty_cache(self._lm.device)
+        elif self._gauge is not None:
             self._batch_tokens = self._gauge.step_tokens(self._batch_tokens)
         return put_off
 
@@ -224,7 +227,7 @@ class Engine:
     ) -> Iterator[Crammed | Task]:
         task, wanted = slot.task, self._settings.min_margin
         weak = [position for position, margin in enumerate(margins) if not margin >= wanted]
-        if len(weak) <= int(most_patches(torch.tensor(task.num_tokens))):
+        if len(weak) <= _most_patches(task):
             kept = set(range(task.num_tokens)) - set(weak)
             yield Crammed(
                 task=task,
@@ -249,6 +252,10 @@ def _num_right(slot: Slot) -> int:
     return slot.task.num_tokens - slot.num_wrong
 
 
+def _most_patches(task: Task) -> int:
+    return int(most_patches(torch.tensor(task.num_tokens)))
+
+
 def _may_do(slot: Slot) -> bool:
     """Whether a chunk that has not settled has few enough wrong tokens to be worth a trial."""
-    return 0 <= slot.num_wrong <= int(most_patches(torch.tensor(slot.task.num_tokens)))
+    return 0 <= slot.num_wrong <= _most_patches(slot.task)

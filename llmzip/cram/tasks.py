@@ -6,7 +6,7 @@ Owns their data and how one is split in two. Knows nothing of optimisation. Call
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -47,6 +47,11 @@ class Crammed:
     patches: tuple[tuple[int, int], ...]  # (position, token id)
     min_margin: float | None  # weakest unpatched margin, in logits
     steps: int
+
+
+def step_tokens(tasks: Iterable[Task], num_mem: int) -> int:
+    """Vectors and tokens that one optimiser step on these tasks computes."""
+    return sum(num_mem + task.num_tokens for task in tasks)
 
 
 def split(task: Task, *, context_tokens: int) -> Iterator[Task]:

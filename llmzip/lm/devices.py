@@ -115,12 +115,17 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
 
 
-def free_unused_memory(device: torch.device) -> None:
-    """Give blocks back that are held but not used: between phases of work that need different
-    sizes, they would only add up."""
+def trim_heap(device: torch.device) -> None:
+    """On a CPU, give blocks back that are held but not used: between phases of work that need
+    different sizes, they would only add up. An accelerator's own cache does without."""
+    if device.type == "cpu" and _TRIM is not None:
+        _TRIM(0)
+
+
+def empty_cache(device: torch.device) -> None:
+    """After an accelerator ran out of memory, give its cached blocks back, so that a smaller batch
+    finds room; it waits for the device and makes the next allocations slow."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
-    elif _TRIM is not None:
-        _TRIM(0)

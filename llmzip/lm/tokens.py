@@ -90,6 +90,10 @@ class Tokens:
             )
         return b"".join(part for part in parts if part is not None)
 
+    def ids_of(self, data: bytes) -> list[int]:
+        """The ids of `data` without the pieces that have none."""
+        return [i for piece in self.encode(data) for i in piece.ids or ()]
+
     def encode(self, data: bytes) -> list[Piece]:
         """Cut `data` into pieces with and without ids; joined, their data is `data` again.
 
