@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from llmzip.config import (
     DEFAULT_MAX_OUTPUT_BYTES,
-    DEFAULT_MAX_STEPS,
+    DEFAULT_MAX_PATCHES,
     Attention,
     CompressSettings,
     ComputeSettings,
@@ -81,10 +81,11 @@ def compress(
     revision: str | None = None,
     device: Device = "auto",
     num_mem: int = 1,
-    bits: int = 16,
+    bits: int | None = None,
+    max_patches: float = DEFAULT_MAX_PATCHES,
     context_tokens: int | None = None,
     budget_bits: float | None = None,
-    max_steps: int = DEFAULT_MAX_STEPS,
+    max_steps: int | None = None,
     preset: Preset = "balanced",
     time_budget_s: float | None = None,
     bf16_safe: bool = False,
@@ -99,8 +100,10 @@ def compress(
     """The `.crm` container of `data`, decoded once and found equal.
 
     `model`: a known name, a directory or "ORG/NAME"; None for the default, which is fetched if it
-    is not on this machine (unless `offline`). `preset` trades time for bytes; what is not crammed
-    within `time_budget_s` seconds is stored; `bf16_safe` asks for margins that hold in bf16, too.
+    is not on this machine (unless `offline`). `preset` trades time for bytes; `bits` a dimension
+    (1 to 8, or 16 for bf16 as it is), by default the preset's; at most a share of `max_patches` of
+    a chunk's tokens is patched. What is not crammed within `time_budget_s` seconds is stored;
+    `bf16_safe` asks for margins that hold in bf16, too.
     `progress` is called with each `Progress` event;
     `cancel`, once set, ends the work with `Interrupted`. Raises `LlmzipError`.
     """
@@ -109,6 +112,7 @@ def compress(
         revision=revision,
         num_mem=num_mem,
         bits=bits,
+        max_patches=max_patches,
         context_tokens=context_tokens,
         budget_bits=budget_bits,
         max_steps=max_steps,

@@ -17,7 +17,9 @@ Attention = Literal["sdpa", "eager"]
 Preset = Literal["fast", "balanced", "small"]
 
 DEFAULT_MAX_OUTPUT_BYTES = 1 << 30
-DEFAULT_MAX_STEPS = 240
+DEFAULT_MAX_STEPS = 240  # for vectors of 16 bits
+DEFAULT_MAX_PATCHES = 1 / 8
+BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
 
 
 def _require(condition: bool, message: str) -> None:
@@ -60,14 +62,15 @@ class CompressSettings:
     model: str | None = None  # None: the default model
     revision: str | None = None
     num_mem: int = 1  # K, mem vectors a chunk
-    bits: int = 16  # bits a dimension of a stored vector
+    bits: int | None = None  # bits a dimension of a stored vector; None: the preset's
+    max_patches: float = DEFAULT_MAX_PATCHES  # share of a chunk's tokens that may be patched
     context_tokens: int | None = (
         None  # left context a chunk may see; None: chosen by the text's size
     )
     budget_bits: float | None = (
         None  # surprisal a chunk may hold; None: from the model's measured capacity
     )
-    max_steps: int = DEFAULT_MAX_STEPS  # optimiser steps before a chunk is split
+    max_steps: int | None = None  # optimiser steps before a chunk is split; None: the preset's
     preset: Preset = "balanced"
     time_budget_s: float | None = None  # seconds for everything; the rest is stored
     bf16_safe: bool = False  # ask for margins that hold when decoded in bf16, too
@@ -77,7 +80,13 @@ class CompressSettings:
 
     def __post_init__(self) -> None:
         _require(1 <= self.num_mem <= 64, "--mem is a number from 1 to 64")
-        _require(self.bits == 16, "--bits: this version stores 16 bits a dimension only")
+        _require(
+            self.bits is None or self.bits in BITS, "--bits is a number from 1 to 8, or 16"
+        )
+        _require(
+            math.isfinite(self.max_patches) and 0 <= self.max_patches <= 0.5,
+            "--max-patches is a share from 0 to 0.5",
+        )
         _require(
             self.context_tokens is None or 0 <= self.context_tokens <= 65536,
             "--context is a number of tokens from 0 to 65536",
@@ -86,7 +95,10 @@ class CompressSettings:
             self.budget_bits is None or (math.isfinite(self.budget_bits) and self.budget_bits >= 1),
             "--budget-bits is a number of bits, at least 1",
         )
-        _require(1 <= self.max_steps <= 100_000, "--max-steps is a number from 1 to 100000")
+        _require(
+            self.max_steps is None or 1 <= self.max_steps <= 100_000,
+            "--max-steps is a number from 1 to 100000",
+        )
         _require(
             self.preset in get_args(Preset),
             f"--preset is one of {', '.join(get_args(Preset))}, not {self.preset!r}",

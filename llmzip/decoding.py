@@ -19,6 +19,7 @@ from llmzip.lm.model import FrozenLM
 from llmzip.lm.tokens import Tokens
 from llmzip.progress import OnProgress, Progress, Stage
 from llmzip.store.container import Chunk, Container, CramRun, chunk_check, content_hash
+from llmzip.store.vectors import mem_bits
 
 # Rows decoded together: as many as the positions allow that memory is meant to hold, since a step
 # for many rows takes little more than one for a few.
@@ -136,7 +137,7 @@ def _checked_text(chunk: Chunk, ids: list[int], tokens: Tokens) -> bytes | None:
 def _decode_chunk(chunk: Chunk) -> DecodeChunk:
     mem = None
     if chunk.mem is not None:
-        mem = torch.from_numpy(chunk.mem).view(torch.bfloat16).float()  # [K, D]
+        mem = torch.from_numpy(mem_bits(chunk.mem)).view(torch.bfloat16).float()  # [K, D]
     return DecodeChunk(num_tokens=chunk.num_tokens, mem=mem, patches=dict(chunk.patches))
 
 
@@ -164,7 +165,7 @@ def _check_fits(container: Container, segments: Sequence[Sequence[Chunk]], lm: F
         raise Corrupt(f"start token {container.start_id} of {lm.vocab_size}")
     for chunk in container.chunks:
         for position, token in chunk.patches:
-            if token >= lm.vocab_size:
+            if isinstance(token, int) and token >= lm.vocab_size:
                 raise Corrupt(f"patch at position {position}: token {token} of {lm.vocab_size}")
     for segment in segments:
         length = 1 + container.num_mem + sum(chunk.num_tokens for chunk in segment)

@@ -7,14 +7,16 @@ again. Knows nothing of how models are found or chunks are cut. Called by `codec
 from __future__ import annotations
 
 import lzma
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 import zstandard
 
-from llmzip.config import CompressSettings
+from llmzip.config import DEFAULT_MAX_STEPS, CompressSettings
 from llmzip.cram.calibration import BF16_SAFE_MARGIN
 from llmzip.cram.chunking import Segment
 from llmzip.cram.effort import EFFORTS
@@ -38,8 +40,11 @@ from llmzip.store.container import (
     write_container,
 )
 from llmzip.store.residual import pack_patches
-from llmzip.store.vectors import packed_bytes
+from llmzip.store.vectors import GridMem, MemBits
 from llmzip.workshop import Workshop
+
+
+_ID_BITS = 15.0  # of a token that is stored by its id in a coded file
 
 
 def pack_stored(data: bytes) -> bytes:
@@ -107,11 +112,13 @@ def make_engine(
         shop.judge,
         EngineSettings(
             num_mem=settings.num_mem,
-            max_steps=settings.max_steps,
+            max_steps=settings.max_steps or DEFAULT_MAX_STEPS,
             seed=settings.seed,
             context_tokens=plan.context_tokens,
             min_margin=margin,
             step_price_bits=EFFORTS[settings.preset].step_price_bits,
+            max_patches=settings.max_patches,
+            grid=plan.grid,
             deadline=deadline,
         ),
         on_step=on_step,
@@ -135,7 +142,6 @@ def cram_plan(
         tokens_total=sum(len(segment.ids) for segment in plan.segments),
         bytes_total=sum(len(part.data) for part, found in plan.parts if found),
     )
-    vector_bytes = packed_bytes(1, settings.num_mem, shop.lm.dim, settings.bits)
     finished_tokens = 0
 
     def on_step(num_right: int) -> None:
@@ -145,13 +151,12 @@ def cram_plan(
     for chunk in engine.run(plan.tasks):
         finished_tokens += chunk.task.num_tokens
         done = progress.chunks_done + 1
-        taken = len(pack_patches(chunk.patches)) + (vector_bytes if chunk.mem is not None else 0)
         progress = replace(
             progress,
             chunks_done=done,
             chunks_total=max(progress.chunks_total, done),
             bytes_done=progress.bytes_done + len(shop.tokens.bytes_of(chunk.task.ids)),
-            output_bytes=progress.output_bytes + taken,
+            output_bytes=progress.output_bytes + stored_bytes(chunk),
         )
         on_progress(replace(progress, tokens_right=finished_tokens))
         yield chunk
@@ -191,7 +196,7 @@ def assemble(
         model_digest=shop.files.digest,
         num_mem=settings.num_mem,
         mem_dim=shop.lm.dim,
-        bits=settings.bits,
+        bits=16 if plan.grid is None else math.ceil(plan.grid.bits),
         context_tokens=plan.context_tokens,
         start_id=shop.start_id,
         min_margin=weakest,
@@ -224,16 +229,43 @@ def _append(runs: list[Run], run: Run) -> None:
         runs.append(run)
 
 
+def stored_bytes(chunk: Crammed) -> int:
+    """What a chunk's vectors and patches take in the container; of a chunk on a grid nearly so."""
+    if chunk.grid_steps is None:
+        vectors = 0 if chunk.mem is None else 2 * chunk.mem.numel()
+        ids = [(p, token) for p, token in chunk.patches if isinstance(token, int)]
+        return vectors + len(pack_patches(ids))
+    assert chunk.mem is not None
+    symbols = _grid_mem(chunk.mem, chunk.grid_steps).symbols
+    shares = np.unique(symbols, return_counts=True)[1] / symbols.size
+    bits = -symbols.size * float((shares * np.log2(shares)).sum())
+    length, num = chunk.task.num_tokens, len(chunk.patches)
+    bits += math.log2(math.comb(length, num))
+    ranks = [token for _, token in chunk.patches if not isinstance(token, int)]
+    bits += sum(1 + 1.5 * math.log2(1 + rank.skip) for rank in ranks)
+    return round((bits + _ID_BITS * (num - len(ranks))) / 8)
+
+
+def _grid_mem(mem: torch.Tensor, steps: torch.Tensor) -> GridMem:
+    symbols = torch.round(mem.float() / steps[:, None]).to(torch.int16).numpy()
+    patterns = steps.to(torch.bfloat16).view(torch.uint16).numpy()
+    return GridMem(symbols=symbols, steps=patterns)
+
+
 def _chunk(chunk: Crammed, tokens: Tokens) -> Chunk:
     text = tokens.bytes_of(chunk.task.ids)
-    mem = chunk.mem
+    mem: MemBits | GridMem | None = None
+    if chunk.mem is not None and chunk.grid_steps is not None:
+        mem = _grid_mem(chunk.mem, chunk.grid_steps)
+    elif chunk.mem is not None:
+        mem = chunk.mem.view(torch.uint16).numpy()
     return Chunk(
         num_tokens=chunk.task.num_tokens,
         num_bytes=len(text),
         check=chunk_check(text),
         starts_segment=chunk.task.start == 0,
         patches=chunk.patches,
-        mem=None if mem is None else mem.view(torch.uint16).numpy(),
+        mem=mem,
     )
 
 

@@ -10,16 +10,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from llmzip.config import CompressSettings
+from llmzip.config import DEFAULT_MAX_STEPS, CompressSettings
 from llmzip.cram.contexts import Contexts
 from llmzip.cram.optimizer import Rows, start_slot
 from llmzip.cram.tasks import Crammed, Task, step_tokens
-from llmzip.encoding import make_engine, pack_stored, xz_bytes
+from llmzip.encoding import make_engine, pack_stored, stored_bytes, xz_bytes
 from llmzip.lm.devices import first_step_tokens
 from llmzip.planning import Part, Plan, plan_parts
 from llmzip.progress import OnProgress, Progress
-from llmzip.store.residual import pack_patches
-from llmzip.store.vectors import packed_bytes
 from llmzip.workshop import Workshop
 
 _TRIED_CHUNKS = 3
@@ -88,7 +86,7 @@ def estimate_parts(
     with_mem = sum(chunk.mem is not None for chunk in trial.chunks)
     return Estimate(
         original_bytes=len(data),
-        container_bytes=_container_bytes(plan, trial, share, shop, settings),
+        container_bytes=_container_bytes(plan, trial, share),
         xz_bytes=xz_bytes(data),
         seconds=startup_s + reading_s + cram_s + decode_s,
         num_chunks=len(tasks),
@@ -147,7 +145,7 @@ def _seconds_a_token_step(
     picked = _one_batch(tasks, first_step_tokens(shop.lm.device), settings.num_mem)
     slots = [start_slot(shop.lm, task, settings.num_mem, settings.seed) for task in picked]
     for slot in slots:
-        slot.step = settings.max_steps  # long enough under way that every token is taken up
+        slot.step = DEFAULT_MAX_STEPS  # long enough under way that every token is taken up
     rows = Rows(shop.lm, Contexts(shop.lm), slots)
     rows.measure()
     rows.step()
@@ -176,13 +174,7 @@ def _decode_gain(num_chunks: int, num_tried: int) -> float:
     return rows / num_tried / (1 + (rows - num_tried) * _ROW_COST)
 
 
-def _container_bytes(
-    plan: Plan, trial: _Trial, share: float, shop: Workshop, settings: CompressSettings
-) -> int:
-    vector_bytes = packed_bytes(1, settings.num_mem, shop.lm.dim, settings.bits)
-    chunks = sum(
-        _CHUNK_BYTES + len(pack_patches(chunk.patches)) + (chunk.mem is not None) * vector_bytes
-        for chunk in trial.chunks
-    )
+def _container_bytes(plan: Plan, trial: _Trial, share: float) -> int:
+    chunks = sum(_CHUNK_BYTES + stored_bytes(chunk) for chunk in trial.chunks)
     stored = sum(len(pack_stored(part.data)) for part, segments in plan.parts if not segments)
     return round(share * chunks) + stored + _FILE_BYTES

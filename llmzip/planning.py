@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from llmzip.config import CompressSettings
 from llmzip.cram.chunking import Segment, longest_chunk, plan_segments
-from llmzip.cram.effort import EFFORTS
+from llmzip.cram.effort import EFFORTS, Effort, chunk_budget_bits, grid_plan
+from llmzip.cram.rounding import GridPlan
 from llmzip.cram.tasks import Task
 from llmzip.lm.tokens import Tokens
 from llmzip.progress import OnProgress, Progress, check_cancelled
@@ -45,6 +46,7 @@ class Plan:
 
     parts: Sequence[tuple[Part, Sequence[Segment]]]
     context_tokens: int
+    grid: GridPlan | None  # None: vectors are stored as bf16
 
     @property
     def segments(self) -> list[Segment]:
@@ -88,16 +90,15 @@ def plan_parts(
     of it is left out of the segments."""
     on_progress(Progress(stage="measure", bytes_total=sum(len(part.data) for part in parts)))
     num_tokens = sum(len(part.ids or ()) for part in parts)
+    grid = grid_plan(settings.preset, settings.bits, settings.max_steps)
     context = settings.context_tokens
     if context is None:
-        most = EFFORTS[settings.preset].longest_context_tokens
-        context = min(most, num_tokens // _SEGMENTS_WANTED)
-        context = context if context >= _SHORTEST_CONTEXT_TOKENS else 0
+        context = _default_context(EFFORTS[settings.preset], num_tokens, is_grid=grid is not None)
     # The longest chunk and its vectors must still fit behind the start token and the context.
     room = shop.judge.max_positions - settings.num_mem - 1
     longest = min(longest_chunk(settings.num_mem), max(1, room // 2))
     context = max(0, min(context, room - longest))
-    budget = settings.budget_bits or _default_budget_bits(shop, settings)
+    budget = settings.budget_bits or _default_budget_bits(shop, settings, grid)
     late = float("inf")
     if settings.time_budget_s is not None:
         late = time.monotonic() + _PLANNING_SHARE * settings.time_budget_s
@@ -109,6 +110,7 @@ def plan_parts(
             for segment in plan_segments(
                 shop.lm, part.ids, start_id=shop.start_id, context_tokens=context,
                 budget_bits=budget, max_chunk_tokens=longest, first_index=index,
+                spared=0.0 if grid is None else settings.max_patches,
             ):  # fmt: skip
                 check_cancelled(cancel)
                 segments.append(segment)
@@ -116,10 +118,19 @@ def plan_parts(
                     break
             index += len(segments)
         planned.append((part, segments))
-    return Plan(parts=planned, context_tokens=context)
+    return Plan(parts=planned, context_tokens=context, grid=grid)
 
 
-def _default_budget_bits(shop: Workshop, settings: CompressSettings) -> float:
-    """The surprisal that a chunk should hold: the preset's share of what its vectors gain."""
-    gain_bits = shop.calibration().gain_bits * settings.num_mem
-    return max(_LOWEST_BUDGET_BITS, EFFORTS[settings.preset].load * gain_bits)
+def _default_context(effort: Effort, num_tokens: int, *, is_grid: bool) -> int:
+    if is_grid:  # every bit of surprisal saved is worth several of a vector on a grid
+        return effort.grid_context_tokens
+    context = min(effort.longest_context_tokens, num_tokens // _SEGMENTS_WANTED)
+    return context if context >= _SHORTEST_CONTEXT_TOKENS else 0
+
+
+def _default_budget_bits(
+    shop: Workshop, settings: CompressSettings, grid: GridPlan | None
+) -> float:
+    """The surprisal that a chunk should hold: the preset's share of what its vectors hold."""
+    bits = chunk_budget_bits(settings.preset, grid, shop.calibration().gain_bits)
+    return max(_LOWEST_BUDGET_BITS, bits * settings.num_mem)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES
 
 if TYPE_CHECKING:
-    from llmzip.store.container import ReadResult
+    from llmzip.store.summary import Summary
 
 SCHEMA = 1
 DECODER_NOISE_LOGITS = 1e-4  # fp32 decoding against itself: threads, batch size, cached or not
@@ -58,7 +58,7 @@ class Report:
     num_patches: int  # patches of the same chunks
     num_mem: int  # K, vectors a chunk
     mem_dim: int
-    bits_per_dimension: int
+    bits_per_dimension: int  # as the header names it; coded vectors take what they take
     context_tokens: int
     model_id: str
     revision: str
@@ -84,6 +84,16 @@ class Report:
     def container_bytes_per_vector(self) -> float | None:
         """What one vector costs in the file."""
         return _ratio(self.bit_counts.vectors / 8, self.num_vectors)
+
+    @property
+    def stored_bits_per_dimension(self) -> float | None:
+        """What one number of a vector costs in the file."""
+        return _ratio(self.bit_counts.vectors, self.num_vectors * self.mem_dim)
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether the vectors are entropy-coded, so that their size is no whole number of bits."""
+        return 0 < self.bits_per_dimension < 16
 
     @property
     def text_bytes_per_vector(self) -> float | None:
@@ -145,6 +155,7 @@ class Report:
             "num_mem": self.num_mem,
             "mem_dim": self.mem_dim,
             "bits_per_dimension": self.bits_per_dimension,
+            "stored_bits_per_dimension": self.stored_bits_per_dimension,
             "container_bytes_per_vector": self.container_bytes_per_vector,
             "text_bytes_per_vector": self.text_bytes_per_vector,
             "tokens_per_vector": self.tokens_per_vector,
@@ -225,6 +236,10 @@ class Report:
             "bytes of text"
         )
 
+    def _bits_text(self) -> str:
+        stored = self.stored_bits_per_dimension
+        return f"{stored:.2f}" if self.is_coded and stored else f"{self.bits_per_dimension}"
+
     def _model_lines(self) -> list[str]:
         revision = f" at {printable(self.revision)}" if self.revision else ""
         lines = [
@@ -237,7 +252,7 @@ class Report:
         if tokens is not None and held is not None:
             lines.append(
                 f"vectors   {self.num_vectors:,} ({self.num_mem} a chunk), each {self.mem_dim:,} "
-                f"dimensions x {self.bits_per_dimension} bits = "
+                f"dimensions x {self._bits_text()} bits = "
                 f"{self.container_bytes_per_vector:,.0f} bytes, for {tokens:.1f} tokens or "
                 f"{held:.1f} bytes of text"
             )
@@ -246,18 +261,16 @@ class Report:
         return lines
 
 
-def make_report(result: ReadResult) -> Report:
-    """The figures of a container that has been parsed."""
-    from llmzip.store.container import StoredRun  # numpy, which `llmzip --help` need not wait for
-    from llmzip.store.header import VERSION
+def make_report(summary: Summary) -> Report:
+    """The figures of a container, as its header and columns give them."""
+    from llmzip.store.header import BF16_SAFE, VERSION
+    from llmzip.store.records import margin_value
 
-    container, sizes = result.container, result.sizes
-    chunks = container.chunks
-    with_mem = [chunk for chunk in chunks if chunk.mem is not None]
-    stored = [run for run in container.runs if isinstance(run, StoredRun)]
+    header, sizes, model = summary.header, summary.sizes, summary.header.model
+    num_vector_chunks = model.num_vector_chunks if model else 0
     return Report(
         format_version=VERSION,
-        original_bytes=container.original_bytes,
+        original_bytes=header.original_bytes,
         container_bytes=sizes.file_bytes,
         bit_counts=BitCounts(
             vectors=8 * sizes.vector_bytes,
@@ -265,35 +278,36 @@ def make_report(result: ReadResult) -> Report:
             stored=8 * sizes.stored_bytes,
             metadata=8 * sizes.metadata_bytes,
         ),
-        num_crammed=sum(not chunk.patches for chunk in with_mem),
-        num_patched=sum(bool(chunk.patches) for chunk in with_mem),
-        num_literal=len(chunks) - len(with_mem),
-        num_segments=sum(chunk.starts_segment for chunk in chunks),
-        num_stored_runs=len(stored),
-        stored_original_bytes=sum(run.num_bytes for run in stored),
-        num_tokens=sum(chunk.num_tokens for chunk in chunks),
-        num_vector_tokens=sum(chunk.num_tokens for chunk in with_mem),
-        vector_text_bytes=sum(chunk.num_bytes for chunk in with_mem),
-        num_patches=sum(len(chunk.patches) for chunk in with_mem),
-        num_mem=container.num_mem,
-        mem_dim=container.mem_dim,
-        bits_per_dimension=container.bits,
-        context_tokens=container.context_tokens,
-        model_id=container.model_id,
-        revision=container.revision,
-        model_digest=container.model_digest.hex(),
-        min_margin=container.min_margin,
-        bf16_safe=container.bf16_safe,
-        xz_bytes=container.xz_bytes,
-        zstd_bytes=container.zstd_bytes,
+        num_crammed=num_vector_chunks - summary.num_patched,
+        num_patched=summary.num_patched,
+        num_literal=model.num_literal if model else 0,
+        num_segments=summary.num_segments,
+        num_stored_runs=summary.num_stored_runs,
+        stored_original_bytes=summary.stored_original_bytes,
+        num_tokens=summary.num_tokens,
+        num_vector_tokens=summary.num_tokens - summary.num_literal_tokens,
+        vector_text_bytes=summary.crammed_bytes - summary.literal_bytes,
+        num_patches=summary.num_patches,
+        num_mem=model.num_mem if model else 0,
+        mem_dim=model.mem_dim if model else 0,
+        bits_per_dimension=model.bits if model else 0,
+        context_tokens=model.context_tokens if model else 0,
+        model_id=model.model_id if model else "",
+        revision=model.revision if model else "",
+        model_digest=model.model_digest.hex() if model else "",
+        min_margin=margin_value(model.margin_code) if model and model.margin_code else None,
+        bf16_safe=bool(header.optional & BF16_SAFE),
+        xz_bytes=header.xz_bytes,
+        zstd_bytes=header.zstd_bytes,
     )
 
 
 def read_report(data: bytes, *, max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES) -> Report:
     """The figures of a `.crm` file's bytes. Raises FormatError or LimitExceeded."""
-    from llmzip.store.container import parse_container
+    # Here, not above: numpy, which `llmzip --help` need not wait for.
+    from llmzip.store.summary import summarise_container
 
-    return make_report(parse_container(data, max_output_bytes=max_output_bytes))
+    return make_report(summarise_container(data, max_output_bytes=max_output_bytes))
 
 
 def printable(text: str) -> str:

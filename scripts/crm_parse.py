@@ -2,11 +2,14 @@
 
 `python scripts/crm_parse.py FILE.crm` prints the file's structure as JSON, or one line and exit
 code 1. Shares no code with llmzip, so that a test can hold the two against each other. Planes in
-zstd are unpacked where Python has zstd (3.14), else only their sizes are shown.
+zstd are unpacked where Python has zstd (3.14), else only their sizes are shown. Coded planes are
+decoded, but not encoded again to see whether they are in their one right form.
 """
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import json
 import sys
 import zlib
@@ -52,9 +55,28 @@ class Reader:
             shift += 7
             need(shift < 63, f"varint too long before {self.at}")
 
-    def signed(self):
-        code = self.varint()
-        return -(code + 1) // 2 if code % 2 else code // 2
+    def rice(self, count):
+        """Numbers in whole bits: how often k zeros, ones, then the low k bits of each."""
+        if not count:
+            return []
+        low_bits, number, place = (
+            self.byte(),
+            int.from_bytes(self.data[self.at : self.end], "little"),
+            0,
+        )
+        need(low_bits <= 62, "too many low bits")
+        highs = []
+        for _ in range(count):
+            rest = number >> place
+            need(rest, "missing numbers")
+            highs.append((rest & -rest).bit_length() - 1)
+            place += highs[-1] + 1
+        values = []
+        for high in highs:
+            values.append(high << low_bits | number >> place & (1 << low_bits) - 1)
+            place += low_bits
+        self.take((place + 7) // 8)
+        return values
 
     def bitmap(self, count, ones):
         number = int.from_bytes(self.take((count + 7) // 8), "little")
@@ -67,7 +89,7 @@ def read_header(data):
     need(data[:8] == MAGIC, "not a .crm file")
     r = Reader(data, 8, len(data))
     version, required, optional = r.byte(), r.byte(), r.byte()
-    need(version == 1 and required < 32, "unsupported version or feature")
+    need(version == 1 and required < 64, "unsupported version or feature")
     size = r.varint()
     need(size <= 1 << 20, "header too large")
     end = r.at + size
@@ -91,7 +113,8 @@ def read_header(data):
         head["model_digest"] = r.take(16).hex()
         for name in ("num_mem", "mem_dim", "bits", "context_tokens"):
             head[name] = r.varint()
-        need(head["bits"] == 16, "unsupported precision")
+        need(head["bits"] in (1, 2, 3, 4, 5, 6, 7, 8, 16), "unsupported precision")
+        need((head["bits"] < 16) == bool(required & 32), "precision and features")
         head["start_id"] = r.varint() if required & 8 else None
         need((head["start_id"] or 0) < 1 << 31, "start token")
         head["margin_code"] = r.byte()
@@ -100,9 +123,31 @@ def read_header(data):
         head["patch_bytes"] = r.varint()
         vectors = head["num_chunks"] - head["num_literal"]
         head["vector_bytes"] = vectors * head["num_mem"] * head["mem_dim"] * 2
-        need(head["num_literal"] <= head["num_chunks"] <= head["patch_bytes"], "chunk counts")
+        counted = head["patch_bytes"]
+        if required & 32:
+            for name in ("vector_bytes", "max_symbol", "first_step", "step_span"):
+                head[name] = r.varint()
+            head["prior"] = r.byte()
+            head["num_patches"], head["num_patched"] = r.varint(), r.varint()
+            need(1 <= head["max_symbol"] <= 1023, "largest symbol")
+            need(4 <= head["first_step"] <= head["first_step"] + head["step_span"] <= 1019, "steps")
+            least = vectors * head["num_mem"] * ((head["mem_dim"] + 63) // 64)
+            need(least <= head["vector_bytes"], "vector bytes")
+            counted = head["columns_bytes"]
+        need(0 <= vectors and head["num_chunks"] <= counted, "chunk counts")
     need(r.at == end or optional > 1, "unused bytes in the header")
     return head, end + 4
+
+
+def read_differences(r, head, crams):
+    """One number for each chunk: as varints, or packed without the last one of each run."""
+    sizes = [len(run["chunks"]) for run in crams]
+    if not head["required"] & 32:
+        codes = [r.varint() for _ in range(sum(sizes))]
+    else:
+        packed = iter(r.rice(sum(sizes) - len(sizes)))
+        codes = [next(packed) if left else 0 for n in sizes for left in reversed(range(n))]
+    return iter([-(code + 1) // 2 if code % 2 else code // 2 for code in codes])
 
 
 def read_columns(r, head):
@@ -121,17 +166,19 @@ def read_columns(r, head):
     need(len(chunks) == head["num_chunks"], "chunks do not add up")
     need(sum(run["num_bytes"] for run in runs) == head["original_bytes"], "bytes do not add up")
     num_segments = r.varint() if crams else 0
+    differences = read_differences(r, head, crams)
     for run in crams:
         left = run["num_tokens"]
         for index, chunk in enumerate(run["chunks"]):
-            chunk["num_tokens"] = left // (len(run["chunks"]) - index) + r.signed()
+            chunk["num_tokens"] = left // (len(run["chunks"]) - index) + next(differences)
             left -= chunk["num_tokens"]
             need(1 <= chunk["num_tokens"] <= 65535 and left >= 0, "token count")
         need(left == 0, "tokens do not add up")
+    differences = read_differences(r, head, crams)
     for run in crams:
         tokens, left = run["num_tokens"], run["num_bytes"]
         for chunk in run["chunks"]:
-            chunk["num_bytes"] = left * chunk["num_tokens"] // tokens + r.signed()
+            chunk["num_bytes"] = left * chunk["num_tokens"] // tokens + next(differences)
             tokens -= chunk["num_tokens"]
             left -= chunk["num_bytes"]
             need(chunk["num_bytes"] >= chunk["num_tokens"] and left >= tokens, "byte count")
@@ -164,6 +211,122 @@ def read_patches(r, chunks):
     need(r.at == r.end, "unused bytes among the patches")
 
 
+class RangeDecoder:
+    """Symbols from a stream. The bytes after its end are zeros."""
+
+    def __init__(self, data):
+        self.bytes = itertools.chain(data, itertools.repeat(0))
+        self.point, self.width = self.next_bytes(8), (1 << 64) - 1
+
+    def next_bytes(self, count):
+        return int.from_bytes(bytes(itertools.islice(self.bytes, count)), "big")
+
+    def quantile(self):
+        found = self.point // (self.width >> 24)
+        need(found < 1 << 24, "damaged stream")
+        return found
+
+    def narrow(self, start, end):
+        scale = self.width >> 24
+        self.point, self.width = self.point - scale * start, scale * (end - start)
+        if self.width < 1 << 32:
+            self.point, self.width = self.point << 32 | self.next_bytes(4), self.width << 32
+
+    def symbols(self, counts, amount):
+        """Symbols under fixed counts, which are then brought up to date."""
+        if not amount:
+            return []
+        total, size = sum(counts), len(counts)
+        below = itertools.accumulate(counts, initial=0)
+        starts = [i + c * ((1 << 24) - size) // total for i, c in enumerate(below)]
+        found = []
+        for _ in range(amount):
+            symbol = bisect.bisect_right(starts, self.quantile()) - 1
+            self.narrow(starts[symbol], starts[symbol + 1])
+            found.append(symbol)
+        for symbol in found:
+            counts[symbol] += 32
+        while sum(counts) > 1 << 21:
+            counts[:] = [(count + 1) // 2 for count in counts]
+        return found
+
+    def uniform(self, size):
+        unit = (1 << 24) // size
+        symbol = min(self.quantile() // unit, size - 1)
+        self.narrow(symbol * unit, 1 << 24 if symbol == size - 1 else (symbol + 1) * unit)
+        return symbol
+
+    def numbers(self, counts, amount):
+        """Numbers by size class, then their bits above the lowest 16, then those."""
+        classes = self.symbols(counts, amount)
+        values = [1 << size for size in classes]
+        for shift, most in ((16, 15), (0, 16)):
+            for index, size in enumerate(classes):
+                width = min(size - shift, most)
+                if width > 0:
+                    values[index] += self.uniform(1 << width) << shift
+        return [value - 1 for value in values]
+
+
+def prior_counts(prior, largest):
+    ratio = (1 << 53) // ((1 << 21) + ((4 + prior % 4) << prior % 128 // 4))
+    falling = ratio * ratio >> 32 if prior < 128 else 1 << 32
+    weights = [1 << 32]
+    for _ in range(largest):
+        weights.append(weights[-1] * ratio >> 32)
+        ratio = ratio * falling >> 32
+    total = 2 * sum(weights) - weights[0]
+    share = 512 * (2 * largest + 1)
+    return [max(1, share * weights[abs(s)] // total) for s in range(-largest, largest + 1)]
+
+
+def read_coded_vectors(data, head, chunks):
+    decoder, largest = RangeDecoder(data), head["max_symbol"]
+    symbols = prior_counts(head["prior"], largest)
+    num_steps = head["step_span"] + 1
+    steps = [max(1, 32 // num_steps)] * num_steps
+    for chunk in chunks:
+        if chunk["literal"]:
+            continue
+        chunk["vectors"] = []
+        for _ in range(head["num_mem"]):
+            step = head["first_step"] + (decoder.symbols(steps, 1)[0] if num_steps > 1 else 0)
+            values = [symbol - largest for symbol in decoder.symbols(symbols, head["mem_dim"])]
+            chunk["vectors"].append({"step": 32 * step, "symbols": values})
+
+
+def read_coded_patches(data, head, chunks):
+    decoder = RangeDecoder(data)
+    kinds = [224, 16, 16] + [max(2, 256 // (skip * (skip + 1))) for skip in range(1, 21)]
+    escapes, skips, sizes = [16] * 8, [16] * 8, [16] * 8
+    ids = [32] * 16 + [8] * 2 + [2] * 14
+    tokens_left = sum(chunk["num_tokens"] for chunk in chunks if not chunk["literal"])
+    left = head["num_patches"]
+    need(left <= tokens_left, "patch count")
+    for chunk in chunks:
+        length = chunk["num_tokens"]
+        if chunk["literal"]:
+            chunk["patches"] = [[at, id] for at, id in enumerate(decoder.numbers(ids, length))]
+            continue
+        flags = decoder.symbols([tokens_left - left, left], length) if left else []
+        positions = [position for position, flag in enumerate(flags) if flag]
+        tokens_left, left = tokens_left - length, left - len(positions)
+        need(0 <= left <= tokens_left, "patch count")
+        found = decoder.symbols(kinds, len(positions))
+        values = {2: [[21 + skip, 1, 0] for skip in decoder.numbers(escapes, found.count(2))]}
+        groups = [[skip] for skip in decoder.numbers(skips, found.count(1))]
+        for group, size in zip(groups, decoder.numbers(sizes, len(groups)), strict=True):
+            group.append(size + 2)
+        for group in groups:
+            group.append(decoder.uniform(group[1]))
+        values[1], values[0] = groups, decoder.numbers(ids, found.count(0))
+        sources = {kind: iter(numbers) for kind, numbers in values.items()}
+        tokens = [[kind - 2, 1, 0] if kind > 2 else next(sources[kind]) for kind in found]
+        for token in tokens:
+            need(isinstance(token, int) or token[0] + token[1] <= 256, "rank")
+        chunk["patches"] = [[at, token] for at, token in zip(positions, tokens, strict=True)]
+
+
 def parse(data):
     head, at = read_header(data)
     planes = {}
@@ -184,6 +347,11 @@ def parse(data):
         columns = Reader(unpacked, 0, len(unpacked))
     result["runs"] = runs = read_columns(columns, head)
     chunks = [chunk for run in runs for chunk in run["chunks"]]
+    if head["required"] & 32:
+        vectors, patches, stored = (planes[n]["offset"] for n in ("vectors", "patches", "stored"))
+        read_coded_vectors(data[vectors:patches], head, chunks)
+        read_coded_patches(data[patches:stored], head, chunks)
+        return result
     read_patches(Reader(data, planes["patches"]["offset"], planes["stored"]["offset"]), chunks)
     at = planes["vectors"]["offset"]
     for chunk in chunks:

@@ -28,17 +28,13 @@ from llmzip.errors import (
     Truncated,
     UnsupportedVersion,
 )
-from llmzip.store.columns import (
-    ChunkRow,
-    RunRows,
-    TableSize,
-    decode_columns,
-    encode_columns,
-)
+from llmzip.store.columns import Columns, RunTotals, TableSize, decode_columns, encode_columns
 from llmzip.store.container import (
     Chunk,
     Container,
     CramRun,
+    GridMem,
+    Ranked,
     StoredRun,
     chunk_check,
     content_hash,
@@ -56,6 +52,7 @@ DATA = ROOT / "tests" / "data"
 GOLDEN: dict[str, Any] = runpy.run_path(str(DATA / "make_golden.py"))["GOLDEN"]
 TINY = (DATA / "v1_tiny.crm").read_bytes()
 STORED = (DATA / "v1_stored.crm").read_bytes()
+CODED = (DATA / "v1_coded.crm").read_bytes()
 NAMED = (NotACrmFile, Truncated, Corrupt, UnsupportedVersion, LimitExceeded)
 
 
@@ -173,30 +170,38 @@ def test_golden_files_are_what_their_generator_makes(name: str) -> None:
     assert write_container(read_container(frozen)) == frozen
 
 
-def test_the_walk_through_in_the_docs_is_the_golden_file() -> None:
+@pytest.mark.parametrize(
+    "data, heading, num_rows",
+    [(TINY, "## A raw file, byte by byte", 35), (CODED, "## A coded file, byte by byte", 30)],
+)
+def test_the_walk_through_in_the_docs_is_the_golden_file(
+    data: bytes, heading: str, num_rows: int
+) -> None:
     text = (ROOT / "docs" / "FORMAT.md").read_text(encoding="utf-8")
+    text = text.split(heading)[1].split("\n## ")[0]
     lines = [line[10:50] for line in text.splitlines() if line.startswith("000000")]
-    assert bytes.fromhex("".join(lines)) == TINY
+    assert bytes.fromhex("".join(lines)) == data
+    assert f"{len(data)} bytes" in text
     rows = re.findall(r"^\| ([0-9a-f]{2}) \| `([^`]+)`( four times)? \|", text, re.M)
     starts = [int(offset, 16) for offset, _, _ in rows]
-    assert len(rows) == 35 and starts[0] == 0
+    assert len(rows) == num_rows and starts[0] == 0
     for (_, literal, repeated), start, end in zip(
-        rows, starts, [*starts[1:], len(TINY)], strict=True
+        rows, starts, [*starts[1:], len(data)], strict=True
     ):
         first, dots, last = literal.partition(" ... ")
-        shown = TINY[start:end].hex(" ")
+        shown = data[start:end].hex(" ")
         if dots:
             assert shown.startswith(first) and shown.endswith(last)
         else:
             assert shown == " ".join([literal] * (4 if repeated else 1))
 
 
-@pytest.mark.parametrize("data", [TINY, STORED])
+@pytest.mark.parametrize("data", [TINY, STORED, CODED])
 def test_sizes_add_up(data: bytes) -> None:
     sizes = parse_container(data).sizes
     assert sizes.file_bytes == len(data)
     assert min(dataclasses.astuple(sizes)) >= 0
-    expected = (24, 13, 4) if data is TINY else (0, 0, 24)
+    expected = {TINY: (24, 13, 4), STORED: (0, 0, 24), CODED: (8, 10, 4)}[data]
     assert (sizes.vector_bytes, sizes.patch_bytes, sizes.stored_bytes) == expected
 
 
@@ -220,13 +225,20 @@ def test_the_reference_parser_agrees(name: str) -> None:
         assert (theirs["kind"] == "cram") == isinstance(ours, CramRun)
     theirs = [chunk for run in found["runs"] for chunk in run["chunks"]]
     for their, our in zip(theirs, container.chunks, strict=True):
-        assert [tuple(patch) for patch in their["patches"]] == list(our.patches)
+        assert [patch_of(*patch) for patch in their["patches"]] == list(our.patches)
         for field in ("num_tokens", "num_bytes", "check", "starts_segment"):
             assert their[field] == getattr(our, field)
         assert their["literal"] == (our.mem is None)
-        if our.mem is not None:
+        if isinstance(our.mem, GridMem):
+            assert [vector["step"] for vector in their["vectors"]] == our.mem.steps.tolist()
+            assert [vector["symbols"] for vector in their["vectors"]] == our.mem.symbols.tolist()
+        elif our.mem is not None:
             at = their["vector_offset"]
             assert data[at : at + 2 * our.mem.size] == our.mem.tobytes()
+
+
+def patch_of(position: int, token: Any) -> tuple[int, Any]:
+    return position, Ranked(*token) if isinstance(token, list) else token
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
@@ -241,7 +253,7 @@ def test_the_reference_parser_refuses_damage(tmp_path: Path, damage: str) -> Non
 # Damage
 
 
-@pytest.mark.parametrize("data", [TINY, STORED])
+@pytest.mark.parametrize("data", [TINY, STORED, CODED])
 def test_cut_at_every_length(data: bytes) -> None:
     with pytest.raises(NotACrmFile):
         read_container(b"")
@@ -252,7 +264,7 @@ def test_cut_at_every_length(data: bytes) -> None:
         read_container(data[:-1])
 
 
-@pytest.mark.parametrize("data", [TINY, STORED])
+@pytest.mark.parametrize("data", [TINY, STORED, CODED])
 def test_flip_every_bit(data: bytes) -> None:
     for index in range(len(data)):
         for bit in range(8):
@@ -270,8 +282,9 @@ def test_flip_every_bit(data: bytes) -> None:
 
 @pytest.mark.parametrize("tail", [b"\0", b"\n", STORED, TINY])
 def test_trailing_bytes_and_joined_files(tail: bytes) -> None:
-    with pytest.raises(Corrupt, match=f"{len(tail)} trailing bytes"):
-        read_container(TINY + tail)
+    for data in (TINY, CODED):
+        with pytest.raises(Corrupt, match=f"{len(tail)} trailing bytes"):
+            read_container(data + tail)
 
 
 @pytest.mark.parametrize("data", [b"x", b"\x89CRX", b"PK\x03\x04" * 9, TINY[1:], b"\n" + TINY])
@@ -281,7 +294,7 @@ def test_other_files(data: bytes) -> None:
 
 
 def test_resealed_fixtures_differ_only_where_meant() -> None:
-    for data in (TINY, STORED):
+    for data in (TINY, STORED, CODED):
         assert seal(*split(data)) == data
 
 
@@ -293,7 +306,7 @@ def test_versions_and_features() -> None:
     for version in (0, 2, 255):
         with pytest.raises(UnsupportedVersion, match=f"version {version}"):
             read_container(seal(bytes([version]) + front[1:], fields, body))
-    for bit in (32, 64, 128):
+    for bit in (64, 128):
         with pytest.raises(UnsupportedVersion, match="required features"):
             read_container(seal(bytes([1, front[1] | bit, 0]), fields, body))
     with pytest.raises(UnsupportedVersion, match="reserved"):
@@ -330,10 +343,12 @@ def test_the_start_token_is_there_only_with_its_feature() -> None:
 
 
 def test_unknown_precision_in_a_file() -> None:
-    model = model_header(mem=(1, 2, 4), margin=128, tail=(1, 4))
-    fields = plain_header(original_bytes=9, runs=2, columns=8, stored=0, model=model)
-    with pytest.raises(UnsupportedVersion, match="4 bits"):
-        read_container(seal(b"\1\1\0", fields, bytes(30)))
+    for bits in (0, 9, 15, 17, 32):
+        model = model_header(mem=(1, 2, bits), margin=128, tail=(1, 4))
+        fields = plain_header(original_bytes=9, runs=2, columns=8, stored=0, model=model)
+        for required in (1, 33):
+            with pytest.raises(UnsupportedVersion, match=f"{bits} bits"):
+                read_container(seal(bytes([1, required, 0]), fields, bytes(30)))
 
 
 # Limits
@@ -520,6 +535,7 @@ def test_broken_chunks_are_not_written(changes: dict[str, Any]) -> None:
         {"original_hash": bytes(31)},
         {"model_digest": b""},
         {"bits": 8},
+        {"bits": 9},
         {"context_tokens": -1},
         {"xz_bytes": -1},
         {"runs": (CramRun(chunks=(a_chunk(),)), StoredRun(data=b""))},
@@ -831,15 +847,22 @@ def test_mutations_give_a_sound_file_or_a_named_error(
     assert write_container(container) == data
 
 
-def test_columns_alone_refuse_any_bytes() -> None:
-    rows = tuple(
-        ChunkRow(num_tokens=3, num_bytes=5, check=7, starts_segment=i == 0, is_literal=False)
-        for i in range(3)
+@pytest.mark.parametrize("coded", [False, True])
+def test_columns_alone_refuse_any_bytes(coded: bool) -> None:
+    columns = Columns(
+        runs=(
+            RunTotals(num_chunks=3, num_tokens=9, num_bytes=15),
+            RunTotals(num_chunks=0, num_tokens=0, num_bytes=4),
+        ),
+        num_tokens=[3, 2, 4],
+        num_bytes=[5, 6, 4],
+        checks=[7, 8, 9],
+        starts=[True, False, False],
+        literal=[False] * 3,
     )
-    runs = (RunRows(num_bytes=15, rows=rows), RunRows(num_bytes=4))
-    size = TableSize(num_runs=2, first_is_stored=False, num_chunks=3, num_literal=0)
-    block = encode_columns(runs)
-    assert decode_columns(Cursor(block, what="columns"), size) == runs
+    size = TableSize(num_runs=2, first_is_stored=False, num_chunks=3, num_literal=0, is_coded=coded)
+    block = encode_columns(columns, coded=coded)
+    assert decode_columns(Cursor(block, what="columns"), size) == columns
     assert len(block) <= size.max_bytes
     for cut in range(len(block)):
         with pytest.raises(Corrupt):

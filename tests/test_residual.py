@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from llmzip.errors import Corrupt, FormatError, Truncated
 from llmzip.store.residual import (
+    MAX_RANK,
     MAX_TOKEN_ID,
+    Ranked,
     check_patches,
     pack_literal,
     pack_patches,
@@ -173,3 +175,71 @@ def test_any_bytes_give_patches_or_a_format_error(data: bytes, num_tokens: int) 
         return
     # What is accepted has one spelling only.
     assert pack_patches(patches) == data[: source.offset]
+
+
+@pytest.mark.parametrize(
+    "rank, problem",
+    [
+        (Ranked(1, 1, 0), ""),
+        (Ranked(0, 2, 1), ""),
+        (Ranked(255, 1, 0), ""),
+        (Ranked(0, MAX_RANK, 255), ""),
+        (Ranked(0, 1, 0), "most likely"),
+        (Ranked(-1, 2, 0), "ranks"),
+        (Ranked(3, 0, 0), "ranks"),
+        (Ranked(256, 1, 0), "ranks 257 to 257, at most 256"),
+        (Ranked(255, 2, 0), "ranks 256 to 257, at most 256"),
+        (Ranked(3, 2, 2), "token 2 of 2"),
+        (Ranked(3, 2, -1), "token -1 of 2"),
+    ],
+)
+def test_ranks(rank: Ranked, problem: str) -> None:
+    assert problem in rank.problem and bool(rank.problem) == bool(problem)
+    patches = [(2, 7), (4, rank)]
+    if problem:
+        with pytest.raises(Corrupt, match="position 4"):
+            check_patches(patches, num_tokens=9, allow_ranked=True)
+    else:
+        check_patches(patches, num_tokens=9, allow_ranked=True)
+    with pytest.raises(Corrupt, match="only token ids"):
+        check_patches(patches, num_tokens=9)
+
+
+def test_ranks_have_no_plain_form() -> None:
+    for pack in (pack_patches, pack_literal):
+        with pytest.raises(ValueError, match="position 1"):
+            pack([(0, 1), (1, Ranked(1, 1, 0))])
+
+
+def test_ranks_compare_by_value_and_sort() -> None:
+    assert Ranked(1, 2, 0) == Ranked(1, 2, 0) != Ranked(1, 2, 1)
+    assert len({Ranked(1, 2, 0), Ranked(1, 2, 0)}) == 1
+    assert sorted([Ranked(2, 1, 0), Ranked(1, 3, 2)])[0] == Ranked(1, 3, 2)
+
+
+def test_many_varints_at_once() -> None:
+    values = [0, 1, 127, 128, 300, 16384, MAX_VARINT, 5]
+    data = b"".join(map(encode_varint, values))
+    for count in range(len(values) + 1):
+        source = cursor(data + b"\x80")
+        assert source.varints(count) == values[:count]
+        rest = source.varints(len(values) - count)
+        assert rest == values[count:] and source.remaining == 1
+    with pytest.raises(Corrupt, match="too early"):
+        cursor(data).varints(len(values) + 1)
+    for bad, message in (("058000", "padded"), ("05" + "80" * 9 + "01", "2\\*\\*63")):
+        with pytest.raises(Corrupt, match=message):
+            cursor(bytes.fromhex(bad)).varints(2)
+
+
+@settings(max_examples=200, derandomize=True, database=None)
+@given(data=st.binary(max_size=30), count=st.integers(0, 6))
+def test_many_varints_are_one_after_the_other(data: bytes, count: int) -> None:
+    outcomes = []
+    for read in (lambda c: c.varints(count), lambda c: [c.varint() for _ in range(count)]):
+        source = cursor(data)
+        try:
+            outcomes.append((read(source), source.offset))
+        except FormatError as error:
+            outcomes.append(str(error))
+    assert outcomes[0] == outcomes[1]

@@ -56,7 +56,14 @@ Batch: TypeAlias = Annotated[
 Attention: TypeAlias = Annotated[str, typer.Option(metavar="sdpa|eager", help="Attention kernel.")]
 Mem: TypeAlias = Annotated[int, typer.Option("--mem", metavar="K", help="Mem vectors a chunk.")]
 Bits: TypeAlias = Annotated[
-    int, typer.Option(metavar="B", help="Bits a dimension of a stored vector.")
+    int | None,
+    typer.Option(
+        metavar="B",
+        help="Bits a dimension of a stored vector: 1 to 8, or 16.  [default: the preset's]",
+    ),
+]
+MaxPatches: TypeAlias = Annotated[
+    float, typer.Option(metavar="SHARE", help="Share of a chunk's tokens that may be patched.")
 ]
 Context: TypeAlias = Annotated[
     int | None,
@@ -69,7 +76,10 @@ BudgetBits: TypeAlias = Annotated[
     typer.Option(metavar="N", help="Surprisal a chunk may hold.  [default: the model's capacity]"),
 ]
 MaxSteps: TypeAlias = Annotated[
-    int, typer.Option(metavar="N", help="Optimiser steps before a chunk is split.")
+    int | None,
+    typer.Option(
+        metavar="N", help="Optimiser steps before a chunk is split.  [default: the preset's]"
+    ),
 ]
 Preset: TypeAlias = Annotated[
     str, typer.Option(metavar="fast|balanced|small", help="What to spend: bytes or time.")

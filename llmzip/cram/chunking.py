@@ -10,8 +10,9 @@ cross-entropy, not length, sets how much a vector holds: Kuratov et al. 2025.
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -23,6 +24,7 @@ MAX_CHUNK_TOKENS = 256  # for each vector of a chunk
 _MOST_CHUNK_TOKENS = 2048  # whatever the vectors
 TAIL_LOAD = 1.2  # of the budget, for the last chunk of a text alone
 _TAIL_TOKENS = 32  # how far ahead the end of the text is looked for
+_EVENING_STEPS = 12
 _BLOCK_TOKENS = 64  # tokens read at a time while looking for a segment's end
 
 
@@ -54,9 +56,37 @@ class _Rule:
     context_tokens: int
     budget_bits: float
     max_chunk_tokens: int
+    spared: float  # share of a chunk's tokens that its vectors need not hold: the least expected
 
-    def is_over(self, bits: float, num_tokens: int) -> bool:
-        return bits > self.budget_bits or num_tokens >= self.max_chunk_tokens
+    def is_over(self, load: _Load, token_bits: float) -> bool:
+        """Whether a chunk of this load has no room for one token more."""
+        if load.num_tokens >= self.max_chunk_tokens:
+            return True
+        return load.with_token(token_bits, self.spared) > self.budget_bits
+
+
+class _Load:
+    """The surprisal of an open chunk's tokens."""
+
+    def __init__(self) -> None:
+        self._sorted: list[float] = []  # ascending
+        self.bits = 0.0
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self._sorted)
+
+    def add(self, token_bits: float) -> None:
+        insort(self._sorted, token_bits)
+        self.bits += token_bits
+
+    def with_token(self, token_bits: float, spared: float) -> float:
+        """Bits to be held with one token more, the least expected ones spared."""
+        num_spared = int(spared * (self.num_tokens + 1))
+        if not num_spared:
+            return self.bits + token_bits
+        most = sorted([token_bits, *self._sorted[-num_spared:]])[-num_spared:]
+        return self.bits + token_bits - sum(most)
 
 
 def longest_chunk(num_mem: int) -> int:
@@ -73,11 +103,18 @@ def plan_segments(
     context_tokens: int,
     budget_bits: float,
     max_chunk_tokens: int = MAX_CHUNK_TOKENS,
+    spared: float = 0.0,
     first_index: int = 0,
 ) -> Iterator[Segment]:
-    """Cut tokens into segments and chunks, in order; every token is in exactly one chunk."""
+    """Cut tokens into segments and chunks, in order; every token is in exactly one chunk.
+
+    spared: share of a chunk's tokens, the least expected, that count nothing.
+    """
     rule = _Rule(
-        context_tokens=context_tokens, budget_bits=budget_bits, max_chunk_tokens=max_chunk_tokens
+        context_tokens=context_tokens,
+        budget_bits=budget_bits,
+        max_chunk_tokens=max_chunk_tokens,
+        spared=spared,
     )
     begin, index = 0, first_index
     start_ids = segment_start(start_id)
@@ -98,20 +135,21 @@ def _next_segment(
 ) -> Segment:
     reader = _Reader(lm, start_ids, ids)
     spans: list[Span] = []
-    start, bits, takes_tail = 0, 0.0, False
+    start, load, takes_tail = 0, _Load(), False
     for position in range(len(ids)):
         surprisal = reader.surprisal(position)
-        too_much = rule.is_over(bits + surprisal, position - start)
-        if position > start and too_much and not takes_tail:
-            takes_tail = _tail_fits(reader, start, position, len(ids), bits, rule)
-        if position > start and too_much and not takes_tail:
-            spans.append(Span(start=start, end=position, surprisal_bits=bits))
-            start, bits = position, 0.0
+        is_full = position > start and rule.is_over(load, surprisal)
+        if is_full and not takes_tail:
+            takes_tail = _tail_fits(reader, start, position, len(ids), rule)
+        if is_full and not takes_tail:
+            spans.append(Span(start=start, end=position, surprisal_bits=load.bits))
+            start, load = position, _Load()
             if position > rule.context_tokens:
                 break
-        bits += surprisal
+        load.add(surprisal)
     else:
-        spans.append(Span(start=start, end=len(ids), surprisal_bits=bits))
+        spans.append(Span(start=start, end=len(ids), surprisal_bits=load.bits))
+        spans = _evened(spans, reader.bits, rule)
     num_tokens = spans[-1].end
     return Segment(
         index=index,
@@ -123,17 +161,41 @@ def _next_segment(
     )
 
 
-def _tail_fits(
-    reader: _Reader, start: int, position: int, end: int, bits: float, rule: _Rule
-) -> bool:
+def _tail_fits(reader: _Reader, start: int, position: int, end: int, rule: _Rule) -> bool:
     """Whether the text ends so soon that its last bits go into the open chunk, over budget.
 
     A vector of their own would be wasted on them.
     """
     if end - position > _TAIL_TOKENS or end - start > rule.max_chunk_tokens:
         return False
-    tail_bits = sum(reader.surprisal(later) for later in range(position, end))
-    return bits + tail_bits <= TAIL_LOAD * rule.budget_bits
+    bits = sorted(reader.surprisal(later) for later in range(start, end))
+    kept = bits[: len(bits) - int(rule.spared * len(bits))]
+    return sum(kept) <= TAIL_LOAD * rule.budget_bits
+
+
+def _evened(spans: list[Span], bits: Sequence[float], rule: _Rule) -> list[Span]:
+    """As many chunks of more equal load, so that the last one of a text is not a small rest that
+    takes a vector all the same."""
+    low, high = 0.0, TAIL_LOAD * rule.budget_bits
+    for _ in range(_EVENING_STEPS):
+        middle = (low + high) / 2
+        found = _cut(bits, replace(rule, budget_bits=middle))
+        if len(found) <= len(spans):
+            spans, high = found, middle
+        else:
+            low = middle
+    return spans
+
+
+def _cut(bits: Sequence[float], rule: _Rule) -> list[Span]:
+    spans: list[Span] = []
+    start, load = 0, _Load()
+    for position, token_bits in enumerate(bits):
+        if position > start and rule.is_over(load, token_bits):
+            spans.append(Span(start=start, end=position, surprisal_bits=load.bits))
+            start, load = position, _Load()
+        load.add(token_bits)
+    return [*spans, Span(start=start, end=len(bits), surprisal_bits=load.bits)]
 
 
 class _Reader:

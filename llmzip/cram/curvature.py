@@ -59,13 +59,30 @@ class Curvature:
         """One row of several."""
         return Curvature(**{f.name: getattr(self, f.name)[index : index + 1] for f in fields(self)})
 
+    def put(self, index: int, row: Curvature) -> None:
+        """Replace one row of several."""
+        for f in fields(self):
+            getattr(self, f.name)[index] = getattr(row, f.name)[0]
+
+    def forget(self, fixed: Tensor, point: Tensor) -> None:
+        """Remember nothing of coordinates that do not move any more. fixed, point: [B, P]."""
+        self.moves = self.moves.masked_fill(fixed[:, None], 0.0)
+        self.changes = self.changes.masked_fill(fixed[:, None], 0.0)
+        self.last_gradient = self.last_gradient.masked_fill(fixed, 0.0)
+        self.last_point = torch.where(fixed, point, self.last_point)
+
     def step(
-        self, point: Tensor, gradient: Tensor, *, step_size: float, longest_step: float
+        self,
+        point: Tensor,
+        gradient: Tensor,
+        *,
+        step_size: float | Tensor,
+        longest_step: float | Tensor,
     ) -> Tensor:
         """How far each row moves from here; remembers where it was. All [B, P].
 
         step_size: of one coordinate where nothing is known of the curvature. longest_step: bound on
-        the root mean square of a step's coordinates.
+        the root mean square of a step's coordinates. Both of all rows, or [B, 1].
         """
         self.num_steps = self.num_steps + 1
         self.squares = torch.lerp(gradient.square(), self.squares, _SCALE_MEMORY)
@@ -74,7 +91,7 @@ class Curvature:
         self._remember(point, gradient, scale)
         step = -self._product(gradient, scale)
         size = step.square().mean(dim=1, keepdim=True).sqrt()
-        return step * (longest_step / size.clamp(min=longest_step))
+        return step * (longest_step / torch.clamp(size, min=longest_step))
 
     def _remember(self, point: Tensor, gradient: Tensor, scale: Tensor) -> None:
         has_moved = (self.num_steps > 1)[:, None]  # [B, 1]

@@ -9,17 +9,19 @@ containers or bytes. Called by `cram.engine` and `decoding`.
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from llmzip.cram.ranks import rank_of, token_at
 from llmzip.lm.layout import pad_ids, segment_start, tokens_and_mem
-from llmzip.lm.model import FrozenLM
+from llmzip.lm.model import FrozenLM, target_margins
 from llmzip.lm.state import State, stack_states
 from llmzip.progress import check_cancelled
+from llmzip.store.residual import Ranked
 
 # Segments under way, in waves: more of them leave more choice of chunks of like length, and each
 # holds the memory of its context.
@@ -33,7 +35,7 @@ class DecodeChunk:
 
     num_tokens: int
     mem: Tensor | None
-    patches: Mapping[int, int]  # position -> token id
+    patches: Mapping[int, int | Ranked]  # position -> token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,7 @@ class Decoded:
 
     ids: Tensor  # [B, L] int64, padded on the right
     margins: Tensor  # [B, L] fp32, logit of the token taken minus the best other logit
+    ranked: Sequence[Mapping[int, Ranked]]  # a row each: position -> the token there, by its rank
 
 
 @torch.no_grad()
@@ -51,20 +54,23 @@ def decode_chunks(
     lead_ids: Sequence[Sequence[int]],
     mem: Tensor,
     num_tokens: Sequence[int],
-    forced: Sequence[Mapping[int, int]],
+    forced: Sequence[Mapping[int, int | Ranked]],
     *,
+    rank_below: float | None = None,
     cancel: threading.Event | None = None,
 ) -> tuple[Decoded, State]:
     """Decode one chunk in every row.
 
     state: contexts read so far, one a row. lead_ids: context tokens still to be read, a list a
-    row. mem: [B, K, D]. forced: position -> token id, taken instead of the model's choice.
-    Returns the tokens and the state before mem.
+    row. mem: [B, K, D]. forced: position -> token, taken instead of the model's choice.
+    rank_below: find the ranks of tokens whose margin is below so many logits, where noise of half
+    that size cannot change them. Returns the tokens and the state before mem.
     """
     running, row_hidden = _read_mem(lm, [state], lead_ids, mem, max(num_tokens))
     if any(lead_ids):
         state = running.first(running.num_slots - mem.shape[1]).rows(range(len(lead_ids)))
-    return _take_tokens(lm, running, row_hidden, num_tokens, forced, cancel), state
+    decoded = _take_tokens(lm, running, row_hidden, num_tokens, forced, cancel, rank_below)
+    return decoded, state
 
 
 def _read_mem(
@@ -88,16 +94,22 @@ def _take_tokens(
     running: State,
     row_hidden: Tensor,
     num_tokens: Sequence[int],
-    forced: Sequence[Mapping[int, int]],
+    forced: Sequence[Mapping[int, int | Ranked]],
     cancel: threading.Event | None,
+    rank_below: float | None = None,
 ) -> Decoded:
     """The token loop. running: the state after mem, spent here. row_hidden: [B, Dh]."""
     longest = max(num_tokens)
     wanted = torch.full((len(num_tokens), longest), -1, dtype=torch.int64)
+    by_rank: dict[int, dict[int, Ranked]] = defaultdict(dict)  # position -> row -> token
     for index, row in enumerate(forced):
         for position, token in row.items():
-            wanted[index, position] = token
+            if isinstance(token, Ranked):
+                by_rank[position][index] = token
+            else:
+                wanted[index, position] = token
     wanted = wanted.to(lm.device)
+    ranked: list[dict[int, Ranked]] = [{} for _ in num_tokens]
     ids = torch.zeros_like(wanted)
     margins = torch.zeros(wanted.shape, dtype=torch.float32, device=lm.device)
     rows = list(range(len(num_tokens)))  # rows that still decode
@@ -108,22 +120,29 @@ def _take_tokens(
         if len(going) < (0.75 if running.room is None else 1.0) * len(rows):
             running, order = running.keep(going)
             rows, row_hidden = [rows[i] for i in order], row_hidden[order]
-        taken, margin = _choose(lm.logits(row_hidden), wanted[rows, position])
+        logits = lm.logits(row_hidden)
+        for index, token in by_rank[position].items():
+            if index in rows:
+                wanted[index, position] = token_at(logits[rows.index(index)], token)
+        taken, margin = _choose(logits, wanted[rows, position])
+        if rank_below is not None:
+            for row in (margin < rank_below).nonzero()[:, 0].tolist():
+                found = rank_of(logits[row], int(taken[row]), rank_below)
+                if found is not None:
+                    ranked[rows[row]][position] = found
         ids[rows, position], margins[rows, position] = taken, margin
         if position + 1 < longest:
             one = torch.ones(len(rows), 1, dtype=torch.bool, device=lm.device)
             hidden, running = lm.extend(running, lm.embed(taken)[:, None], one)
             row_hidden = hidden[:, -1]  # the row that predicts token position + 1
-    return Decoded(ids=ids, margins=margins)
+    return Decoded(ids=ids, margins=margins, ranked=ranked)
 
 
 def _choose(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """The token of each row (wanted where >= 0, else the most likely one) and its margin.
-    Overwrites logits, [B, V]."""
-    taken = torch.where(wanted >= 0, wanted, _most_likely(logits))[:, None]
-    own = logits.gather(1, taken)
-    best_other = logits.scatter_(1, taken, -torch.inf).amax(dim=1)
-    return taken[:, 0], own[:, 0] - best_other
+    """The token of each row (wanted where >= 0, else the most likely one) and its margin. logits:
+    [B, V]."""
+    taken = torch.where(wanted >= 0, wanted, _most_likely(logits))
+    return taken, target_margins(logits, taken)
 
 
 def _most_likely(logits: Tensor) -> Tensor:
@@ -190,7 +209,8 @@ def _skip_literals(segment: _Segment, on_chunk: Callable[[int, int, list[int]], 
         chunk = segment.chunks[segment.place]
         if chunk.mem is not None:
             return True
-        ids = [chunk.patches[position] for position in range(chunk.num_tokens)]
+        # A container's reader refuses literal chunks with anything but ids.
+        ids = [token for _, token in sorted(chunk.patches.items()) if isinstance(token, int)]
         _finish_chunk(segment, ids, on_chunk)
     return False
 

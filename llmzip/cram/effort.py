@@ -12,6 +12,7 @@ from torch import Tensor
 
 from llmzip.config import Preset
 from llmzip.cram.optimizer import StopRule
+from llmzip.cram.rounding import GridPlan
 
 PATCHES_PER_TOKEN = 1 / 8  # never more patches than this share of a chunk's tokens
 _PATCH_BITS = 24.0  # what a patch takes in the container
@@ -19,7 +20,8 @@ _PATCH_BITS = 24.0  # what a patch takes in the container
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """What a preset pays for smaller files."""
+    """What a preset pays for smaller files. The first three are for vectors of 16 bits, the others
+    for vectors on a grid."""
 
     # Share of the bits that one vector gains (cram.calibration) with which a chunk is filled. Steps
     # grow with it, so the time a token takes does; the number of vectors falls.
@@ -30,16 +32,70 @@ class Effort:
     # Left context that a chunk may see at most, in tokens: it lowers the surprisal, so that a
     # vector holds more tokens, but makes chunks wait for each other when they are decoded.
     longest_context_tokens: int
+    grid_bits: float  # of a coordinate, where the user names none
+    grid_load: float  # share of what a vector of so many bits holds
+    grid_context_tokens: int
+    free_steps: int  # see `rounding.GridPlan`
+    fixing_steps: int
+    total_steps: int
 
 
 EFFORTS: dict[Preset, Effort] = {
-    "fast": Effort(load=0.4, step_price_bits=1.0, longest_context_tokens=0),
-    "balanced": Effort(load=1.0, step_price_bits=1.0, longest_context_tokens=0),
-    "small": Effort(load=1.8, step_price_bits=0.3, longest_context_tokens=256),
-}
+    "fast": Effort(
+        load=0.4, step_price_bits=1.0, longest_context_tokens=0,
+        grid_bits=3.0, grid_load=0.5, grid_context_tokens=128,
+        free_steps=25, fixing_steps=24, total_steps=40,
+    ),
+    "balanced": Effort(
+        load=1.0, step_price_bits=1.0, longest_context_tokens=0,
+        grid_bits=2.0, grid_load=0.8, grid_context_tokens=384,
+        free_steps=40, fixing_steps=48, total_steps=120,
+    ),
+    "small": Effort(
+        load=1.8, step_price_bits=0.3, longest_context_tokens=256,
+        grid_bits=1.6, grid_load=1.0, grid_context_tokens=1024,
+        free_steps=50, fixing_steps=80, total_steps=400,
+    ),
+}  # fmt: skip
+
+# What a vector of b bits a coordinate holds, of what it gains in the short calibration: measured
+# on the default model at 1.5 and 2 bits (docs/LOG.md), and what a vector of many bits holds at most.
+_MOST_HELD, _BITS_RATE = 1.7, 0.73
+_LAST_STEP = 3  # times a plan's total: a chunk that does not fit by then is split
 
 
-def stop_rule(*, step_price_bits: float, max_steps: int, patches: int | None = None) -> StopRule:
+def grid_plan(preset: Preset, bits: int | None, max_steps: int | None) -> GridPlan | None:
+    """How vectors come to a grid of `bits` bits (None: the preset's); None where they are stored
+    as they are."""
+    if bits == 16:
+        return None
+    effort = EFFORTS[preset]
+    total, last = effort.total_steps, _LAST_STEP * effort.total_steps
+    return GridPlan(
+        bits=effort.grid_bits if bits is None else float(bits),
+        free_steps=effort.free_steps,
+        fixing_steps=effort.fixing_steps,
+        total_steps=total if max_steps is None else min(total, max_steps),
+        last_step=last if max_steps is None else max_steps,
+    )
+
+
+def chunk_budget_bits(preset: Preset, plan: GridPlan | None, gain_bits: float) -> float:
+    """Surprisal with which one vector is filled. gain_bits: of the model's calibration."""
+    effort = EFFORTS[preset]
+    if plan is None:
+        return effort.load * gain_bits
+    held: float = 1 - 2.0 ** (-_BITS_RATE * plan.bits)
+    return effort.grid_load * _MOST_HELD * gain_bits * held
+
+
+def stop_rule(
+    *,
+    step_price_bits: float,
+    max_steps: int,
+    patches: int | None = None,
+    max_patches: float = PATCHES_PER_TOKEN,
+) -> StopRule:
     """The rule by which rows may stop.
 
     patches: wrong tokens at which a chunk stops at once, whatever more steps would bring; None:
@@ -48,7 +104,7 @@ def stop_rule(*, step_price_bits: float, max_steps: int, patches: int | None = N
 
     def may_stop(wrong: Tensor, falling: Tensor, tokens: Tensor, steps: Tensor) -> Tensor:
         if patches is None:
-            few = wrong <= most_patches(tokens)
+            few = wrong <= most_patches(tokens, max_patches)
             cheap = few & (_PATCH_BITS * falling < step_price_bits * tokens)
         else:
             cheap = wrong <= patches
@@ -57,7 +113,8 @@ def stop_rule(*, step_price_bits: float, max_steps: int, patches: int | None = N
     return may_stop
 
 
-def most_patches(tokens: Tensor) -> Tensor:
-    """Patches that a chunk of so many tokens may have: one in eight, at least one, never all."""
-    share = (tokens * PATCHES_PER_TOKEN).long().clamp(min=1)
+def most_patches(tokens: Tensor, max_patches: float = PATCHES_PER_TOKEN) -> Tensor:
+    """Patches that a chunk of so many tokens may have: a share of them, at least one unless the
+    share is 0, never all."""
+    share = (tokens * max_patches).long().clamp(min=1 if max_patches else 0)
     return share.minimum(tokens - 1)

@@ -11,15 +11,17 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from llmzip.cram.contexts import Contexts
+from llmzip.cram.curvature import Curvature
 from llmzip.cram.decode import decode_chunks
-from llmzip.cram.effort import most_patches, stop_rule
+from llmzip.cram.effort import PATCHES_PER_TOKEN, most_patches, stop_rule
+from llmzip.cram.rounding import GridGoal, GridPlan
 from llmzip.cram.optimizer import Rows, Slot, as_stored, start_slot
 from llmzip.cram.tasks import Crammed, Task, split, step_tokens
 from llmzip.errors import LimitExceeded
@@ -33,6 +35,7 @@ from llmzip.lm.devices import (
 )
 from llmzip.lm.model import FrozenLM
 from llmzip.progress import check_cancelled
+from llmzip.store.residual import Ranked
 
 LITERAL_TOKENS = 8  # a stubborn chunk this short is stored token by token
 # Chunks certified together, by the positions that the decoder holds for them: a step for many rows
@@ -40,6 +43,7 @@ LITERAL_TOKENS = 8  # a stubborn chunk this short is stored token by token
 _CERTIFY_POSITIONS = 2048
 _CERTIFY_ROWS = 24
 _HURRIED_STEP_TOKENS = 128
+_OPTIMISER_SLACK = 0.2  # logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,8 @@ class EngineSettings:
     min_margin: float  # logits by which every unpatched token must lead
     step_price_bits: float  # see `effort`
     patches: int | None = None  # stop as soon as so few tokens are wrong, whatever steps cost
+    max_patches: float = PATCHES_PER_TOKEN  # share of a chunk's tokens
+    grid: GridPlan | None = None  # None: vectors are stored as bf16
     batch_tokens: int | None = (
         None  # vectors and tokens of one step; None: what the device has room for
     )
@@ -87,7 +93,11 @@ class Engine:
             step_price_bits=settings.step_price_bits,
             max_steps=settings.max_steps,
             patches=settings.patches,
+            max_patches=settings.max_patches,
         )
+        # The optimiser's own numerics are off by so much now and then.
+        slack = _OPTIMISER_SLACK if settings.grid is not None and judge is not lm else 0.0
+        self._wanted = settings.min_margin + slack
         self._gauge = MemoryGauge(lm.device) if settings.batch_tokens is None else None
         self._batch_tokens = settings.batch_tokens or first_step_tokens(lm.device)
         if settings.deadline is not None and lm.device.type == "cpu":
@@ -119,7 +129,7 @@ class Engine:
                 finished.extend(slot for slot in slots if slot.is_settled)
                 slots = [slot for slot in slots if not slot.is_settled]
             if self._is_late():  # what is nearly right may still do, with more patches
-                finished.extend(slot for slot in slots if _may_do(slot))
+                finished.extend(slot for slot in slots if self._may_do(slot))
                 slots = []
             self._num_right_waiting = sum(_num_right(slot) for slot in finished)
             over = self._is_late() or not slots
@@ -148,7 +158,10 @@ class Engine:
         return time.monotonic() + self.certify_seconds + self._last_certify_seconds > deadline
 
     def _start(self, task: Task) -> Slot:
-        return start_slot(self._lm, task, self._settings.num_mem, self._settings.seed)
+        goal = None
+        if self._settings.grid is not None:
+            goal = GridGoal(limit=self._most_patches(task), wanted=self._wanted)
+        return start_slot(self._lm, task, self._settings.num_mem, self._settings.seed, goal=goal)
 
     def _fits(self, slots: Sequence[Slot], task: Task | Slot) -> bool:
         new = task.task if isinstance(task, Slot) else task
@@ -183,14 +196,16 @@ class Engine:
         return put_off
 
     def _steps(self, slots: Sequence[Slot]) -> None:
-        rows = Rows(self._lm, self._contexts, slots, min_margin=self._settings.min_margin)
+        grid = self._settings.grid
+        rows = Rows(self._lm, self._contexts, slots, min_margin=self._wanted, plan=grid)
         between_looks = steps_a_look(self._lm.device)
         while True:
             num_tokens = rows.num_tokens
             for _ in range(between_looks):
                 check_cancelled(self._cancel)
                 rows.measure()
-                rows.settle(self._may_stop)
+                if grid is None:
+                    rows.settle(self._may_stop)
                 rows.step()
             rows.look()
             self.chunk_steps += between_looks * len(slots)
@@ -206,56 +221,79 @@ class Engine:
         return positions <= _CERTIFY_POSITIONS and len(finished) < _CERTIFY_ROWS
 
     @torch.no_grad()
-    def _certify(self, slots: Sequence[Slot]) -> Iterator[Crammed | Task]:
+    def _certify(self, slots: Sequence[Slot]) -> Iterator[Crammed | Task | Slot]:
         """Decode finished chunks as the decompressor will.
 
         Wrong and unsafe tokens become patches.
         """
         stored = [as_stored(slot.mem) for slot in slots]
         truth = [dict(enumerate(slot.task.ids)) for slot in slots]
+        guard = self._settings.min_margin
         decoded, _ = decode_chunks(
             self._judge, self._judge_contexts.before([slot.task for slot in slots]),
             [[] for _ in slots], torch.stack(stored),
-            [slot.task.num_tokens for slot in slots], truth, cancel=self._cancel,
+            [slot.task.num_tokens for slot in slots], truth,
+            rank_below=None if self._settings.grid is None else guard, cancel=self._cancel,
         )  # fmt: skip
         for row, slot in enumerate(slots):
             margins = decoded.margins[row, : slot.task.num_tokens].tolist()
-            yield from self._verdict(slot, stored[row], margins)
+            yield from self._verdict(slot, stored[row], margins, decoded.ranked[row])
 
     def _verdict(
-        self, slot: Slot, stored: Tensor, margins: list[float]
-    ) -> Iterator[Crammed | Task]:
+        self, slot: Slot, stored: Tensor, margins: list[float], ranked: Mapping[int, Ranked]
+    ) -> Iterator[Crammed | Task | Slot]:
+        """ranked: other names of tokens that have few bits."""
         task, wanted = slot.task, self._settings.min_margin
         weak = [position for position, margin in enumerate(margins) if not margin >= wanted]
-        if len(weak) <= _most_patches(task):
+        steps = slot.grid_steps
+        if len(weak) <= self._most_patches(task):
             kept = set(range(task.num_tokens)) - set(weak)
             yield Crammed(
                 task=task,
                 mem=stored.to("cpu", torch.bfloat16),
-                patches=tuple((position, task.ids[position]) for position in weak),
+                patches=tuple((p, ranked.get(p, task.ids[p])) for p in weak),
                 min_margin=min((margins[position] for position in kept), default=None),
                 steps=slot.step,
+                grid_steps=None if steps is None else steps.cpu(),
             )
-        elif slot.step < self._settings.max_steps:
-            yield Task(
-                segment=task.segment, start=task.start, end=task.end,
-                warm_mem=slot.mem, steps_so_far=slot.step,
-            )  # fmt: skip
+        elif slot.step < self._last_step:
+            yield self._once_more(slot)
         elif task.num_tokens <= LITERAL_TOKENS:
             patches = tuple(enumerate(task.ids))
             yield Crammed(task=task, mem=None, patches=patches, min_margin=None, steps=slot.step)
         else:
             yield from split(task, context_tokens=self._settings.context_tokens)
 
+    @property
+    def _last_step(self) -> int:
+        grid = self._settings.grid
+        return self._settings.max_steps if grid is None else grid.last_step
+
+    def _once_more(self, slot: Slot) -> Task | Slot:
+        """What a chunk does next that the decoder has refused."""
+        task, grid = slot.task, self._settings.grid
+        if grid is None or slot.rounding is None:
+            return Task(
+                segment=task.segment, start=task.start, end=task.end,
+                warm_mem=slot.mem, steps_so_far=slot.step,
+            )  # fmt: skip
+        slot.rounding.refuse(grid)
+        slot.curvature = Curvature.empty(slot.mem.numel(), slot.mem.device)
+        slot.is_settled = False
+        return slot
+
+    def _most_patches(self, task: Task) -> int:
+        return int(most_patches(torch.tensor(task.num_tokens), self._settings.max_patches))
+
+    def _may_do(self, slot: Slot) -> bool:
+        """Whether a chunk that has not settled has few enough wrong tokens to be worth a trial."""
+        if slot.rounding is not None:  # only vectors on the grid can be stored
+            if slot.rounding.held is None:
+                return False
+            slot.mem = slot.rounding.leave().mem
+            return True
+        return 0 <= slot.num_wrong <= self._most_patches(slot.task)
+
 
 def _num_right(slot: Slot) -> int:
     return slot.task.num_tokens - slot.num_wrong
-
-
-def _most_patches(task: Task) -> int:
-    return int(most_patches(torch.tensor(task.num_tokens)))
-
-
-def _may_do(slot: Slot) -> bool:
-    """Whether a chunk that has not settled has few enough wrong tokens to be worth a trial."""
-    return 0 <= slot.num_wrong <= _most_patches(slot.task)

@@ -1,13 +1,14 @@
 """The optimiser: moves mem vectors until the model's own choices give back the chunk.
 
-Owns the recipe (start, loss, step) and one batch of chunks laid out as rows. Nothing here reads a
+Owns the recipe (start, loss, step) and one batch of chunks laid out as rows. Only `look` reads a
 result back from the device: a row that has had enough is frozen where it was measured, and the
 engine looks when it likes. Knows nothing of queues, acceptance or files. Called by `cram.engine`
 and `cram.calibration`.
 
 The objective is Kuratov et al. 2025's (cross-entropy of the chunk given its vectors, frozen
 model); the recipe is our own: a large start with a step in proportion, left context before mem,
-sharpened loss only where the margin is short. Figures: docs/LOG.md.
+sharpened loss only where the margin is short, and vectors of few bits as `cram.rounding` says.
+Figures: docs/LOG.md.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from torch import Tensor
 from llmzip.cram.chunking import Segment
 from llmzip.cram.contexts import Contexts
 from llmzip.cram.curvature import Curvature
+from llmzip.cram.fixing import Fixing
+from llmzip.cram.rounding import Candidate, GridGoal, GridPlan, Rounding
 from llmzip.cram.tasks import Task
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows
 from llmzip.lm.model import FrozenLM
@@ -57,10 +60,21 @@ class Slot:
     num_wrong: int = -1  # at the last look; -1: never measured
     falling: float = field(default=float("nan"))  # wrong tokens fewer a step, running mean
     is_settled: bool = False
+    rounding: Rounding | None = None  # where the vectors are to end on a grid
+
+    @property
+    def grid_steps(self) -> Tensor | None:
+        """[K], the step of each vector's grid; None: there is no grid."""
+        return None if self.rounding is None else self.rounding.steps
 
 
-def start_slot(lm: FrozenLM, task: Task, num_mem: int, seed: int) -> Slot:
-    """A slot for the task: its vectors at a random start, or where an earlier attempt left them."""
+def start_slot(
+    lm: FrozenLM, task: Task, num_mem: int, seed: int, *, goal: GridGoal | None = None
+) -> Slot:
+    """A slot for the task: its vectors at a random start, or where an earlier attempt left them.
+
+    goal: of the way to a grid; None: there is no grid.
+    """
     if task.warm_mem is not None:
         mem = task.warm_mem.clone()
     else:
@@ -72,16 +86,29 @@ def start_slot(lm: FrozenLM, task: Task, num_mem: int, seed: int) -> Slot:
         mem = mem * (init_rms(lm) / mem.square().mean(dim=1, keepdim=True).sqrt())
         mem = mem.to(lm.device)
     curvature = Curvature.empty(mem.numel(), lm.device)
-    return Slot(task=task, mem=mem, curvature=curvature, step=task.steps_so_far)
+    rounding = None
+    if goal is not None:
+        bits = torch.tensor(task.surprisal_bits)
+        rounding = Rounding.start((num_mem, lm.dim), bits, goal, lm.device)
+    return Slot(
+        task=task, mem=mem, curvature=curvature, step=task.steps_so_far, rounding=rounding
+    )
 
 
 class Rows:
     """One batch: the slots' chunks laid out as rows, measured and moved together."""
 
     def __init__(
-        self, lm: FrozenLM, contexts: Contexts, slots: Sequence[Slot], *, min_margin: float = 0.0
+        self,
+        lm: FrozenLM,
+        contexts: Contexts,
+        slots: Sequence[Slot],
+        *,
+        min_margin: float = 0.0,
+        plan: GridPlan | None = None,
     ) -> None:
-        self._lm, self._slots, self._min_margin = lm, slots, min_margin
+        """plan: of the grid, where the slots have a `rounding`."""
+        self._lm, self._slots, self._min_margin, self._plan = lm, slots, min_margin, plan
         device = lm.device
         self._context = contexts.before([slot.task for slot in slots])
         self._ids, self._whole = pad_ids([slot.task.ids for slot in slots], device)  # [B, L]
@@ -94,7 +121,13 @@ class Rows:
         self._wrong = torch.tensor([slot.num_wrong for slot in slots], device=device)
         self._falling = torch.tensor([slot.falling for slot in slots], device=device)
         self._settled = torch.zeros(len(slots), dtype=torch.bool, device=device)
-        self._init_rms = init_rms(lm)
+        self._margin_goal = min_margin + MARGIN_GOAL
+        self._step_size = STEP_OF_INIT_RMS * init_rms(lm)
+        self._longest_step = LONGEST_STEP_OF_INIT_RMS * init_rms(lm)
+        self._fixing: Fixing | None = None
+        if plan is not None:
+            roundings = [slot.rounding for slot in slots if slot.rounding is not None]
+            self._fixing = Fixing(roundings, self._whole)
         self._attend_to([slot.step for slot in slots])
 
     @property
@@ -124,11 +157,15 @@ class Rows:
         """Run the model on the vectors as they would be stored, and find the wrong tokens."""
         self._leaf, self._rows = self._forward()
         hidden = self._rows.detach().flatten(0, 1)[self._places]
+        asked = None
+        if self._fixing is not None:
+            asked = self._fixing.kept[:, : self._live.shape[1]].flatten()[self._places]
         self._found = self._lm.predict(
             hidden,
             self._targets,
-            margin_goal=self._min_margin + MARGIN_GOAL,
+            margin_goal=self._margin_goal,
             temperature=TEMPERATURE,
+            asked=asked,
         )
         right = torch.zeros_like(self._live).flatten()
         right[self._places] = self._found.margins >= self._min_margin
@@ -155,15 +192,19 @@ class Rows:
         self._rows.backward(gradient)
         assert self._leaf.grad is not None
         grad = self._leaf.grad.float()  # straight through the rounding to stored precision
-        move = self._curvature.step(
-            self._mem.flatten(1),
-            grad.flatten(1),
-            step_size=STEP_OF_INIT_RMS * self._init_rms,
-            longest_step=LONGEST_STEP_OF_INIT_RMS * self._init_rms,
-        ).view_as(self._mem)
-        moving = ~self._settled
+        point, moving = self._mem.flatten(1), ~self._settled
         self._steps = self._steps + moving
-        self._mem = torch.where(moving[:, None, None], self._mem + move, self._mem)
+        if self._fixing is not None:
+            self._gradient = grad  # [B, K, D]
+            moved = self._fixing.move(
+                point, grad.flatten(1), self._curvature,
+                step_size=self._step_size, longest_step=self._longest_step,
+            )  # fmt: skip
+        else:
+            moved = point + self._curvature.step(
+                point, grad.flatten(1), step_size=self._step_size, longest_step=self._longest_step
+            )
+        self._mem = torch.where(moving[:, None, None], moved.view_as(self._mem), self._mem)
 
     def look(self) -> None:
         """Write the state of every row into its slot; waits for the device."""
@@ -174,8 +215,65 @@ class Rows:
             slot.curvature = self._curvature.row(row)
             slot.step, slot.num_wrong, slot.falling = steps[row], wrong[row], falling[row]
             slot.is_settled = settled[row]
+        if self._fixing is not None:
+            self._fixing.hand_back()
+            self._decide()
         if not self._is_whole:
             self._attend_to(steps)
+
+    def _decide(self) -> None:
+        """Begin, judge and renew the passes in which coordinates are fixed."""
+        assert self._fixing is not None and self._plan is not None
+        changed = []
+        for row, slot in enumerate(self._slots):
+            rounding = slot.rounding
+            assert rounding is not None
+            if slot.is_settled:
+                continue
+            if rounding.steps is None:
+                if not rounding.may_begin(self._margins(row), slot.step, self._plan):
+                    continue
+                rounding.begin(slot.mem, self._plan)
+            elif rounding.is_due:
+                self._judge(slot, row, rounding)
+            else:
+                continue
+            changed.append(row)
+        self._fixing.load(changed)
+
+    def _judge(self, slot: Slot, row: int, rounding: Rounding) -> None:
+        """After a pass: keep the better vectors, and go on from them or settle."""
+        assert rounding.steps is not None and self._plan is not None
+        found = Candidate(
+            mem=as_stored(slot.mem),
+            steps=rounding.steps,
+            gradient=self._gradient[row].clone(),
+            margins=self._margins(row),
+        )
+        rounding.take(found)
+        onward = rounding.go_on(slot.step, self._plan)
+        if onward is None:
+            best = rounding.leave()
+            slot.mem, slot.is_settled = best.mem, True
+            slot.num_wrong = rounding.num_wrong(best)
+            self._settled[row], self._wrong[row] = True, slot.num_wrong
+        else:
+            # The gradient there is known: the first move needs no measuring.
+            slot.mem, slot.curvature = rounding.first_move(
+                onward, step_size=self._step_size, longest_step=self._longest_step
+            )
+        self._mem[row] = slot.mem
+        self._curvature.put(row, slot.curvature)
+
+    def _margins(self, row: int) -> Tensor:
+        """Margins of a row's tokens as measured last, [L] on the CPU; of those not yet taken up,
+        minus infinity."""
+        margins = torch.full_like(self._live, -torch.inf, dtype=torch.float32).flatten()
+        margins[self._places] = self._found.margins
+        whole = torch.full((self._slots[row].task.num_tokens,), -torch.inf)
+        found = margins.view_as(self._live)[row, : len(whole)]
+        whole[: len(found)] = found.cpu()
+        return whole
 
     def surprisal_bits(self) -> float:
         """Cross-entropy of all chunks given their vectors, in bits."""

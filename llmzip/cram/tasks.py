@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from llmzip.cram.chunking import Segment
+from llmzip.store.residual import Patch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,11 @@ class Task:
         return self.end - self.start
 
     @property
+    def surprisal_bits(self) -> tuple[float, ...]:
+        """Of each token, without the vectors."""
+        return self.segment.surprisal_bits[self.start : self.end]
+
+    @property
     def place(self) -> int:
         """Position of the first token in the run of tokens that was cut."""
         return self.segment.offset + self.start
@@ -44,9 +50,10 @@ class Crammed:
 
     task: Task
     mem: Tensor | None  # [K, D] bf16 on the CPU
-    patches: tuple[tuple[int, int], ...]  # (position, token id)
+    patches: tuple[Patch, ...]
     min_margin: float | None  # weakest unpatched margin, in logits
     steps: int
+    grid_steps: Tensor | None = None  # [K] fp32 on the CPU, where mem is on a grid
 
 
 def step_tokens(tasks: Iterable[Task], num_mem: int) -> int:
@@ -61,7 +68,7 @@ def split(task: Task, *, context_tokens: int) -> Iterator[Task]:
     of its own.
     """
     segment = task.segment
-    bits = segment.surprisal_bits[task.start : task.end]
+    bits = task.surprisal_bits
     half, so_far, middle = sum(bits) / 2, 0.0, task.start + 1
     for offset, token_bits in enumerate(bits[:-1]):
         so_far += token_bits

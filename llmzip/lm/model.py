@@ -120,11 +120,18 @@ class FrozenLM:
 
     @torch.no_grad()
     def predict(
-        self, hidden: Tensor, targets: Tensor, *, margin_goal: float, temperature: float = 1.0
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        *,
+        margin_goal: float,
+        temperature: float = 1.0,
+        asked: Tensor | None = None,
     ) -> Prediction:
         """Margins of the target tokens, and the cross-entropy's gradient where the margin is short
         of the goal.
 
+        asked: [N] bool, rows that may ask for a gradient; None: all.
         The gradient is written out: the logits of one block at a time are all that is kept of the
         output head. It is that of the logits divided by `temperature`, up to a constant factor.
         hidden: [N, Dh], targets: [N].
@@ -132,12 +139,17 @@ class FrozenLM:
         num_rows = len(hidden)
         missing = whole_rows(num_rows) - num_rows
         hidden, targets = F.pad(hidden, (0, 0, 0, missing)), F.pad(targets, (0, missing))
+        if asked is None:
+            asked = torch.ones(num_rows, dtype=torch.bool, device=hidden.device)
+        asked = F.pad(asked, (0, missing))
         margins, gradients = [], []
-        blocks = zip(hidden.split(self._logit_rows), targets.split(self._logit_rows), strict=True)
-        for rows, ids in blocks:
+        blocks = zip(
+            *(whole.split(self._logit_rows) for whole in (hidden, targets, asked)), strict=True
+        )
+        for rows, ids, may_ask in blocks:
             logits = self.logits(rows)  # [n, V]
             margin = target_margins(logits, ids)
-            short = margin < margin_goal
+            short = (margin < margin_goal) & may_ask
             gradient = torch.zeros_like(rows)
             if not self._picks_rows:
                 error = self._error(logits, ids, temperature) * short[:, None]

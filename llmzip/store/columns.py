@@ -6,37 +6,43 @@ literal marks). Does not know the header, the planes, or the language model. Cal
 
 Runs of a file alternate between crammed and stored, so that only the kind of the first is kept.
 Counts are coded as differences from what the totals of the run predict, which makes most of them
-one byte and the last one always zero.
+one byte and the last one always zero. Files with coded planes pack them in bits, without the last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
+
+import numpy as np
 
 from llmzip.errors import Corrupt
+from llmzip.store.rice import pack_rice, read_rice
 from llmzip.store.varint import MAX_VARINT_BYTES, Cursor, encode_varint, unzigzag, zigzag
 
 MAX_CHUNK_TOKENS = 65535
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChunkRow:
-    """One chunk, as far as the columns know it."""
+class RunTotals:
+    """One run: crammed, or stored (no chunks and tokens)."""
 
+    num_chunks: int
     num_tokens: int
     num_bytes: int
-    check: int
-    starts_segment: bool
-    is_literal: bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunRows:
-    """One run: crammed with its chunks, or stored (no rows)."""
+class Columns:
+    """The run table, and one value per chunk in each list, chunks of all runs in file order."""
 
-    num_bytes: int
-    rows: tuple[ChunkRow, ...] = ()
+    runs: tuple[RunTotals, ...]
+    num_tokens: list[int]
+    num_bytes: list[int]
+    checks: list[int]
+    starts: list[bool]  # the chunk starts a segment
+    literal: list[bool]  # the chunk has no vectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +53,7 @@ class TableSize:
     first_is_stored: bool
     num_chunks: int
     num_literal: int
+    is_coded: bool
 
     @property
     def num_stored_runs(self) -> int:
@@ -64,81 +71,65 @@ class TableSize:
         )
 
 
-def encode_columns(runs: Sequence[RunRows]) -> bytes:
-    """Runs in file order to one block. Expects runs that hold the rules of `records`."""
+def encode_columns(columns: Columns, *, coded: bool) -> bytes:
+    """All of it as one block. Expects values that hold the rules of `records`."""
+    crammed = [run for run in columns.runs if run.num_chunks]
     out = bytearray()
-    for run in runs:
-        if run.rows:
-            out += encode_varint(len(run.rows))
-            out += encode_varint(sum(row.num_tokens for row in run.rows))
+    for run in columns.runs:
+        if run.num_chunks:
+            out += encode_varint(run.num_chunks) + encode_varint(run.num_tokens)
         out += encode_varint(run.num_bytes)
-    rows = [row for run in runs for row in run.rows]
-    if not rows:
+    if not crammed:
         return bytes(out)
-    starts = [row.starts_segment for row in rows]
-    literal = [row.is_literal for row in rows]
-    num_cram_runs = sum(1 for run in runs if run.rows)
-    out += encode_varint(sum(starts))
-    for run in runs:
-        out += _encode_token_counts(run)
-    for run in runs:
-        out += _encode_byte_counts(run)
-    for row in rows:
-        out += row.check.to_bytes(2, "little")
-    if num_cram_runs < sum(starts) < len(rows):
-        out += _encode_bitmap(starts)
-    if any(literal):
-        out += _encode_bitmap(literal)
+    num_segments = sum(columns.starts)
+    out += encode_varint(num_segments)
+    for differences in _differences(columns, crammed):
+        numbers = [zigzag(number) for run in differences for number in (run[:-1] if coded else run)]
+        out += pack_rice(numbers) if coded else b"".join(map(encode_varint, numbers))
+    out += np.array(columns.checks, dtype="<u2").tobytes()
+    if len(crammed) < num_segments < len(columns.starts):
+        out += _encode_bitmap(columns.starts)
+    if any(columns.literal):
+        out += _encode_bitmap(columns.literal)
     return bytes(out)
 
 
-def decode_columns(cursor: Cursor, size: TableSize) -> tuple[RunRows, ...]:
+def decode_columns(cursor: Cursor, size: TableSize) -> Columns:
     """The inverse of `encode_columns`; the cursor must hold nothing else. Raises Corrupt."""
-    totals = _read_run_table(cursor, size)
-    crammed = [total for total in totals if total.num_chunks]
+    runs = _read_run_table(cursor, size)
+    crammed = [run for run in runs if run.num_chunks]
+    num_chunks = size.num_chunks
     if not crammed:
         cursor.finish()
-        return tuple(RunRows(num_bytes=total.num_bytes) for total in totals)
+        return Columns(runs=runs, num_tokens=[], num_bytes=[], checks=[], starts=[], literal=[])
     num_segments = cursor.varint()
-    if not len(crammed) <= num_segments <= size.num_chunks:
-        raise Corrupt(f"columns: {num_segments} segments for {size.num_chunks} chunks")
-    # Two counts of a byte at least and a check of two: refused here, before the loops below.
-    if 4 * size.num_chunks > cursor.remaining:
-        raise Corrupt(f"columns: {cursor.remaining} bytes for {size.num_chunks} chunks")
-    token_counts = [count for total in crammed for count in _read_token_counts(cursor, total)]
-    byte_counts = _read_byte_counts(cursor, crammed, token_counts)
-    checks = [int.from_bytes(cursor.take(2), "little") for _ in range(size.num_chunks)]
-    starts = _read_starts(cursor, crammed, num_segments=num_segments, num_chunks=size.num_chunks)
-    literal = [False] * size.num_chunks
+    if not len(crammed) <= num_segments <= num_chunks:
+        raise Corrupt(f"columns: {num_segments} segments for {num_chunks} chunks")
+    # Two counts of a byte at least (or of no fixed size) and a check of two: refused here, before
+    # the loops below.
+    if (2 if size.is_coded else 4) * num_chunks > cursor.remaining:
+        raise Corrupt(f"columns: {cursor.remaining} bytes for {num_chunks} chunks")
+    codes = _read_codes(cursor, crammed, coded=size.is_coded)
+    token_counts = _token_counts(crammed, codes, at=cursor.offset)
+    codes = _read_codes(cursor, crammed, coded=size.is_coded)
+    byte_counts = _byte_counts(crammed, codes, token_counts, at=cursor.offset)
+    checks = np.frombuffer(cursor.take(2 * num_chunks), dtype="<u2").tolist()
+    starts = _read_starts(cursor, crammed, num_segments=num_segments, num_chunks=num_chunks)
+    literal = [False] * num_chunks
     if size.num_literal:
-        literal = _read_bitmap(cursor, size.num_chunks, ones=size.num_literal)
+        literal = _read_bitmap(cursor, num_chunks, ones=size.num_literal)
     cursor.finish()
-    rows = iter(
-        ChunkRow(
-            num_tokens=num_tokens,
-            num_bytes=num_bytes,
-            check=check,
-            starts_segment=start,
-            is_literal=is_literal,
-        )
-        for num_tokens, num_bytes, check, start, is_literal in zip(
-            token_counts, byte_counts, checks, starts, literal, strict=True
-        )
-    )
-    return tuple(
-        RunRows(num_bytes=t.num_bytes, rows=tuple(next(rows) for _ in range(t.num_chunks)))
-        for t in totals
+    return Columns(
+        runs=runs,
+        num_tokens=token_counts,
+        num_bytes=byte_counts,
+        checks=checks,
+        starts=starts,
+        literal=literal,
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _RunTotals:
-    num_chunks: int  # 0: a stored run
-    num_tokens: int
-    num_bytes: int
-
-
-def _read_run_table(cursor: Cursor, size: TableSize) -> list[_RunTotals]:
+def _read_run_table(cursor: Cursor, size: TableSize) -> tuple[RunTotals, ...]:
     totals = []
     for index in range(size.num_runs):
         num_chunks = num_tokens = 0
@@ -150,93 +141,98 @@ def _read_run_table(cursor: Cursor, size: TableSize) -> list[_RunTotals]:
         # No token stands for nothing, and no run is empty.
         if num_bytes < max(num_tokens, 1):
             raise Corrupt(f"run {index}: {num_bytes} bytes for {num_tokens} tokens")
-        totals.append(_RunTotals(num_chunks=num_chunks, num_tokens=num_tokens, num_bytes=num_bytes))
+        totals.append(RunTotals(num_chunks=num_chunks, num_tokens=num_tokens, num_bytes=num_bytes))
     if sum(total.num_chunks for total in totals) != size.num_chunks:
         raise Corrupt(f"run table: its chunks do not add up to {size.num_chunks}")
-    return totals
+    return tuple(totals)
 
 
-def _encode_token_counts(run: RunRows) -> bytes:
-    out = bytearray()
-    tokens_left = sum(row.num_tokens for row in run.rows)
-    for index, row in enumerate(run.rows):
-        out += encode_varint(zigzag(row.num_tokens - tokens_left // (len(run.rows) - index)))
-        tokens_left -= row.num_tokens
-    return bytes(out)
+def _differences(columns: Columns, crammed: Sequence[RunTotals]) -> tuple[list[list[int]], ...]:
+    """Tokens, then bytes: for each run, each chunk's count less the prediction."""
+    all_tokens: list[list[int]] = []
+    all_bytes: list[list[int]] = []
+    counts = zip(columns.num_tokens, columns.num_bytes, strict=True)
+    for run in crammed:
+        tokens_left, bytes_left = run.num_tokens, run.num_bytes
+        all_tokens.append([])
+        all_bytes.append([])
+        for index, (num_tokens, num_bytes) in enumerate(islice(counts, run.num_chunks)):
+            all_tokens[-1].append(num_tokens - tokens_left // (run.num_chunks - index))
+            all_bytes[-1].append(num_bytes - bytes_left * num_tokens // tokens_left)
+            tokens_left -= num_tokens
+            bytes_left -= num_bytes
+    return all_tokens, all_bytes
 
 
-def _read_token_counts(cursor: Cursor, total: _RunTotals) -> list[int]:
+def _read_codes(cursor: Cursor, crammed: Sequence[RunTotals], *, coded: bool) -> Iterator[int]:
+    """The zigzag codes of the differences, for all chunks of all runs."""
+    num_chunks = sum(run.num_chunks for run in crammed)
+    if not coded:
+        return iter(cursor.varints(num_chunks))
+    packed = iter(read_rice(cursor, num_chunks - len(crammed), what="columns"))
+    return chain.from_iterable(chain(islice(packed, run.num_chunks - 1), (0,)) for run in crammed)
+
+
+def _token_counts(crammed: Sequence[RunTotals], codes: Iterator[int], *, at: int) -> list[int]:
     counts = []
-    tokens_left = total.num_tokens
-    for chunks_left in range(total.num_chunks, 0, -1):
-        count = tokens_left // chunks_left + unzigzag(cursor.varint())
-        # Leaves a token at least for every later chunk, and nothing after the last.
-        high = min(MAX_CHUNK_TOKENS, tokens_left - (chunks_left - 1))
-        low = tokens_left if chunks_left == 1 else 1
-        if not low <= count <= high:
-            raise Corrupt(f"columns: chunk of {count} tokens before byte {cursor.offset}")
-        counts.append(count)
-        tokens_left -= count
+    for run in crammed:
+        tokens_left = run.num_tokens
+        for chunks_left in range(run.num_chunks, 0, -1):
+            count = tokens_left // chunks_left + unzigzag(next(codes))
+            # Leaves a token at least for every later chunk, and nothing after the last.
+            high = min(MAX_CHUNK_TOKENS, tokens_left - (chunks_left - 1))
+            low = tokens_left if chunks_left == 1 else 1
+            if not low <= count <= high:
+                raise Corrupt(f"columns: chunk of {count} tokens before byte {at}")
+            counts.append(count)
+            tokens_left -= count
     return counts
 
 
-def _encode_byte_counts(run: RunRows) -> bytes:
-    out = bytearray()
-    tokens_left = sum(row.num_tokens for row in run.rows)
-    bytes_left = run.num_bytes
-    for row in run.rows:
-        out += encode_varint(zigzag(row.num_bytes - bytes_left * row.num_tokens // tokens_left))
-        tokens_left -= row.num_tokens
-        bytes_left -= row.num_bytes
-    return bytes(out)
-
-
-def _read_byte_counts(
-    cursor: Cursor, crammed: Iterable[_RunTotals], token_counts: Sequence[int]
+def _byte_counts(
+    crammed: Sequence[RunTotals], codes: Iterator[int], token_counts: Sequence[int], *, at: int
 ) -> list[int]:
     counts = []
     tokens = iter(token_counts)
-    for total in crammed:
-        tokens_left, bytes_left = total.num_tokens, total.num_bytes
-        for _ in range(total.num_chunks):
-            num_tokens = next(tokens)
-            count = bytes_left * num_tokens // tokens_left + unzigzag(cursor.varint())
+    for run in crammed:
+        tokens_left, bytes_left = run.num_tokens, run.num_bytes
+        for num_tokens in islice(tokens, run.num_chunks):
+            count = bytes_left * num_tokens // tokens_left + unzigzag(next(codes))
             tokens_left -= num_tokens
             bytes_left -= count
             # A byte at least for every token, here and in what is left; nothing after the last.
             if count < num_tokens or bytes_left < tokens_left or (bytes_left and not tokens_left):
-                raise Corrupt(f"columns: chunk of {count} bytes before byte {cursor.offset}")
+                raise Corrupt(f"columns: chunk of {count} bytes before byte {at}")
             counts.append(count)
     return counts
 
 
 def _read_starts(
-    cursor: Cursor, crammed: Sequence[_RunTotals], *, num_segments: int, num_chunks: int
+    cursor: Cursor, crammed: Sequence[RunTotals], *, num_segments: int, num_chunks: int
 ) -> list[bool]:
-    run_starts = [index == 0 for total in crammed for index in range(total.num_chunks)]
     if num_segments == num_chunks:
         return [True] * num_chunks
+    needed = np.cumsum([0, *(run.num_chunks for run in crammed[:-1])])  # first chunks of the runs
     if num_segments == len(crammed):
-        return run_starts
-    starts = _read_bitmap(cursor, num_chunks, ones=num_segments)
-    if any(needed and not start for needed, start in zip(run_starts, starts, strict=True)):
+        starts = np.zeros(num_chunks, dtype=np.bool_)
+        starts[needed] = True
+        return starts.tolist()
+    found = _read_bitmap(cursor, num_chunks, ones=num_segments)
+    if not all(found[index] for index in needed.tolist()):
         raise Corrupt("columns: a run does not start with a segment")
-    return starts
+    return found
 
 
 def _encode_bitmap(bits: Sequence[bool]) -> bytes:
     """Lowest bit first; the unused high bits of the last byte are zero."""
-    out = bytearray((len(bits) + 7) // 8)
-    for index, bit in enumerate(bits):
-        out[index // 8] |= bit << index % 8
-    return bytes(out)
+    return np.packbits(np.array(bits, dtype=np.bool_), bitorder="little").tobytes()
 
 
 def _read_bitmap(cursor: Cursor, count: int, *, ones: int) -> list[bool]:
     start = cursor.offset
-    packed = cursor.take((count + 7) // 8)
-    bits = [bool(packed[index // 8] >> index % 8 & 1) for index in range(count)]
-    padding = packed[-1] >> (count % 8 or 8)
-    if sum(bits) != ones or padding:
+    packed = np.frombuffer(cursor.take((count + 7) // 8), dtype=np.uint8)
+    bits = np.unpackbits(packed, bitorder="little").astype(np.bool_)
+    if int(bits.sum()) != ones or bits[count:].any():
         raise Corrupt(f"columns: bitmap at byte {start} should have {ones} bits set of {count}")
-    return bits
+    found: list[bool] = bits[:count].tolist()
+    return found

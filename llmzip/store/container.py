@@ -7,19 +7,17 @@ not know the language model, tokens' text, or the file system. Called by `llmzip
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from zlib import crc32
 
-import numpy as np
-
 from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES
-from llmzip.errors import Corrupt, FormatError, LimitExceeded, SettingsError, Truncated
-from llmzip.store.columns import ChunkRow, RunRows, decode_columns, encode_columns
+from llmzip.errors import FormatError, SettingsError
+from llmzip.store.columns import Columns, RunTotals, encode_columns
 from llmzip.store.header import (
     BF16_SAFE,
     COLUMNS_ZSTD,
     CRC_BYTES,
+    HAS_CODED,
     HAS_LITERAL,
     HAS_MODEL,
     HAS_START,
@@ -27,8 +25,9 @@ from llmzip.store.header import (
     Header,
     ModelFields,
     encode_header,
-    read_header,
 )
+from llmzip.store.opening import END_MARK, OpenedFile, Sizes, open_file
+from llmzip.store.planes import Planes, encode_planes, read_planes
 from llmzip.store.records import (
     Chunk,
     Container,
@@ -41,15 +40,17 @@ from llmzip.store.records import (
     margin_code,
     margin_value,
 )
-from llmzip.store.residual import pack_literal, pack_patches, read_literal, read_patches
-from llmzip.store.squeeze import frame_content_bytes, squeeze, unsqueeze
+from llmzip.store.residual import Ranked
+from llmzip.store.squeeze import squeeze, unsqueeze
 from llmzip.store.varint import Cursor
-from llmzip.store.vectors import MemBits, pack_vectors, unpack_vectors
+from llmzip.store.vectors import GridMem
 
 __all__ = [
     "Chunk",
     "Container",
     "CramRun",
+    "GridMem",
+    "Ranked",
     "ReadResult",
     "Run",
     "Sizes",
@@ -62,22 +63,6 @@ __all__ = [
     "read_container",
     "write_container",
 ]
-
-END_MARK = b"MRC\n"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """Where the bytes of a file went. The four add up to the file's size."""
-
-    vector_bytes: int
-    patch_bytes: int
-    stored_bytes: int
-    metadata_bytes: int  # header, columns, checksums, end mark
-
-    @property
-    def file_bytes(self) -> int:
-        return self.vector_bytes + self.patch_bytes + self.stored_bytes + self.metadata_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,23 +80,22 @@ def write_container(container: Container) -> bytes:
     except FormatError as error:
         raise SettingsError(f"cannot be stored: {error}") from error
     chunks = container.chunks
-    mems = [chunk.mem for chunk in chunks if chunk.mem is not None]
-    vectors = pack_vectors(np.stack(mems), bits=container.bits) if mems else b""
-    patches = b"".join(
-        pack_literal(chunk.patches) if chunk.mem is None else pack_patches(chunk.patches)
-        for chunk in chunks
+    planes = encode_planes(container)
+    # The columns of a coded file have a byte at least for each chunk, to bound their number.
+    columns, columns_zstd = squeeze(
+        encode_columns(_columns(container), coded=container.is_coded),
+        least_bytes=len(chunks) * container.is_coded,
     )
-    columns, columns_zstd = squeeze(encode_columns([_rows(run) for run in container.runs]))
     stored, stored_zstd = squeeze(
         b"".join(run.data for run in container.runs if isinstance(run, StoredRun))
     )
-    num_literal = len(chunks) - len(mems)
     required = (
         HAS_MODEL * container.needs_model
         | COLUMNS_ZSTD * columns_zstd
         | STORED_ZSTD * stored_zstd
         | HAS_START * (container.start_id is not None)
-        | HAS_LITERAL * (num_literal > 0)
+        | HAS_LITERAL * any(chunk.mem is None for chunk in chunks)
+        | HAS_CODED * container.is_coded
     )
     header = Header(
         required=required,
@@ -124,9 +108,9 @@ def write_container(container: Container) -> bytes:
         first_is_stored=bool(container.runs) and isinstance(container.runs[0], StoredRun),
         columns_bytes=len(columns),
         stored_bytes=len(stored),
-        model=_model_fields(container, num_literal, len(patches)) if chunks else None,
+        model=_model_fields(container, planes) if chunks else None,
     )
-    body = columns + vectors + patches + stored
+    body = columns + planes.vectors + planes.patches + stored
     return encode_header(header) + body + crc32(body).to_bytes(CRC_BYTES, "little") + END_MARK
 
 
@@ -141,55 +125,33 @@ def parse_container(data: bytes, *, max_output_bytes: int = DEFAULT_MAX_OUTPUT_B
     Every size is checked against the file's own and `max_output_bytes` before anything of that size
     is allocated. Raises NotACrmFile, Truncated, Corrupt, UnsupportedVersion, LimitExceeded.
     """
-    header, header_bytes = read_header(data)
-    tail_bytes = CRC_BYTES + len(END_MARK)
-    file_bytes = header_bytes + header.body_bytes + tail_bytes
-    if len(data) < file_bytes:
-        raise Truncated(f"the file has {len(data)} of {file_bytes} bytes")
-    if len(data) > file_bytes:
-        raise Corrupt(f"{len(data) - file_bytes} trailing bytes after byte {file_bytes}")
-    if header.original_bytes > max_output_bytes:
-        raise LimitExceeded(
-            f"the original has {header.original_bytes} bytes, the limit is {max_output_bytes}",
-            hint="raise the limit with --max-output if you trust this file",
-        )
-    view = memoryview(data)
-    body_end = file_bytes - tail_bytes
-    body_crc = int.from_bytes(view[body_end : body_end + CRC_BYTES], "little")
-    if crc32(view[header_bytes:body_end]) != body_crc:
-        raise Corrupt("body: wrong checksum")
-    if data[-len(END_MARK) :] != END_MARK:
-        raise Corrupt("the end mark is wrong")
-    planes = Cursor(view[header_bytes:body_end], what="body", base=header_bytes)
-    container = _read_body(header, planes)
+    opened = open_file(data, max_output_bytes=max_output_bytes)
+    container = _read_planes(opened)
     check_container(container)
-    sizes = Sizes(
-        vector_bytes=header.vector_bytes,
-        patch_bytes=header.patch_bytes,
-        stored_bytes=header.stored_bytes,
-        metadata_bytes=header_bytes + header.columns_bytes + tail_bytes,
-    )
-    return ReadResult(container=container, sizes=sizes)
+    return ReadResult(container=container, sizes=opened.sizes)
 
 
-def _rows(run: Run) -> RunRows:
-    rows = run.chunks if isinstance(run, CramRun) else ()
-    return RunRows(
-        num_bytes=run.num_bytes,
-        rows=tuple(
-            ChunkRow(
-                num_tokens=chunk.num_tokens,
-                num_bytes=chunk.num_bytes,
-                check=chunk.check,
-                starts_segment=chunk.starts_segment,
-                is_literal=chunk.mem is None,
-            )
-            for chunk in rows
-        ),
+def _columns(container: Container) -> Columns:
+    crams = {index: run for index, run in enumerate(container.runs) if isinstance(run, CramRun)}
+    totals = []
+    for index, run in enumerate(container.runs):
+        chunks = crams[index].chunks if index in crams else ()
+        num_tokens = sum(chunk.num_tokens for chunk in chunks)
+        totals.append(
+            RunTotals(num_chunks=len(chunks), num_tokens=num_tokens, num_bytes=run.num_bytes)
+        )
+    chunks = container.chunks
+    return Columns(
+        runs=tuple(totals),
+        num_tokens=[chunk.num_tokens for chunk in chunks],
+        num_bytes=[chunk.num_bytes for chunk in chunks],
+        checks=[chunk.check for chunk in chunks],
+        starts=[chunk.starts_segment for chunk in chunks],
+        literal=[chunk.mem is None for chunk in chunks],
     )
 
 
-def _model_fields(container: Container, num_literal: int, patch_bytes: int) -> ModelFields:
+def _model_fields(container: Container, planes: Planes) -> ModelFields:
     return ModelFields(
         model_id=container.model_id,
         revision=container.revision,
@@ -201,61 +163,25 @@ def _model_fields(container: Container, num_literal: int, patch_bytes: int) -> M
         start_id=container.start_id,
         margin_code=margin_code(container.min_margin),
         num_chunks=len(container.chunks),
-        num_literal=num_literal,
-        patch_bytes=patch_bytes,
+        num_literal=sum(chunk.mem is None for chunk in container.chunks),
+        patch_bytes=len(planes.patches),
+        coded=planes.coded,
     )
 
 
-def _read_body(header: Header, planes: Cursor) -> Container:
-    columns = planes.part(header.columns_bytes, what="columns")
-    if header.required & COLUMNS_ZSTD:
-        frame = columns.take(columns.remaining)
-        size = frame_content_bytes(frame, what="columns")
-        if size > header.table.max_bytes:
-            raise Corrupt(f"columns: {size} bytes for {header.table.num_chunks} chunks")
-        unpacked = unsqueeze(frame, num_bytes=size, what="columns")
-        columns = Cursor(unpacked, what="unpacked columns")
-    table = decode_columns(columns, header.table)
-    total = sum(run.num_bytes for run in table)
-    # Before the stored plane: this bounds what its zstd frame may claim.
-    if total != header.original_bytes:
-        raise Corrupt(f"the runs hold {total} bytes, the original has {header.original_bytes}")
-    model = header.model
-    mems: Iterator[MemBits] = iter(())
+def _read_planes(opened: OpenedFile) -> Container:
+    header, model = opened.header, opened.header.model
+    chunks: tuple[Chunk, ...] = ()
     if model:
-        vectors = planes.take(header.vector_bytes)
-        mems = iter(
-            unpack_vectors(
-                vectors,
-                count=model.num_vectors,
-                num_mem=model.num_mem,
-                dim=model.mem_dim,
-                bits=model.bits,
-            )
-        )
-    patches = planes.part(header.patch_bytes, what="patches")
-    cram_runs = {
-        index: CramRun(chunks=tuple(_read_chunk(row, patches, mems) for row in run.rows))
-        for index, run in enumerate(table)
-        if run.rows
-    }
-    patches.finish()
-    stored_bytes = sum(run.num_bytes for run in table if not run.rows)
-    stored = planes.part(header.stored_bytes, what="stored bytes")
-    if header.required & STORED_ZSTD:
-        frame = stored.take(stored.remaining)
-        unpacked = unsqueeze(frame, num_bytes=stored_bytes, what="stored bytes")
-        stored = Cursor(unpacked, what="unpacked stored bytes")
-    runs: list[Run] = []
-    for index, run in enumerate(table):
-        runs.append(cram_runs.get(index) or StoredRun(data=bytes(stored.take(run.num_bytes))))
-    stored.finish()
+        vectors = opened.planes.take(header.vector_bytes)
+        patches = opened.planes.part(header.patch_bytes, what="patches")
+        chunks = _read_chunks(model, opened.columns, vectors, patches)
     return Container(
         original_bytes=header.original_bytes,
         original_hash=header.original_hash,
         xz_bytes=header.xz_bytes,
         zstd_bytes=header.zstd_bytes,
-        runs=tuple(runs),
+        runs=_read_runs(opened, chunks),
         model_id=model.model_id if model else "",
         revision=model.revision if model else "",
         model_digest=model.model_digest if model else b"",
@@ -269,13 +195,46 @@ def _read_body(header: Header, planes: Cursor) -> Container:
     )
 
 
-def _read_chunk(row: ChunkRow, patches: Cursor, mems: Iterator[MemBits]) -> Chunk:
-    read = read_literal if row.is_literal else read_patches
-    return Chunk(
-        num_tokens=row.num_tokens,
-        num_bytes=row.num_bytes,
-        check=row.check,
-        starts_segment=row.starts_segment,
-        patches=read(patches, num_tokens=row.num_tokens),
-        mem=None if row.is_literal else next(mems),
+def _read_chunks(
+    model: ModelFields, columns: Columns, vectors: memoryview, patches: Cursor
+) -> tuple[Chunk, ...]:
+    contents = read_planes(model, columns, vectors=vectors, patches=patches)
+    return tuple(
+        Chunk(
+            num_tokens=num_tokens,
+            num_bytes=num_bytes,
+            check=check,
+            starts_segment=starts,
+            patches=found,
+            mem=mem,
+        )
+        for num_tokens, num_bytes, check, starts, (mem, found) in zip(
+            columns.num_tokens,
+            columns.num_bytes,
+            columns.checks,
+            columns.starts,
+            contents,
+            strict=True,
+        )
     )
+
+
+def _read_runs(opened: OpenedFile, chunks: tuple[Chunk, ...]) -> tuple[Run, ...]:
+    """Chunks and stored bytes, dealt out to the runs."""
+    totals = opened.columns.runs
+    stored = opened.planes.part(opened.header.stored_bytes, what="stored bytes")
+    if opened.header.required & STORED_ZSTD:
+        stored_bytes = sum(total.num_bytes for total in totals if not total.num_chunks)
+        frame = stored.take(stored.remaining)
+        unpacked = unsqueeze(frame, num_bytes=stored_bytes, what="stored bytes")
+        stored = Cursor(unpacked, what="unpacked stored bytes")
+    runs: list[Run] = []
+    start = 0
+    for total in totals:
+        if total.num_chunks:
+            runs.append(CramRun(chunks=chunks[start : start + total.num_chunks]))
+            start += total.num_chunks
+        else:
+            runs.append(StoredRun(data=bytes(stored.take(total.num_bytes))))
+    stored.finish()
+    return tuple(runs)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from zlib import crc32
 
 from llmzip.errors import Corrupt, NotACrmFile, Truncated, UnsupportedVersion
+from llmzip.store.coded import CodedFields, check_coded, encode_coded, read_coded
 from llmzip.store.columns import TableSize
 from llmzip.store.records import (
     COMMIT_BYTES,
@@ -22,7 +23,7 @@ from llmzip.store.records import (
     is_commit,
 )
 from llmzip.store.varint import Cursor, encode_varint
-from llmzip.store.vectors import packed_bytes
+from llmzip.store.vectors import RAW_BITS, packed_bytes
 
 # A byte above 127, CR LF, ^Z, LF: copies that strip bits, translate newlines or stop at ^Z show.
 MAGIC = b"\x89CRM\r\n\x1a\n"
@@ -36,7 +37,8 @@ COLUMNS_ZSTD = 2
 STORED_ZSTD = 4
 HAS_START = 8
 HAS_LITERAL = 16
-KNOWN_REQUIRED = 31
+HAS_CODED = 32
+KNOWN_REQUIRED = 63
 
 # Optional features: a reader may ignore what it does not know.
 BF16_SAFE = 1
@@ -61,9 +63,10 @@ class ModelFields:
     num_chunks: int
     num_literal: int
     patch_bytes: int
+    coded: CodedFields | None = None
 
     @property
-    def num_vectors(self) -> int:
+    def num_vector_chunks(self) -> int:
         """Chunks that have mem vectors."""
         return self.num_chunks - self.num_literal
 
@@ -91,6 +94,7 @@ class Header:
             first_is_stored=self.first_is_stored,
             num_chunks=self.model.num_chunks if self.model else 0,
             num_literal=self.model.num_literal if self.model else 0,
+            is_coded=bool(self.required & HAS_CODED),
         )
 
     @property
@@ -100,7 +104,9 @@ class Header:
     @property
     def vector_bytes(self) -> int:
         m = self.model
-        return packed_bytes(m.num_vectors, m.num_mem, m.mem_dim, m.bits) if m else 0
+        if m and m.coded:
+            return m.coded.vector_bytes
+        return packed_bytes(m.num_vector_chunks, m.num_mem, m.mem_dim, m.bits) if m else 0
 
     @property
     def body_bytes(self) -> int:
@@ -178,7 +184,8 @@ def _encode_model(model: ModelFields) -> bytes:
     out += bytes((model.margin_code,)) + encode_varint(model.num_chunks)
     if model.num_literal:
         out += encode_varint(model.num_literal)
-    return out + encode_varint(model.patch_bytes)
+    out += encode_varint(model.patch_bytes)
+    return out + encode_coded(model.coded) if model.coded else out
 
 
 def _read_fields(cursor: Cursor, *, required: int, optional: int) -> Header:
@@ -218,6 +225,8 @@ def _read_model(cursor: Cursor, required: int) -> ModelFields:
     digest = bytes(cursor.take(DIGEST_BYTES))
     num_mem, mem_dim, bits, context_tokens = (cursor.varint() for _ in range(4))
     check_geometry(num_mem, mem_dim, bits, context_tokens)
+    if (bits < RAW_BITS) != bool(required & HAS_CODED):
+        raise Corrupt(f"header: {bits} bits per dimension and the feature bits do not agree")
     start_id = cursor.varint() if required & HAS_START else None
     check_start(start_id)
     return ModelFields(
@@ -233,6 +242,7 @@ def _read_model(cursor: Cursor, required: int) -> ModelFields:
         num_chunks=cursor.varint(),
         num_literal=cursor.varint() if required & HAS_LITERAL else 0,
         patch_bytes=cursor.varint(),
+        coded=read_coded(cursor) if required & HAS_CODED else None,
     )
 
 
@@ -250,17 +260,18 @@ def _read_text(cursor: Cursor, size: int, *, what: str) -> str:
 def _check_header(header: Header) -> None:
     """What the fields must say of each other before a size among them is believed."""
     table, model = header.table, header.model
+    counted_bytes = header.columns_bytes if model and model.coded else header.patch_bytes
     wrong = ""
     if header.first_is_stored and not table.num_runs:
         wrong = "a first run, but no runs"
     elif (table.num_cram_runs > 0) != (model is not None):
         wrong = "crammed runs and model fields do not agree"
-    elif not table.num_cram_runs <= table.num_chunks <= header.patch_bytes:
-        # A chunk takes a byte of the patch plane at least; this ties all counts to the file's size.
-        wrong = f"{table.num_chunks} chunks in {table.num_cram_runs} runs, {header.patch_bytes} "
-        wrong += "bytes of patches"
+    elif not table.num_cram_runs <= table.num_chunks <= counted_bytes:
+        # A chunk takes a byte of that plane at least; this ties all counts to the file's size.
+        wrong = f"{table.num_chunks} chunks in {table.num_cram_runs} runs, {counted_bytes} bytes "
+        wrong += "of columns" if model and model.coded else "of patches"
     elif model is None and (
-        header.required & (HAS_START | HAS_LITERAL) or header.optional & BF16_SAFE
+        header.required & (HAS_START | HAS_LITERAL | HAS_CODED) or header.optional & BF16_SAFE
     ):
         wrong = "features of a model, but no model"
     elif header.required & HAS_LITERAL and not 1 <= table.num_literal <= table.num_chunks:
@@ -271,3 +282,11 @@ def _check_header(header: Header) -> None:
         wrong = f"{table.num_runs} runs in {header.columns_bytes} bytes of columns"
     if wrong:
         raise Corrupt(f"header: {wrong}")
+    if model and model.coded:
+        check_coded(
+            model.coded,
+            num_vector_chunks=model.num_vector_chunks,
+            num_mem=model.num_mem,
+            mem_dim=model.mem_dim,
+            patch_bytes=model.patch_bytes,
+        )

@@ -18,7 +18,14 @@ from llmzip.errors import Corrupt
 from llmzip.store.columns import MAX_CHUNK_TOKENS
 from llmzip.store.residual import MAX_TOKEN_ID, Patch, check_patches
 from llmzip.store.varint import MAX_VARINT
-from llmzip.store.vectors import MAX_MEM_DIM, MAX_NUM_MEM, MemBits, packed_bytes
+from llmzip.store.vectors import (
+    MAX_MEM_DIM,
+    MAX_NUM_MEM,
+    RAW_BITS,
+    GridMem,
+    MemBits,
+    check_bits,
+)
 
 HASH_BYTES = 32
 DIGEST_BYTES = 16
@@ -46,14 +53,17 @@ class Chunk:
     check: int  # `chunk_check` of those bytes
     starts_segment: bool  # no left context
     patches: tuple[Patch, ...]
-    mem: MemBits | None  # [K, D] bf16 bits; None: a literal chunk, every token is a patch
+    # [K, D] bf16 bits, or a grid in coded files. None: a literal chunk, every token is a patch.
+    mem: MemBits | GridMem | None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Chunk):
             return NotImplemented
-        if self._plain() != other._plain() or (self.mem is None) != (other.mem is None):
+        if self._plain() != other._plain() or type(self.mem) is not type(other.mem):
             return False
-        return self.mem is None or other.mem is None or np.array_equal(self.mem, other.mem)
+        if isinstance(self.mem, np.ndarray) and isinstance(other.mem, np.ndarray):
+            return np.array_equal(self.mem, other.mem)
+        return self.mem == other.mem
 
     __hash__ = None  # type: ignore[assignment]  # arrays have none
 
@@ -114,6 +124,11 @@ class Container:
     def chunks(self) -> tuple[Chunk, ...]:
         """All chunks in file order, across runs."""
         return tuple(chunk for run in self.runs if isinstance(run, CramRun) for chunk in run.chunks)
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether its vectors are on grids, and its planes entropy-coded."""
+        return self.needs_model and self.bits < RAW_BITS
 
     @property
     def needs_model(self) -> bool:
@@ -184,7 +199,7 @@ def check_container(container: Container) -> None:
         )
         _require(container == blank, "without a crammed run all model fields must be empty")
     for number, chunk in enumerate(container.chunks):
-        _check_chunk(chunk, shape=(container.num_mem, container.mem_dim), number=number)
+        _check_chunk(chunk, container, number=number)
 
 
 def check_name(name: str, *, what: str) -> None:
@@ -220,7 +235,7 @@ def check_geometry(num_mem: int, mem_dim: int, bits: int, context_tokens: int) -
     _require(1 <= num_mem <= MAX_NUM_MEM, f"{num_mem} mem vectors per chunk")
     _require(1 <= mem_dim <= MAX_MEM_DIM, f"mem vectors of {mem_dim} dimensions")
     _require(0 <= context_tokens <= MAX_CONTEXT_TOKENS, f"{context_tokens} context tokens")
-    packed_bytes(1, num_mem, mem_dim, bits)
+    check_bits(bits)
 
 
 def check_start(start_id: int | None) -> None:
@@ -229,8 +244,8 @@ def check_start(start_id: int | None) -> None:
         _require(0 <= start_id <= MAX_TOKEN_ID, f"start token {start_id}, at most {MAX_TOKEN_ID}")
 
 
-def _check_chunk(chunk: Chunk, *, shape: tuple[int, int], number: int) -> None:
-    """All but infinities and NaNs, which `vectors` refuses for all chunks at once."""
+def _check_chunk(chunk: Chunk, container: Container, *, number: int) -> None:
+    """All but infinities and NaNs of raw vectors, which `vectors` refuses for all at once."""
     wrong, mem = "", chunk.mem
     if not 1 <= chunk.num_tokens <= MAX_CHUNK_TOKENS:
         wrong = f"{chunk.num_tokens} tokens, at most {MAX_CHUNK_TOKENS}"
@@ -240,11 +255,22 @@ def _check_chunk(chunk: Chunk, *, shape: tuple[int, int], number: int) -> None:
         wrong = "the check has 16 bits"
     elif mem is None and len(chunk.patches) != chunk.num_tokens:
         wrong = f"literal, but {len(chunk.patches)} of {chunk.num_tokens} tokens known"
-    elif mem is not None and (mem.dtype != np.uint16 or mem.shape != shape):
-        wrong = f"mem is {mem.dtype} {list(mem.shape)}, not uint16 {list(shape)}"
+    elif mem is not None:
+        wrong = _mem_problem(mem, container)
     if wrong:
         raise Corrupt(f"chunk {number}: {wrong}")
-    check_patches(chunk.patches, num_tokens=chunk.num_tokens)
+    allow_ranked = container.is_coded and mem is not None
+    check_patches(chunk.patches, num_tokens=chunk.num_tokens, allow_ranked=allow_ranked)
+
+
+def _mem_problem(mem: MemBits | GridMem, container: Container) -> str:
+    shape = (container.num_mem, container.mem_dim)
+    if isinstance(mem, GridMem) != container.is_coded:
+        return f"mem is a {type(mem).__name__} at {container.bits} bits"
+    if isinstance(mem, GridMem):
+        return mem.problem(*shape)
+    fits = mem.dtype == np.uint16 and mem.shape == shape
+    return "" if fits else f"mem is {mem.dtype} {list(mem.shape)}, not uint16 {list(shape)}"
 
 
 def _require(condition: bool, message: str) -> None:

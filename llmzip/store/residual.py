@@ -1,31 +1,62 @@
-"""Patches as bits: what the mem vectors of a chunk do not carry.
+"""Patches: what the mem vectors of a chunk do not carry, and its plain form of varints.
 
-Owns the coding of (position, token id) pairs. Does not know why a token was patched, nor what its
-id means. Called by `llmzip.store.container` (and `records` for the rules).
+Owns what a patch may be and the coding of (position, token id) pairs in files with raw vectors.
+Does not know why a token was patched, nor what its id means. Called by `llmzip.store.planes` (and
+`records` for the rules).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from llmzip.errors import Corrupt
 from llmzip.store.varint import Cursor, encode_varint
 
-Patch = tuple[int, int]  # (position in the chunk, token id)
-
 MAX_TOKEN_ID = 2**31 - 1
+MAX_RANK = 256
 
 
-def check_patches(patches: Iterable[Patch], *, num_tokens: int) -> None:
-    """Raise Corrupt unless positions ascend strictly inside the chunk and ids are in range."""
+@dataclass(frozen=True, slots=True, order=True)
+class Ranked:
+    """A token named by its rank among the model's logits at its position.
+
+    Of the `size` tokens ranked skip + 1 to skip + size (most likely first), it is the one with the
+    index-th smallest id, counted from 0.
+    """
+
+    skip: int
+    size: int
+    index: int
+
+    @property
+    def problem(self) -> str:
+        """Why it is not valid, or nothing."""
+        if self.skip < 0 or self.size < 1 or self.skip + self.size > MAX_RANK:
+            return f"ranks {self.skip + 1} to {self.skip + self.size}, at most {MAX_RANK}"
+        if not 0 <= self.index < self.size:
+            return f"token {self.index} of {self.size}"
+        return "the most likely token" if self.skip + self.size == 1 else ""
+
+
+Patch: TypeAlias = tuple[int, int | Ranked]  # position in the chunk, token
+
+
+def check_patches(patches: Iterable[Patch], *, num_tokens: int, allow_ranked: bool = False) -> None:
+    """Raise Corrupt unless positions ascend strictly inside the chunk and tokens are in range."""
     previous = -1
-    for position, token_id in patches:
+    for position, token in patches:
         if not previous < position < num_tokens:
             raise Corrupt(
                 f"patch position {position} after {previous} in a chunk of {num_tokens} tokens"
             )
-        if not 0 <= token_id <= MAX_TOKEN_ID:
-            raise Corrupt(f"token id {token_id} at position {position} is over {MAX_TOKEN_ID}")
+        if isinstance(token, Ranked):
+            problem = token.problem if allow_ranked else "a rank where only token ids may be"
+            if problem:
+                raise Corrupt(f"patch at position {position}: {problem}")
+        elif not 0 <= token <= MAX_TOKEN_ID:
+            raise Corrupt(f"token id {token} at position {position} is over {MAX_TOKEN_ID}")
         previous = position
 
 
@@ -36,8 +67,18 @@ def pack_patches(patches: Sequence[Patch]) -> bytes:
     """
     positions = [-1, *(position for position, _ in patches)]
     gaps = [here - before - 1 for before, here in zip(positions, positions[1:], strict=False)]
-    numbers = [len(patches), *gaps, *(token_id for _, token_id in patches)]
+    numbers = [len(patches), *gaps, *plain_ids(patches)]
     return b"".join(map(encode_varint, numbers))
+
+
+def plain_ids(patches: Iterable[Patch]) -> list[int]:
+    """The token ids of patches without ranks. Raises ValueError if one has a rank."""
+    ids = []
+    for position, token in patches:
+        if isinstance(token, Ranked):
+            raise ValueError(f"a rank, not a token id, at position {position}")
+        ids.append(token)
+    return ids
 
 
 def read_patches(cursor: Cursor, *, num_tokens: int) -> tuple[Patch, ...]:
@@ -61,7 +102,7 @@ def read_patches(cursor: Cursor, *, num_tokens: int) -> tuple[Patch, ...]:
 
 def pack_literal(patches: Sequence[Patch]) -> bytes:
     """A chunk whose every token is a patch: only the ids, since count and positions are known."""
-    return b"".join(encode_varint(token_id) for _, token_id in patches)
+    return b"".join(map(encode_varint, plain_ids(patches)))
 
 
 def read_literal(cursor: Cursor, *, num_tokens: int) -> tuple[Patch, ...]:

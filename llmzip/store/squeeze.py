@@ -16,12 +16,15 @@ ZSTD_LEVEL = 19
 _MAX_EXPANSION = (128 << 10) // 4
 
 
-def squeeze(data: bytes) -> tuple[bytes, bool]:
-    """The bytes to store, and whether they are a zstd frame (only when that is smaller)."""
+def squeeze(data: bytes, *, least_bytes: int = 0) -> tuple[bytes, bool]:
+    """The bytes to store, and whether they are a zstd frame.
+
+    They are one only when that is smaller, and has no fewer than `least_bytes`.
+    """
     if not data:
         return data, False
     packed = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=False).compress(data)
-    return (packed, True) if len(packed) < len(data) else (data, False)
+    return (packed, True) if least_bytes <= len(packed) < len(data) else (data, False)
 
 
 def frame_content_bytes(frame: bytes | memoryview, *, what: str) -> int:

@@ -7,6 +7,8 @@ modules of `llmzip.store`.
 
 from __future__ import annotations
 
+import numpy as np
+
 from llmzip.errors import Corrupt, FormatError
 
 MAX_VARINT = 2**63 - 1
@@ -75,6 +77,10 @@ class Cursor:
         self._position += count
         return view
 
+    def rest(self) -> memoryview:
+        """All bytes that are left, without using them up."""
+        return self._data[self._position :]
+
     def part(self, count: int, *, what: str) -> Cursor:
         """A cursor over the next `count` bytes, under a name of its own."""
         base = self.offset
@@ -100,6 +106,27 @@ class Cursor:
                     raise Corrupt(f"{self._what}: padded varint at byte {start}")
                 return value
         raise Corrupt(f"{self._what}: varint at byte {start} is 2**63 or more")
+
+    def varints(self, count: int) -> list[int]:
+        """The next `count` varints: all at once where their bytes allow it."""
+        data = np.frombuffer(self._data, dtype=np.uint8)[self._position :]
+        data = data[: count * MAX_VARINT_BYTES]
+        ends = np.flatnonzero(data < 0x80)[:count] + 1
+        starts = np.concatenate((np.zeros(1, dtype=np.int64), ends[:-1]))
+        sizes = ends - starts[: len(ends)]
+        # What is cut short, too long or padded goes the slow way, which says where it is wrong.
+        if len(ends) < count or (sizes > MAX_VARINT_BYTES).any():
+            return [self.varint() for _ in range(count)]
+        if ((data[ends - 1] == 0) & (sizes > 1)).any():
+            return [self.varint() for _ in range(count)]
+        values = np.zeros(count, dtype=np.int64)
+        for index in range(int(sizes.max(initial=0))):
+            longer = np.flatnonzero(sizes > index)
+            part = data[starts[longer] + index].astype(np.int64) & 0x7F
+            values[longer] |= part << 7 * index
+        self._position += int(ends[-1]) if count else 0
+        numbers: list[int] = values.tolist()
+        return numbers
 
     def finish(self) -> None:
         """Every byte must have been used."""

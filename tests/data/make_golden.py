@@ -2,6 +2,10 @@
 
 The text is real, the language model is not: its token ids are the bytes' values (a space glued to
 the byte after it adds 256), and the mem vectors are small numbers that anyone can recognise.
+
+`v1_prose.crm` is not made here: it is a real file of `v1_prose.txt`, written by the first version
+of llmzip, and `make_prose.sh` has its command. Optimisation gives other bits on other machines, so
+the file is kept to be read, not to be made again.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ from llmzip.store.container import (
     Chunk,
     Container,
     CramRun,
+    GridMem,
+    Ranked,
     StoredRun,
     chunk_check,
     content_hash,
@@ -22,11 +28,21 @@ from llmzip.store.container import (
 
 HERE = Path(__file__).parent
 
-ONE, MINUS_TWO, HALF, ZERO = 0x3F80, 0xC000, 0x3F00, 0x0000  # bf16 bit patterns
+# bf16 bit patterns
+ONE, MINUS_TWO, HALF, ZERO, ONE_AND_A_HALF = 0x3F80, 0xC000, 0x3F00, 0x0000, 0x3FC0
+
+
+TEXTS = [b"to be or ", b"not to", b" be", b" that is"]
+BINARY = b"\x00\xff\x00\xfe"
 
 
 def chunk(
-    text: bytes, *, num_tokens: int, starts: bool, patches: list[tuple[int, int]], mem: list[int]
+    text: bytes,
+    *,
+    num_tokens: int,
+    starts: bool,
+    patches: list[tuple[int, int | Ranked]],
+    mem: list[int] | GridMem,
 ) -> Chunk:
     return Chunk(
         num_tokens=num_tokens,
@@ -34,15 +50,24 @@ def chunk(
         check=chunk_check(text),
         starts_segment=starts,
         patches=tuple(patches),
-        mem=np.array([mem], dtype=np.uint16) if mem else None,
+        mem=_array(mem) if isinstance(mem, list) else mem,
+    )
+
+
+def _array(mem: list[int]) -> np.ndarray | None:
+    return np.array([mem], dtype=np.uint16) if mem else None
+
+
+def grid(*vectors: list[int], steps: list[int]) -> GridMem:
+    return GridMem(
+        symbols=np.array(vectors, dtype=np.int16), steps=np.array(steps, dtype=np.uint16)
     )
 
 
 def tiny() -> Container:
     """Every part of the format once: a patch, a literal chunk, two segments, stored bytes."""
-    texts = [b"to be or ", b"not to", b" be", b" that is"]
-    binary = b"\x00\xff\x00\xfe"
-    original = b"".join(texts) + binary
+    texts = TEXTS
+    original = b"".join(texts) + BINARY
     run = CramRun(
         chunks=(
             chunk(
@@ -74,7 +99,52 @@ def tiny() -> Container:
         zstd_bytes=38,
         min_margin=0.5,
         bf16_safe=False,
-        runs=(run, StoredRun(data=binary)),
+        runs=(run, StoredRun(data=BINARY)),
+    )
+
+
+def coded() -> Container:
+    """The same text with coded planes: every kind of patch, two steps, two vectors a chunk."""
+    original = b"".join(TEXTS) + BINARY
+    chunks = (
+        chunk(
+            TEXTS[0],
+            num_tokens=7,
+            starts=True,
+            patches=[],
+            mem=grid([1, -2, 0, 0, 1], [0, 3, -1, 0, 0], steps=[ONE, ONE]),
+        ),
+        chunk(
+            TEXTS[1],
+            num_tokens=5,
+            starts=False,
+            patches=[(1, Ranked(skip=1, size=1, index=0)), (3, Ranked(skip=4, size=3, index=2))],
+            mem=grid([0, 0, 0, -1, 2], [1, 1, -1, 0, 0], steps=[ONE, ONE_AND_A_HALF]),
+        ),
+        chunk(TEXTS[2], num_tokens=2, starts=False, patches=[(0, 354), (1, 101)], mem=[]),
+        chunk(
+            TEXTS[3],
+            num_tokens=6,
+            starts=True,
+            patches=[(0, Ranked(skip=30, size=1, index=0)), (5, 115)],
+            mem=grid([-1, 0, 1, 0, 0], [0, 0, 0, 0, -1], steps=[ONE, ONE]),
+        ),
+    )
+    return Container(
+        model_id="toy",
+        revision="0123456789abcdef0123456789abcdef01234567",
+        model_digest=bytes(range(16)),
+        num_mem=2,
+        mem_dim=5,
+        bits=2,
+        context_tokens=16,
+        start_id=7,
+        original_bytes=len(original),
+        original_hash=content_hash(original),
+        xz_bytes=88,
+        zstd_bytes=38,
+        min_margin=0.5,
+        runs=(CramRun(chunks=chunks), StoredRun(data=BINARY)),
     )
 
 
@@ -90,7 +160,7 @@ def stored() -> Container:
     )
 
 
-GOLDEN = {"v1_tiny.crm": tiny, "v1_stored.crm": stored}
+GOLDEN = {"v1_tiny.crm": tiny, "v1_stored.crm": stored, "v1_coded.crm": coded}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,97 @@
+"""The checks that every reader of a `.crm` file makes first, in the order of docs/FORMAT.md.
+
+Owns the file's frame: sizes, the body's checksum, the end mark, where each plane lies; and reading
+the columns. Does not know vectors and patches. Called by `llmzip.store.container` and
+`llmzip.store.summary`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from zlib import crc32
+
+from llmzip.errors import Corrupt, LimitExceeded, Truncated
+from llmzip.store.columns import Columns, decode_columns
+from llmzip.store.header import COLUMNS_ZSTD, CRC_BYTES, Header, read_header
+from llmzip.store.squeeze import frame_content_bytes, unsqueeze
+from llmzip.store.varint import Cursor
+
+END_MARK = b"MRC\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Where the bytes of a file went. The four add up to the file's size."""
+
+    vector_bytes: int
+    patch_bytes: int
+    stored_bytes: int
+    metadata_bytes: int  # header, columns, checksums, end mark
+
+    @property
+    def file_bytes(self) -> int:
+        return self.vector_bytes + self.patch_bytes + self.stored_bytes + self.metadata_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedFile:
+    """A file whose frame and columns are sound. The planes after them are still to be read."""
+
+    header: Header
+    columns: Columns
+    planes: Cursor  # vectors, patches, stored bytes
+    sizes: Sizes
+
+
+def open_file(data: bytes, *, max_output_bytes: int) -> OpenedFile:
+    """Check and read all of a file up to its vectors.
+
+    Raises NotACrmFile, Truncated, Corrupt, UnsupportedVersion, LimitExceeded.
+    """
+    header, header_bytes = read_header(data)
+    tail_bytes = CRC_BYTES + len(END_MARK)
+    file_bytes = header_bytes + header.body_bytes + tail_bytes
+    if len(data) < file_bytes:
+        raise Truncated(f"the file has {len(data)} of {file_bytes} bytes")
+    if len(data) > file_bytes:
+        raise Corrupt(f"{len(data) - file_bytes} trailing bytes after byte {file_bytes}")
+    if header.original_bytes > max_output_bytes:
+        raise LimitExceeded(
+            f"the original has {header.original_bytes} bytes, the limit is {max_output_bytes}",
+            hint="raise the limit with --max-output if you trust this file",
+        )
+    view = memoryview(data)
+    body_end = file_bytes - tail_bytes
+    body_crc = int.from_bytes(view[body_end : body_end + CRC_BYTES], "little")
+    if crc32(view[header_bytes:body_end]) != body_crc:
+        raise Corrupt("body: wrong checksum")
+    if data[-len(END_MARK) :] != END_MARK:
+        raise Corrupt("the end mark is wrong")
+    planes = Cursor(view[header_bytes:body_end], what="body", base=header_bytes)
+    return OpenedFile(
+        header=header,
+        columns=_read_columns(header, planes.part(header.columns_bytes, what="columns")),
+        planes=planes,
+        sizes=Sizes(
+            vector_bytes=header.vector_bytes,
+            patch_bytes=header.patch_bytes,
+            stored_bytes=header.stored_bytes,
+            metadata_bytes=header_bytes + header.columns_bytes + tail_bytes,
+        ),
+    )
+
+
+def _read_columns(header: Header, cursor: Cursor) -> Columns:
+    if header.required & COLUMNS_ZSTD:
+        frame = cursor.take(cursor.remaining)
+        size = frame_content_bytes(frame, what="columns")
+        if size > header.table.max_bytes:
+            raise Corrupt(f"columns: {size} bytes for {header.table.num_chunks} chunks")
+        unpacked = unsqueeze(frame, num_bytes=size, what="columns")
+        cursor = Cursor(unpacked, what="unpacked columns")
+    columns = decode_columns(cursor, header.table)
+    total = sum(run.num_bytes for run in columns.runs)
+    # Before the stored plane: this bounds what its zstd frame may claim.
+    if total != header.original_bytes:
+        raise Corrupt(f"the runs hold {total} bytes, the original has {header.original_bytes}")
+    return columns

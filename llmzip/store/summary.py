@@ -1,0 +1,65 @@
+"""The figures of a `.crm` file, without decoding its coded planes.
+
+Owns which figures the header and the columns give. Does not know what anyone shows of them. Called
+by `llmzip.report`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES
+from llmzip.store.container import parse_container
+from llmzip.store.header import Header
+from llmzip.store.opening import Sizes, open_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A file in numbers."""
+
+    header: Header
+    sizes: Sizes
+    num_segments: int
+    num_stored_runs: int
+    stored_original_bytes: int
+    num_tokens: int
+    num_literal_tokens: int
+    crammed_bytes: int  # original bytes of all chunks
+    literal_bytes: int  # of those without vectors
+    num_patches: int  # in chunks with vectors
+    num_patched: int  # chunks with vectors and patches
+
+
+def summarise_container(
+    data: bytes, *, max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
+) -> Summary:
+    """The figures of a file.
+
+    Sizes, checksums, header and columns are checked, raw planes too; coded planes are not decoded,
+    which takes too long for a look at a large file. Raises what `parse_container` raises.
+    """
+    opened = open_file(data, max_output_bytes=max_output_bytes)
+    header, columns = opened.header, opened.columns
+    coded = header.model.coded if header.model else None
+    if coded:
+        num_patches, num_patched = coded.num_patches, coded.num_patched
+    else:
+        chunks = parse_container(data, max_output_bytes=max_output_bytes).container.chunks
+        counts = [len(chunk.patches) for chunk in chunks if chunk.mem is not None]
+        num_patches, num_patched = sum(counts), sum(count > 0 for count in counts)
+    stored = [run.num_bytes for run in columns.runs if not run.num_chunks]
+    literal = [index for index, is_literal in enumerate(columns.literal) if is_literal]
+    return Summary(
+        header=header,
+        sizes=opened.sizes,
+        num_segments=sum(columns.starts),
+        num_stored_runs=len(stored),
+        stored_original_bytes=sum(stored),
+        num_tokens=sum(columns.num_tokens),
+        num_literal_tokens=sum(columns.num_tokens[index] for index in literal),
+        crammed_bytes=sum(columns.num_bytes),
+        literal_bytes=sum(columns.num_bytes[index] for index in literal),
+        num_patches=num_patches,
+        num_patched=num_patched,
+    )

@@ -1,0 +1,228 @@
+"""Entropy coding: intervals, streams and Rice codes, against the reference parser's own decoder."""
+
+from __future__ import annotations
+
+import runpy
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmzip.errors import Corrupt
+from llmzip.store.rangecoder import MAX_TOTAL, ONE, Counts, RangeReader, RangeWriter, boundaries
+from llmzip.store.rice import pack_rice, read_rice
+from llmzip.store.varint import Cursor
+
+PARSER = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "crm_parse.py"))
+
+
+def ints(values: Any) -> np.ndarray:
+    return np.array(values, dtype=np.int32)
+
+
+# Intervals and counts
+
+
+def test_intervals_are_the_documented_ones() -> None:
+    assert boundaries(np.array([1, 1])).tolist() == [0, 1 << 23, ONE]
+    assert boundaries(np.array([0, 5])).tolist() == [0, 1, ONE]
+    assert boundaries(np.array([3, 0, 1])).tolist() == [
+        0,
+        1 + 3 * (ONE - 3) // 4,
+        2 + 3 * (ONE - 3) // 4,
+        ONE,
+    ]
+    large = boundaries(np.array([2**38 - 1, 1]))
+    assert large.tolist() == [0, 1 + (2**38 - 1) * (ONE - 2) // 2**38, ONE]
+
+
+@settings(max_examples=100, derandomize=True, database=None)
+@given(counts=st.lists(st.integers(0, 2**20), min_size=2, max_size=60).filter(any))
+def test_no_interval_is_empty(counts: list[int]) -> None:
+    found = boundaries(np.array(counts))
+    assert found[0] == 0 and found[-1] == ONE and (np.diff(found) >= 1).all()
+    total = sum(counts)
+    for index in range(len(counts)):
+        assert found[index] == index + sum(counts[:index]) * (ONE - len(counts)) // total
+
+
+def test_counts_grow_and_are_halved() -> None:
+    counts = Counts([5, 0, 7])
+    counts.add(ints([2, 2, 0]))
+    assert counts.counts.tolist() == [37, 0, 71]
+    counts = Counts([0, 3, MAX_TOTAL - 3 - 32])
+    counts.add(ints([1]))
+    assert counts.counts.sum() == MAX_TOTAL
+    counts.add(ints([0]))
+    assert counts.counts.tolist() == [16, 18, (MAX_TOTAL - 34) // 2]
+
+
+# Streams
+
+
+@st.composite
+def sessions(draw: st.DrawFn) -> list[tuple[str, Any, list[int]]]:
+    """Calls to a coder: ("symbols", first counts, symbols) or ("uniform", sizes, numbers)."""
+    calls: list[tuple[str, Any, list[int]]] = []
+    for _ in range(draw(st.integers(0, 5))):
+        if draw(st.booleans()):
+            sizes = draw(st.lists(st.integers(2, 65536), max_size=8))
+            calls.append(("uniform", sizes, [draw(st.integers(0, n - 1)) for n in sizes]))
+            continue
+        size = draw(st.sampled_from([2, 3, 23, 2047]))
+        seed = draw(st.integers(0, 2**32 - 1))
+        rng = np.random.default_rng(seed)
+        counts = rng.integers(0, draw(st.sampled_from([2, 50, 10**6])), size)
+        counts[int(rng.integers(size))] += 1
+        amount = draw(st.sampled_from([0, 1, 2, 70, 700]))
+        some = rng.integers(0, draw(st.sampled_from([1, size])), amount)
+        calls.append(("symbols", counts.tolist(), some.tolist()))
+    return calls
+
+
+@settings(max_examples=150, derandomize=True, database=None, deadline=None)
+@given(calls=sessions())
+def test_two_decoders_agree(calls: list[tuple[str, Any, list[int]]]) -> None:
+    writer = RangeWriter()
+    for kind, what, values in calls:
+        if kind == "symbols":
+            writer.symbols(Counts(what), len(values), ints(values))
+        else:
+            writer.uniform(ints(what), ints(values))
+    data = writer.finish(least_bytes=0)
+    reader, reference = RangeReader(data, what="test"), PARSER["RangeDecoder"](data)
+    for kind, what, values in calls:
+        if kind == "symbols":
+            model, plain = Counts(what), list(what)
+            assert reader.symbols(model, len(values), None).tolist() == values
+            assert reference.symbols(plain, len(values)) == values
+            assert model.counts.tolist() == plain
+        else:
+            assert reader.uniform(ints(what), None).tolist() == values
+            assert [reference.uniform(size) for size in what] == values
+
+
+def interval(calls: list[tuple[list[int], list[int]]]) -> tuple[Fraction, Fraction]:
+    """Where a stream's number lies: the encoder of docs/FORMAT.md in exact arithmetic."""
+    low, width, scale_bits = 0, (1 << 64) - 1, 64
+    for counts, symbols in calls:
+        starts = boundaries(np.array(counts)).tolist()
+        for symbol in symbols:
+            scale = width >> 24
+            low += scale * starts[symbol]
+            width = scale * (starts[symbol + 1] - starts[symbol])
+            if width < 1 << 32:
+                low, width, scale_bits = low << 32, width << 32, scale_bits + 32
+    return Fraction(low, 1 << scale_bits), Fraction(low + width, 1 << scale_bits)
+
+
+@settings(max_examples=150, derandomize=True, database=None, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    amount=st.integers(1, 60),
+    size=st.sampled_from([2, 5, 300]),
+    skew=st.sampled_from([1, 4, 40]),
+)
+def test_a_stream_is_the_shortest_number_in_its_interval(
+    seed: int, amount: int, size: int, skew: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    counts = (1 + 10**6 * rng.random(size) ** skew).astype(np.int64)
+    symbols = rng.choice(size, amount, p=counts / counts.sum())
+    writer = RangeWriter()
+    writer.symbols(Counts(counts), amount, ints(symbols))
+    data = writer.finish(least_bytes=0)
+    first, end = interval([(counts.tolist(), symbols.tolist())])
+    number = int.from_bytes(data, "big")
+    assert first <= Fraction(number, 256 ** len(data)) < end
+    if number:
+        assert Fraction(number - 1, 256 ** len(data)) < first  # the smallest of its length
+    for shorter in range(len(data)):
+        unit = 256**shorter
+        assert -(-first * unit // 1) >= end * unit
+
+
+def test_no_symbols_take_no_bytes() -> None:
+    writer = RangeWriter()
+    writer.symbols(Counts([1, 1]), 0, ints([]))
+    writer.uniform(ints([]), ints([]))
+    assert writer.finish(least_bytes=0) == b""
+    assert writer.finish(least_bytes=3) == bytes(3)
+
+
+@settings(max_examples=200, derandomize=True, database=None, deadline=None)
+@given(data=st.binary(max_size=20), seed=st.integers(0, 2**32 - 1))
+def test_any_bytes_give_symbols_or_corrupt(data: bytes, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 100, 7) + 1
+    reader, reference = RangeReader(data, what="test"), PARSER["RangeDecoder"](data)
+    plain = counts.tolist()
+    try:
+        found = reader.symbols(Counts(counts), 40, None).tolist()
+    except Corrupt:
+        with pytest.raises(PARSER["Bad"]):
+            reference.symbols(plain, 40)
+    else:
+        assert reference.symbols(plain, 40) == found
+
+
+# Rice codes
+
+
+def test_rice_bytes() -> None:
+    assert pack_rice([]) == b""
+    assert pack_rice([4, 2, 3]).hex(" ") == "01 54 02"
+    assert pack_rice([0, 0, 2]).hex(" ") == "00 13"
+    assert pack_rice([0]) == b"\0\1"
+    assert read_rice(Cursor(b"", what="test"), 0, what="test") == []
+
+
+@settings(max_examples=200, derandomize=True, database=None)
+@given(
+    numbers=st.lists(st.integers(0, 300) | st.integers(0, 2**40) | st.just(0), max_size=30),
+    tail=st.binary(max_size=3),
+)
+def test_rice_round_trip(numbers: list[int], tail: bytes) -> None:
+    data = pack_rice(numbers)
+    source = Cursor(data + tail, what="test")
+    assert read_rice(source, len(numbers), what="test") == numbers
+    assert bytes(source.rest()) == tail
+    reference = PARSER["Reader"](data + tail, 0, len(data + tail))
+    assert reference.rice(len(numbers)) == numbers and reference.at == len(data)
+    if numbers:
+        sizes = [len(numbers) * (k + 1) + sum(n >> k for n in numbers) for k in range(63)]
+        assert data[0] == sizes.index(min(sizes)) and len(data) == 1 + (min(sizes) + 7) // 8
+
+
+@settings(max_examples=300, derandomize=True, database=None)
+@given(data=st.binary(max_size=12), count=st.integers(1, 6))
+def test_any_bytes_give_rice_numbers_or_corrupt(data: bytes, count: int) -> None:
+    source = Cursor(data, what="test")
+    try:
+        numbers = read_rice(source, count, what="test")
+    except Corrupt:
+        return
+    assert pack_rice(numbers) == data[: source.offset]
+
+
+@pytest.mark.parametrize(
+    "data, count, message",
+    [
+        ("", 1, "too early"),
+        ("3f ff", 1, "more than 63 bits"),
+        ("00 00", 1, "fewer than 1"),
+        ("00 01", 2, "fewer than 2"),
+        ("08 01", 1, "fewer than 1"),
+        ("05 01", 1, "shortest"),
+        ("00 03", 1, "shortest"),
+        ("01 01", 1, "shortest"),
+        ("3e 04 00 00 00 00 00 00 00 00 00", 1, "2\\*\\*63"),
+    ],
+)
+def test_rice_damage(data: str, count: int, message: str) -> None:
+    with pytest.raises(Corrupt, match=message):
+        read_rice(Cursor(bytes.fromhex(data), what="test"), count, what="test")
