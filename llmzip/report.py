@@ -91,11 +91,6 @@ class Report:
         return _ratio(self.bit_counts.vectors, self.num_vectors * self.mem_dim)
 
     @property
-    def is_coded(self) -> bool:
-        """Whether the vectors are entropy-coded, so that their size is no whole number of bits."""
-        return 0 < self.bits_per_dimension < 16
-
-    @property
     def text_bytes_per_vector(self) -> float | None:
         """What one vector holds of the original."""
         return _ratio(self.vector_text_bytes, self.num_vectors)
@@ -236,10 +231,6 @@ class Report:
             "bytes of text"
         )
 
-    def _bits_text(self) -> str:
-        stored = self.stored_bits_per_dimension
-        return f"{stored:.2f}" if self.is_coded and stored else f"{self.bits_per_dimension}"
-
     def _model_lines(self) -> list[str]:
         revision = f" at {printable(self.revision)}" if self.revision else ""
         lines = [
@@ -252,7 +243,7 @@ class Report:
         if tokens is not None and held is not None:
             lines.append(
                 f"vectors   {self.num_vectors:,} ({self.num_mem} a chunk), each {self.mem_dim:,} "
-                f"dimensions x {self._bits_text()} bits = "
+                f"dimensions x {self.stored_bits_per_dimension:.3g} bits = "
                 f"{self.container_bytes_per_vector:,.0f} bytes, for {tokens:.1f} tokens or "
                 f"{held:.1f} bytes of text"
             )

@@ -74,7 +74,7 @@ def unpack_grids(
     _walk(RangeReader(data, what="vector plane"), code, symbols, codes)
     if _code_of(symbols, codes, prior=code.prior) != code:
         raise Corrupt("vector plane: symbols or steps are not what the header says")
-    # One content, one spelling: this finds every changed bit and all that follows the stream.
+    # One content, one spelling: refuses any longer stream for the same, and what follows a stream.
     if _write(code, symbols, codes) != bytes(data):
         raise Corrupt("vector plane: not what its own contents are written as")
     steps = (STEP_UNIT * codes).astype(np.uint16)
