@@ -80,9 +80,7 @@ class CompressSettings:
 
     def __post_init__(self) -> None:
         _require(1 <= self.num_mem <= 64, "--mem is a number from 1 to 64")
-        _require(
-            self.bits is None or self.bits in BITS, "--bits is a number from 1 to 8, or 16"
-        )
+        _require(self.bits is None or self.bits in BITS, "--bits is a number from 1 to 8, or 16")
         _require(
             math.isfinite(self.max_patches) and 0 <= self.max_patches <= 0.5,
             "--max-patches is a share from 0 to 0.5",

@@ -43,7 +43,6 @@ from llmzip.store.residual import pack_patches
 from llmzip.store.vectors import GridMem, MemBits
 from llmzip.workshop import Workshop
 
-
 _ID_BITS = 15.0  # of a token that is stored by its id in a coded file
 
 

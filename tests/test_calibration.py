@@ -112,6 +112,11 @@ def test_presets_and_vectors_fill_chunks_in_proportion(
     for preset, effort in EFFORTS.items():
         for num_mem in (1, 2):
             budget = max(48.0, effort.load * 200.0 * num_mem)
-            found = fullest(preset=preset, num_mem=num_mem)
+            found = fullest(preset=preset, num_mem=num_mem, bits=16)
             assert 0.8 * budget < found <= budget
+            # On a grid, an eighth of the tokens counts nothing.
+            spared = fullest(preset=preset, num_mem=num_mem)
+            plain = fullest(preset=preset, num_mem=num_mem, max_patches=0.0)
+            assert spared > plain
     assert EFFORTS["fast"].load < EFFORTS["balanced"].load < EFFORTS["small"].load
+    assert fullest(bits=2) < fullest(bits=3) < fullest(bits=6)

@@ -24,8 +24,12 @@ CPU = torch.device("cpu")
 MIN_MARGIN = 0.05
 
 
-def plan(lm: FrozenLM, ids: tuple[int, ...], *, context: int, budget: float) -> list[Segment]:
-    found = plan_segments(lm, ids, start_id=None, context_tokens=context, budget_bits=budget)
+def plan(
+    lm: FrozenLM, ids: tuple[int, ...], *, context: int, budget: float, spared: float = 0.0
+) -> list[Segment]:
+    found = plan_segments(
+        lm, ids, start_id=None, context_tokens=context, budget_bits=budget, spared=spared
+    )
     return list(found)
 
 
@@ -72,12 +76,32 @@ class TestChunking:
         budget = 40.0
         (segment,) = plan(lm, ids, context=1000, budget=budget)
         bits = segment.surprisal_bits
-        for span in segment.spans[:-1]:
+        for span in segment.spans:
             held = sum(bits[span.start : span.end])
             assert held == pytest.approx(span.surprisal_bits)
             assert held <= budget or span.end - span.start == 1
-            assert held + bits[span.end] > budget  # the next token would not have fitted
         assert len({span.end - span.start for span in segment.spans}) > 1
+        fewest, open_bits = 1, 0.0  # chunks, each filled until the next token does not fit
+        for token_bits in bits:
+            fewest, open_bits = (
+                (fewest, open_bits + token_bits)
+                if open_bits + token_bits <= budget
+                else (fewest + 1, token_bits)
+            )
+        assert len(segment.spans) == fewest
+        held = [span.surprisal_bits for span in segment.spans]
+        assert min(held) > max(held) - 2 * max(bits)  # and none is a small rest
+
+    def test_the_least_expected_tokens_count_nothing(
+        self, lm: FrozenLM, ids: tuple[int, ...]
+    ) -> None:
+        (segment,) = plan(lm, ids, context=1000, budget=40.0, spared=0.25)
+        for span in segment.spans:
+            bits = sorted(segment.surprisal_bits[span.start : span.end])
+            kept = bits[: len(bits) - len(bits) // 4]
+            assert sum(kept) <= 40.0
+        (plain,) = plan(lm, ids, context=1000, budget=40.0)
+        assert len(segment.spans) < len(plain.spans)
 
     def test_the_last_bits_of_a_text_get_no_vector_of_their_own(
         self, lm: FrozenLM, ids: tuple[int, ...]

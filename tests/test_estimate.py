@@ -11,6 +11,7 @@ import pytest
 
 from llmzip import codec
 from llmzip.config import CompressSettings
+from llmzip.cram.effort import EFFORTS
 from llmzip.encoding import xz_bytes
 from llmzip.progress import Progress
 from llmzip.store.container import read_container
@@ -37,7 +38,7 @@ def test_a_few_chunks_foretell_the_container(settings: CompressSettings) -> None
     assert (found.original_bytes, found.xz_bytes) == (len(DATA), xz_bytes(DATA))
     assert found.bits_per_byte(found.container_bytes) == 8 * found.container_bytes / len(DATA)
     assert found.tried_chunks == 3
-    assert 1 <= found.steps_a_chunk <= 2 * settings.max_steps
+    assert 1 <= found.steps_a_chunk <= 2 * EFFORTS[settings.preset].total_steps
     assert 0 < found.seconds < 600
     assert {event.chunks_total for event in told if event.stage == "cram"} == {3}
 

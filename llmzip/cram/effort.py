@@ -59,7 +59,7 @@ EFFORTS: dict[Preset, Effort] = {
 }  # fmt: skip
 
 # What a vector of b bits a coordinate holds, of what it gains in the short calibration: measured
-# on the default model at 1.5 and 2 bits (docs/LOG.md), and what a vector of many bits holds at most.
+# on the default model at 1.5 and 2 bits (docs/LOG.md), and what one of many bits holds at most.
 _MOST_HELD, _BITS_RATE = 1.7, 0.73
 _LAST_STEP = 3  # times a plan's total: a chunk that does not fit by then is split
 

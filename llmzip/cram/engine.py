@@ -21,8 +21,8 @@ from llmzip.cram.contexts import Contexts
 from llmzip.cram.curvature import Curvature
 from llmzip.cram.decode import decode_chunks
 from llmzip.cram.effort import PATCHES_PER_TOKEN, most_patches, stop_rule
-from llmzip.cram.rounding import GridGoal, GridPlan
 from llmzip.cram.optimizer import Rows, Slot, as_stored, start_slot
+from llmzip.cram.rounding import GridGoal, GridPlan
 from llmzip.cram.tasks import Crammed, Task, split, step_tokens
 from llmzip.errors import LimitExceeded
 from llmzip.lm.devices import (

@@ -90,9 +90,7 @@ def start_slot(
     if goal is not None:
         bits = torch.tensor(task.surprisal_bits)
         rounding = Rounding.start((num_mem, lm.dim), bits, goal, lm.device)
-    return Slot(
-        task=task, mem=mem, curvature=curvature, step=task.steps_so_far, rounding=rounding
-    )
+    return Slot(task=task, mem=mem, curvature=curvature, step=task.steps_so_far, rounding=rounding)
 
 
 class Rows:
