@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from llmzip.cram.contexts import Contexts
-from llmzip.cram.curvature import Curvature
 from llmzip.cram.decode import decode_chunks
 from llmzip.cram.effort import PATCHES_PER_TOKEN, most_patches, stop_rule
 from llmzip.cram.optimizer import Rows, Slot, as_stored, start_slot
@@ -278,7 +277,7 @@ class Engine:
                 warm_mem=slot.mem, steps_so_far=slot.step,
             )  # fmt: skip
         slot.rounding.refuse(grid)
-        slot.curvature = Curvature.empty(slot.mem.numel(), slot.mem.device)
+        slot.mem, slot.curvature = slot.rounding.starting_point()
         slot.is_settled = False
         return slot
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llmzip.cram.curvature import Curvature
-from llmzip.cram.rounding import FIXING_STEP, Rounding
+from llmzip.cram.rounding import Rounding
 
 _POWER = 3.0  # many coordinates early, the last ones one at a time
 
@@ -29,31 +29,31 @@ class Fixing:
         self.kept = torch.zeros_like(whole)  # [B, L] tokens that may ask for a gradient
         self.fixed = torch.zeros(num_rows, num_coordinates, dtype=torch.bool, device=device)
         self._grid = torch.zeros(num_rows, num_coordinates, device=device)  # step; 0: no grid yet
-        self._clock, self._lead, self._length, self._num_free = (
-            torch.zeros(num_rows, device=device) for _ in range(4)
+        self._clock, self._lead, self._length, self._num_free, self._reach = (
+            torch.zeros(num_rows, device=device) for _ in range(5)
         )
         self.load(range(num_rows))
 
     def load(self, rows: Iterable[int]) -> None:
         """Take over what the host has decided on some rows."""
         for row in rows:
-            rounding = self._roundings[row]
-            given_up = rounding.given_up.to(self.kept.device)
+            state = self._roundings[row]
+            given_up = state.given_up.to(self.kept.device)
             self.kept[row, : len(given_up)] = ~given_up
-            self.fixed[row] = rounding.fixed.flatten()
-            if rounding.steps is not None:
-                per_vector = rounding.fixed.shape[1]
-                self._grid[row] = rounding.steps.repeat_interleave(per_vector)
-            self._clock[row], self._lead[row] = rounding.clock, rounding.lead
-            self._length[row], self._num_free[row] = rounding.length, rounding.num_free
+            self.fixed[row] = state.fixed.flatten()
+            if state.steps is not None:
+                self._grid[row] = state.steps.repeat_interleave(state.fixed.shape[1])
+            self._clock[row], self._lead[row] = state.clock, state.lead
+            self._length[row], self._num_free[row] = state.length, state.num_free
+            self._reach[row] = state.reach
 
     def hand_back(self) -> None:
         """Tell the host objects how far their rows are; waits for the device."""
-        for row, (rounding, clock) in enumerate(
+        for row, (state, clock) in enumerate(
             zip(self._roundings, self._clock.tolist(), strict=True)
         ):
-            rounding.clock = int(clock)
-            rounding.fixed = self.fixed[row].view_as(rounding.fixed)
+            state.clock = int(clock)
+            state.fixed = self.fixed[row].view_as(state.fixed)
 
     def move(
         self,
@@ -66,16 +66,18 @@ class Fixing:
     ) -> Tensor:
         """One step: move what is free, then fix what is due. mem, gradient: [B, P] -> mem."""
         curvature.forget(self.fixed, mem)
-        has_grid = self._grid[:, :1] > 0  # [B, 1]
-        factor = torch.where(has_grid, FIXING_STEP, 1.0)
+        reach = (self._reach * self._grid.mean(dim=1))[:, None]  # [B, 1]
+        has_grid = reach > 0
+        # The bound is on the root mean square over all coordinates: few can move far.
+        share_free = (~self.fixed).float().mean(dim=1, keepdim=True)
         move = curvature.step(
             mem,
             gradient.masked_fill(self.fixed, 0.0),
-            step_size=step_size * factor,
-            longest_step=longest_step * factor,
+            step_size=torch.where(has_grid, reach / 2, step_size),
+            longest_step=torch.where(has_grid, reach * share_free.sqrt(), longest_step),
         )
         mem = torch.where(self.fixed, mem, mem + move)
-        self._clock = self._clock + has_grid[:, 0]
+        self._clock = self._clock + has_grid[:, 0].float()
         share = fixed_share(self._clock, self._lead, self._length)
         mem, self.fixed = fix_some(mem, self.fixed, self._grid, self._num_free, share)
         return mem

@@ -231,7 +231,7 @@ class Rows:
             if rounding.steps is None:
                 if not rounding.may_begin(self._margins(row), slot.step, self._plan):
                     continue
-                rounding.begin(slot.mem, self._plan)
+                rounding.begin(slot.mem, slot.step, self._plan)
             elif rounding.is_due:
                 self._judge(slot, row, rounding)
             else:
@@ -249,17 +249,13 @@ class Rows:
             margins=self._margins(row),
         )
         rounding.take(found)
-        onward = rounding.go_on(slot.step, self._plan)
-        if onward is None:
+        if rounding.go_on(slot.step, self._plan):
+            slot.mem, slot.curvature = rounding.starting_point()
+        else:
             best = rounding.leave()
             slot.mem, slot.is_settled = best.mem, True
             slot.num_wrong = rounding.num_wrong(best)
             self._settled[row], self._wrong[row] = True, slot.num_wrong
-        else:
-            # The gradient there is known: the first move needs no measuring.
-            slot.mem, slot.curvature = rounding.first_move(
-                onward, step_size=self._step_size, longest_step=self._longest_step
-            )
         self._mem[row] = slot.mem
         self._curvature.put(row, slot.curvature)
 

@@ -26,11 +26,12 @@ _STEP_AT_ZERO_BITS = math.sqrt(2 * math.pi * math.e)
 _STEPS_AN_OCTAVE = 4  # the container keeps two bits of a step's mantissa
 _FREE_ENOUGH = 0.02  # share of the kept tokens that may still be wrong when fixing begins
 _AGAIN_SHARE, _AGAIN_LEAD, _AGAIN_STEPS = 0.15, 2, 6  # of a chunk that is set free once more
-_FAR_SHARE = 0.06  # of the tokens wrong beyond what patches hold: the grid is too coarse
-_FINER_AFTER = 8  # passes on one grid without success
-_GOAL_BEYOND = 1.0  # logits beyond the margin that count in the score
-_SCORE_CAP = 3.0  # logits short of that which count for one token at most
-FIXING_STEP = 3.0  # times as far as without a grid: what is free makes up for what is fixed
+_FAR_SHARE = 0.1  # of the tokens wrong beyond what patches hold: the grid is too coarse
+_GOAL_BEYOND = 0.2  # logits beyond the margin that count in the score
+_SCORE_CAP = 1.5  # logits short of that which count for one token at most
+# Of a grid's step: the root mean square, over the coordinates that are free, by which they move at
+# most. A step before the path has told of the curvature is half as long.
+_REACH, _REACH_AGAIN = 0.1, 0.2
 _WIDER = 0.25  # logits that are asked for in addition after a refusal
 
 
@@ -89,10 +90,12 @@ class Rounding:
     wanted: float  # logits by which every other token must lead
     fixed: Tensor  # [K, D] bool
     steps: Tensor | None = None  # [K] of the grid; None: every coordinate is still free
+    free_mem: Tensor | None = None  # [K, D] when the first coordinate was fixed
     clock: int = 0  # optimiser steps into the pass under way
     lead: int = 0  # of them before the first coordinate is fixed
     length: int = 0  # of them after which all are
     num_free: int = 0  # coordinates that were free when the pass began
+    reach: float = _REACH  # how far they move in a step, see above
     passes: int = 0  # on this grid
     best: Candidate | None = None  # on this grid
     held: Candidate | None = None  # good enough; a coarser grid is being tried
@@ -137,9 +140,13 @@ class Rounding:
         few = int((kept < self.wanted).sum()) <= _FREE_ENOUGH * len(kept)
         return few or step >= plan.free_steps
 
-    def begin(self, mem: Tensor, plan: GridPlan) -> None:
+    def begin(self, mem: Tensor, step: int, plan: GridPlan) -> None:
         """Choose the first grid and start to fix coordinates. mem: [K, D]."""
-        self._try_grid(plan.first_steps(mem), plan.fixing_steps)
+        steps = plan.first_steps(mem)
+        if step >= plan.free_steps:  # hard to force even without a grid
+            steps = next_steps(steps, -1)
+        self.free_mem = mem.clone()
+        self._try_grid(steps, plan)
 
     def take(self, found: Candidate) -> None:
         """Keep the better of what was best and what was found, and give up what is worst in it."""
@@ -151,28 +158,29 @@ class Rounding:
         self.given_up = torch.zeros_like(self.given_up)
         self.given_up[worst[found.margins[worst] < self.wanted]] = True
 
-    def go_on(self, step: int, plan: GridPlan) -> Candidate | None:
-        """What to go on from after a pass; None: there is no more to be done."""
+    def go_on(self, step: int, plan: GridPlan) -> bool:
+        """Start the next pass; False: there is no more to be done."""
         best = self.best
         assert best is not None
         excess = self.num_wrong(best) - self.limit
-        is_over = step >= plan.total_steps + self.grace_steps
+        steps_left = plan.total_steps + self.grace_steps - step
         if excess <= 0:
             self.held = best
-            if is_over:
-                return None
-            self._try_grid(next_steps(best.steps, 1), plan.fixing_steps // 2)
-            return best
+            if steps_left < plan.fixing_steps:
+                return False
+            self._try_grid(next_steps(best.steps, 1), plan)
+            return True
         too_far = excess > _FAR_SHARE * len(best.margins)
-        if self.held is not None and (is_over or too_far):
-            return None
-        if self.held is None and (is_over or too_far or self.passes >= _FINER_AFTER):
+        if self.held is not None:
+            if too_far or steps_left <= 0:
+                return False
+        elif too_far or steps_left <= 0:
             if step >= plan.last_step:
-                return None
-            self._try_grid(next_steps(best.steps, -1), plan.fixing_steps // 2)
-        else:
-            self._set_free_again(best)
-        return best
+                return False
+            self._try_grid(next_steps(best.steps, -1), plan)
+            return True
+        self._set_free_again(best)
+        return True
 
     def refuse(self, plan: GridPlan) -> None:
         """The winner failed where it is decoded: ask for wider margins, and go on from it."""
@@ -187,25 +195,33 @@ class Rounding:
         short = (self.wanted + _GOAL_BEYOND - found.margins).clamp(0.0, _SCORE_CAP)
         return float(short[~self.given_up].sum())
 
-    def _try_grid(self, steps: Tensor, length: int) -> None:
+    def _try_grid(self, steps: Tensor, plan: GridPlan) -> None:
+        """Start over on another grid, from the vectors as they were before the first one."""
         self.steps, self.best, self.passes = steps, None, 0
-        self._start_pass(torch.zeros_like(self.fixed), lead=0, length=length)
+        self._start_pass(
+            torch.zeros_like(self.fixed), lead=0, length=plan.fixing_steps, reach=_REACH
+        )
 
-    def _start_pass(self, fixed: Tensor, *, lead: int, length: int) -> None:
+    def _start_pass(self, fixed: Tensor, *, lead: int, length: int, reach: float) -> None:
         self.fixed, self.clock, self.lead, self.length = fixed, 0, lead, length
+        self.reach = reach
         self.num_free = int((~fixed).sum())
 
-    def first_move(
-        self, onward: Candidate, *, step_size: float, longest_step: float
-    ) -> tuple[Tensor, Curvature]:
-        """The first step of a pass that goes on from `onward`: vectors [K, D], what is known of
-        their path."""
-        curvature = Curvature.empty(onward.mem.numel(), onward.mem.device)
+    def starting_point(self) -> tuple[Tensor, Curvature]:
+        """Where the pass begins: vectors [K, D], what is known of their path."""
+        assert self.steps is not None and self.free_mem is not None
+        curvature = Curvature.empty(self.fixed.numel(), self.fixed.device)
+        onward = self.best
+        if onward is None:
+            return self.free_mem.clone(), curvature
+        # The gradient there is known: the first move needs no measuring.
+        longest = self.reach * float(self.steps.mean())
+        share_free = self.num_free / self.fixed.numel()
         move = curvature.step(
             onward.mem.view(1, -1),
             onward.gradient.masked_fill(self.fixed, 0.0).view(1, -1),
-            step_size=FIXING_STEP * step_size,
-            longest_step=FIXING_STEP * longest_step,
+            step_size=longest / 2,
+            longest_step=longest * math.sqrt(share_free),
         )
         self.clock += 1
         moved = torch.where(self.fixed, onward.mem, onward.mem + move.view_as(onward.mem))
@@ -218,7 +234,10 @@ class Rounding:
         fixed = torch.ones_like(self.fixed).flatten()
         fixed[pull.topk(max(1, int(_AGAIN_SHARE * len(pull)))).indices] = False
         self._start_pass(
-            fixed.view_as(self.fixed), lead=_AGAIN_LEAD, length=_AGAIN_LEAD + _AGAIN_STEPS
+            fixed.view_as(self.fixed),
+            lead=_AGAIN_LEAD,
+            length=_AGAIN_LEAD + _AGAIN_STEPS,
+            reach=_REACH_AGAIN,
         )
 
     def _chance(self) -> torch.Generator:
