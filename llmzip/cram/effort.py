@@ -43,18 +43,18 @@ class Effort:
 EFFORTS: dict[Preset, Effort] = {
     "fast": Effort(
         load=0.4, step_price_bits=1.0, longest_context_tokens=0,
-        grid_bits=3.0, grid_load=0.5, grid_context_tokens=128,
-        free_steps=25, fixing_steps=24, total_steps=40,
+        grid_bits=3.0, grid_load=0.6, grid_context_tokens=128,
+        free_steps=30, fixing_steps=24, total_steps=60,
     ),
     "balanced": Effort(
         load=1.0, step_price_bits=1.0, longest_context_tokens=0,
-        grid_bits=2.0, grid_load=0.8, grid_context_tokens=384,
-        free_steps=40, fixing_steps=48, total_steps=120,
+        grid_bits=2.0, grid_load=1.0, grid_context_tokens=384,
+        free_steps=40, fixing_steps=40, total_steps=110,
     ),
     "small": Effort(
         load=1.8, step_price_bits=0.3, longest_context_tokens=256,
-        grid_bits=1.6, grid_load=1.0, grid_context_tokens=1024,
-        free_steps=50, fixing_steps=80, total_steps=400,
+        grid_bits=1.6, grid_load=1.3, grid_context_tokens=1024,
+        free_steps=60, fixing_steps=96, total_steps=600,
     ),
 }  # fmt: skip
 

@@ -276,7 +276,7 @@ class Engine:
                 segment=task.segment, start=task.start, end=task.end,
                 warm_mem=slot.mem, steps_so_far=slot.step,
             )  # fmt: skip
-        slot.rounding.refuse(grid)
+        slot.rounding.refuse(slot.step, grid)
         slot.mem, slot.curvature = slot.rounding.starting_point()
         slot.is_settled = False
         return slot

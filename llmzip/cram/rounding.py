@@ -59,7 +59,7 @@ def round_steps(steps: Tensor) -> Tensor:
 
 
 def next_steps(steps: Tensor, direction: int) -> Tensor:
-    """The neighbouring steps that the container can hold: coarser (1) or finer (-1)."""
+    """Steps that the container can hold, so many places coarser (above 0) or finer."""
     return round_steps(steps * 2.0 ** (direction / _STEPS_AN_OCTAVE))
 
 
@@ -99,7 +99,7 @@ class Rounding:
     passes: int = 0  # on this grid
     best: Candidate | None = None  # on this grid
     held: Candidate | None = None  # good enough; a coarser grid is being tried
-    grace_steps: int = 0  # beyond the plan's, after a refusal
+    deadline: int = 0  # optimiser step at which this grid has had its chances
 
     @classmethod
     def start(
@@ -146,7 +146,7 @@ class Rounding:
         if step >= plan.free_steps:  # hard to force even without a grid
             steps = next_steps(steps, -1)
         self.free_mem = mem.clone()
-        self._try_grid(steps, plan)
+        self._try_grid(steps, step, plan)
 
     def take(self, found: Candidate) -> None:
         """Keep the better of what was best and what was found, and give up what is worst in it."""
@@ -163,31 +163,26 @@ class Rounding:
         best = self.best
         assert best is not None
         excess = self.num_wrong(best) - self.limit
-        steps_left = plan.total_steps + self.grace_steps - step
+        is_hopeless = excess > _FAR_SHARE * len(best.margins) or step >= self.deadline
         if excess <= 0:
             self.held = best
-            if steps_left < plan.fixing_steps:
+            if step + plan.fixing_steps > plan.total_steps:
                 return False
-            self._try_grid(next_steps(best.steps, 1), plan)
-            return True
-        too_far = excess > _FAR_SHARE * len(best.margins)
-        if self.held is not None:
-            if too_far or steps_left <= 0:
-                return False
-        elif too_far or steps_left <= 0:
-            if step >= plan.last_step:
-                return False
-            self._try_grid(next_steps(best.steps, -1), plan)
-            return True
-        self._set_free_again(best)
+            self._try_grid(next_steps(best.steps, 1), step, plan)
+        elif not is_hopeless:
+            self._set_free_again(best)
+        elif self.held is not None or step >= plan.last_step:
+            return False
+        else:
+            self._try_grid(next_steps(best.steps, -2), step, plan)
         return True
 
-    def refuse(self, plan: GridPlan) -> None:
+    def refuse(self, step: int, plan: GridPlan) -> None:
         """The winner failed where it is decoded: ask for wider margins, and go on from it."""
         best = self.leave()
         self.held, self.best = None, best
         self.wanted += _WIDER
-        self.grace_steps += plan.fixing_steps
+        self.deadline = step + plan.fixing_steps
         self._set_free_again(best)
 
     def _score(self, found: Candidate) -> float:
@@ -195,9 +190,10 @@ class Rounding:
         short = (self.wanted + _GOAL_BEYOND - found.margins).clamp(0.0, _SCORE_CAP)
         return float(short[~self.given_up].sum())
 
-    def _try_grid(self, steps: Tensor, plan: GridPlan) -> None:
+    def _try_grid(self, steps: Tensor, step: int, plan: GridPlan) -> None:
         """Start over on another grid, from the vectors as they were before the first one."""
         self.steps, self.best, self.passes = steps, None, 0
+        self.deadline = max(plan.total_steps, step + 2 * plan.fixing_steps)
         self._start_pass(
             torch.zeros_like(self.fixed), lead=0, length=plan.fixing_steps, reach=_REACH
         )
