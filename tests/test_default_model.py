@@ -5,10 +5,12 @@ These tests fetch the default model once (93 MB) and take minutes on two cores.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from llmzip import codec
-from llmzip.config import CompressSettings, ComputeSettings, DecompressSettings
+from llmzip.config import Attention, CompressSettings, ComputeSettings, DecompressSettings
 from llmzip.store.container import CramRun, parse_container, read_container
 
 pytestmark = pytest.mark.real_model
@@ -23,9 +25,11 @@ TEXT = (
 )
 
 
-@pytest.fixture(scope="module")
-def packed() -> bytes:
-    return codec.compress_bytes(TEXT, CompressSettings(context_tokens=48))
+@pytest.fixture(scope="module", params=[16, None], ids=["16bits", "default"])
+def packed(request: pytest.FixtureRequest) -> bytes:
+    budget = 200.0 if request.param is None else None
+    settings = CompressSettings(bits=request.param, context_tokens=48, budget_bits=budget)
+    return codec.compress_bytes(TEXT, settings)
 
 
 def test_it_crams_and_says_honestly_how_large_that_is(packed: bytes) -> None:
@@ -34,7 +38,11 @@ def test_it_crams_and_says_honestly_how_large_that_is(packed: bytes) -> None:
     crammed = [chunk for chunk in container.chunks if chunk.mem is not None]
     assert container.model_id == "smollm2-135m"
     assert crammed
-    assert sizes.vector_bytes == len(crammed) * 2 * 576
+    if container.is_coded:
+        assert sizes.vector_bytes < len(crammed) * 576 * 4 / 8  # under 4 bits a dimension
+        assert sizes.metadata_bytes <= 128 + 4 * len(container.chunks)
+    else:
+        assert sizes.vector_bytes == len(crammed) * 2 * 576
     assert sizes.file_bytes == len(packed)
     patched = sum(len(chunk.patches) for chunk in crammed)
     assert patched <= sum(chunk.num_tokens for chunk in crammed) / 8 + len(crammed)
@@ -61,4 +69,24 @@ def test_two_vectors_a_chunk() -> None:
     text = TEXT[:120]
     packed = codec.compress_bytes(text, CompressSettings(num_mem=2, context_tokens=0))
     assert read_container(packed).num_mem == 2
+    assert codec.decompress_bytes(packed, DecompressSettings()) == text
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_file_of_the_first_release_decodes(attention: Attention) -> None:
+    data = Path(__file__).parent / "data"
+    compute = ComputeSettings(attention=attention)
+    found = codec.decompress_bytes(
+        (data / "v1_prose.crm").read_bytes(), DecompressSettings(compute=compute)
+    )
+    assert found == (data / "v1_prose.txt").read_bytes()
+
+
+def test_the_setting_of_the_paper() -> None:
+    text = TEXT[:100]
+    settings = CompressSettings(bits=16, context_tokens=0, num_mem=1)
+    packed = codec.compress_bytes(text, settings)
+    container = read_container(packed)
+    assert (container.bits, container.num_mem, container.context_tokens) == (16, 1, 0)
+    assert all(chunk.starts_segment for chunk in container.chunks)
     assert codec.decompress_bytes(packed, DecompressSettings()) == text

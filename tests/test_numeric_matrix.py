@@ -95,10 +95,13 @@ def check_noise(files: Files, noise: float) -> None:
         assert files.decode(files.plain, noisy) == files.text
 
 
-@pytest.fixture(scope="module")
-def tiny(tiny_model: Callable[..., Path]) -> Files:
+@pytest.fixture(scope="module", params=[16, 8, 6, 5, 4, 3, 2])
+def tiny(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> Files:
     model = str(tiny_model("llama"))
-    return Files(TINY_TEXT, model, num_mem=2, budget_bits=30.0, max_steps=120, context_tokens=24)
+    return Files(
+        TINY_TEXT, model, bits=request.param, num_mem=2, budget_bits=30.0, max_steps=120,
+        context_tokens=24,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

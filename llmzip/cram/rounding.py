@@ -26,7 +26,9 @@ _STEP_AT_ZERO_BITS = math.sqrt(2 * math.pi * math.e)
 _STEPS_AN_OCTAVE = 4  # the container keeps two bits of a step's mantissa
 _FREE_ENOUGH = 0.02  # share of the kept tokens that may still be wrong when fixing begins
 _AGAIN_SHARE, _AGAIN_LEAD, _AGAIN_STEPS = 0.15, 2, 6  # of a chunk that is set free once more
-_FAR_SHARE = 0.1  # of the tokens wrong beyond what patches hold: the grid is too coarse
+# Of a chunk's tokens, wrong ones beyond those that may be patched: the grid is far too coarse; it is
+# nearly fine enough.
+_FAR_SHARE, _NEAR_SHARE = 0.1, 0.03
 _GOAL_BEYOND = 0.2  # logits beyond the margin that count in the score
 _SCORE_CAP = 1.5  # logits short of that which count for one token at most
 # Of a grid's step: the root mean square, over the coordinates that are free, by which they move at
@@ -163,7 +165,9 @@ class Rounding:
         best = self.best
         assert best is not None
         excess = self.num_wrong(best) - self.limit
-        is_hopeless = excess > _FAR_SHARE * len(best.margins) or step >= self.deadline
+        is_near = excess <= _NEAR_SHARE * len(best.margins)
+        late = self.deadline + is_near * plan.fixing_steps
+        is_hopeless = excess > _FAR_SHARE * len(best.margins) or step >= late
         if excess <= 0:
             self.held = best
             if step + plan.fixing_steps > plan.total_steps:
@@ -174,7 +178,7 @@ class Rounding:
         elif self.held is not None or step >= plan.last_step:
             return False
         else:
-            self._try_grid(next_steps(best.steps, -2), step, plan)
+            self._try_grid(next_steps(best.steps, -1 if is_near else -2), step, plan)
         return True
 
     def refuse(self, step: int, plan: GridPlan) -> None:
