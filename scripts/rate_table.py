@@ -117,7 +117,7 @@ def draw(rows: Sequence[Row], path: Path, references: dict[str, float]) -> None:
     )  # fmt: skip
     for row in plain:
         axes.annotate(
-            f"--bits {row.bits}: {row.tokens_per_vector:.0f} tokens, {row.bytes_per_second:.0f} B/s",
+            f"{row.bits}: {row.tokens_per_vector:.0f} tokens, {row.bytes_per_second:.0f} bytes/s",
             (row.stored_bits_per_dimension, row.payload_bits_per_byte),
             xytext=(6, -12), textcoords="offset points", fontsize=8,
         )  # fmt: skip

@@ -26,8 +26,8 @@ _STEP_AT_ZERO_BITS = math.sqrt(2 * math.pi * math.e)
 _STEPS_AN_OCTAVE = 4  # the container keeps two bits of a step's mantissa
 _FREE_ENOUGH = 0.02  # share of the kept tokens that may still be wrong when fixing begins
 _AGAIN_SHARE, _AGAIN_LEAD, _AGAIN_STEPS = 0.15, 2, 6  # of a chunk that is set free once more
-# Of a chunk's tokens, wrong ones beyond those that may be patched: the grid is far too coarse; it is
-# nearly fine enough.
+# Of a chunk's tokens, wrong ones beyond those that may be patched: the grid is far too coarse, it
+# is nearly fine enough.
 _FAR_SHARE, _NEAR_SHARE = 0.1, 0.03
 _GOAL_BEYOND = 0.2  # logits beyond the margin that count in the score
 _SCORE_CAP = 1.5  # logits short of that which count for one token at most
