@@ -17,7 +17,8 @@ from llmzip.lm.layout import pad_ids
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.state import State, stack_states
 
-_SPARE_SEGMENTS = 16  # kept beside those of the largest batch so far
+# Kept beside those of the largest batch so far: so many segments, or fewer if they are long.
+_SPARE_SEGMENTS, _SPARE_TOKENS = 16, 1024
 
 
 class Contexts:
@@ -44,7 +45,8 @@ class Contexts:
         if key not in self._states:
             # All but the last token: a chunk that is split may start at any token but the first.
             self._states[key] = self._read([*segment.start_ids, *segment.ids[:-1]])
-            if len(self._states) > self._largest_batch + _SPARE_SEGMENTS:
+            spare = min(_SPARE_SEGMENTS, 1 + _SPARE_TOKENS // len(segment.ids))
+            if len(self._states) > self._largest_batch + spare:
                 self._states.popitem(last=False)
         self._states.move_to_end(key)
         return self._states[key].first(len(segment.start_ids) + start)

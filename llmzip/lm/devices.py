@@ -17,7 +17,7 @@ import torch
 from llmzip.errors import SettingsError
 
 # Tokens of one optimiser step when nothing better is known.
-_FIRST_STEP_TOKENS = {"cpu": 320, "cuda": 4096, "mps": 1024}
+_FIRST_STEP_TOKENS = {"cpu": 256, "cuda": 4096, "mps": 1024}
 _MEMORY_SHARE = 0.8  # of the memory that is free when the engine starts
 # Optimiser steps between two looks at the result: a look makes the host wait for the device.
 _STEPS_A_LOOK = {"cpu": 1, "cuda": 4, "mps": 4}
