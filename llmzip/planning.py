@@ -30,6 +30,7 @@ _SEGMENTS_WANTED = 64
 _SHORTEST_CONTEXT_TOKENS = 64  # a shorter one only makes chunks wait for each other
 _PLANNING_SHARE = 0.1  # of a time budget: reading takes a twentieth of the time of cramming
 _LOWEST_BUDGET_BITS = 48.0
+_BF16_SAFE_LOAD = 0.6  # of vectors on a grid, which hold less where margins are to be wide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,4 +134,6 @@ def _default_budget_bits(
 ) -> float:
     """The surprisal that a chunk should hold: the preset's share of what its vectors hold."""
     bits = chunk_budget_bits(settings.preset, grid, shop.calibration().gain_bits)
+    if grid is not None and settings.bf16_safe:
+        bits *= _BF16_SAFE_LOAD
     return max(_LOWEST_BUDGET_BITS, bits * settings.num_mem)

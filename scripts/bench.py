@@ -54,6 +54,7 @@ def speed(
     fixed: Annotated[bool, typer.Option(help="Also run chunks of 64 and 128 tokens.")] = True,
     context: Annotated[int | None, typer.Option(help="Left context.  [default: by size]")] = None,
     mem: Annotated[int, typer.Option(help="Vectors a chunk.")] = 1,
+    bits: Annotated[int, typer.Option(help="Bits a dimension; 16 as in the paper.")] = 16,
     model: Annotated[str | None, typer.Option(help="Model.  [default: smollm2-135m]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
@@ -66,7 +67,7 @@ def speed(
     size = -(-len(data) // rounds)
     machine = jobs.Machine(
         model=model, device=device, threads=threads, seed=seed,
-        extra={"context_tokens": context, "num_mem": mem},
+        extra={"context_tokens": context, "num_mem": mem, "bits": bits},
     )  # fmt: skip
     samples: dict[str, list[jobs.Sample]] = defaultdict(list)
     for index in range(rounds):

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from llmzip.config import CompressSettings, ComputeSettings, Preset
+from llmzip.config import DEFAULT_MAX_STEPS, CompressSettings, ComputeSettings, Preset
 from llmzip.cram.chunking import Segment, Span
 from llmzip.cram.decode import decode_chunks
 from llmzip.cram.effort import EFFORTS
@@ -125,7 +125,7 @@ def fixed_job(text: bytes, tokens: int, count: int, machine: Machine) -> Sample:
     tasks = list(_fixed_tasks(shop.tokens.ids_of(text), tokens, count, shop.start_id))
     settings = EngineSettings(
         num_mem=1,
-        max_steps=CompressSettings().max_steps,
+        max_steps=DEFAULT_MAX_STEPS,
         seed=machine.seed,
         context_tokens=FIXED_CONTEXT,
         min_margin=shop.calibration().min_margin,

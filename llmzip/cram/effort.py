@@ -53,7 +53,7 @@ EFFORTS: dict[Preset, Effort] = {
     ),
     "small": Effort(
         load=1.8, step_price_bits=0.3, longest_context_tokens=256,
-        grid_bits=1.6, grid_load=1.15, grid_context_tokens=1024,
+        grid_bits=1.6, grid_load=1.25, grid_context_tokens=1024,
         free_steps=60, fixing_steps=96, total_steps=420,
     ),
 }  # fmt: skip
