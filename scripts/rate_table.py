@@ -25,8 +25,8 @@ from llmzip.lm.zoo import DEFAULT_MODEL, MODELS
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "long.txt"
 PRESET = "balanced"
 BITS = (16, 8, 6, 5, 4, 3, 2, 1)
-LOADS = {3: (0.7,), 2: (0.7, 1.3)}  # of the default budget, beside 1
-PATCHES = {3: (1 / 16,), 2: (1 / 16, 0.0)}  # shares of the tokens, beside the default of 1/8
+LOADS = {2: (0.7, 1.3)}  # of the default budget, beside 1
+PATCHES = {2: (1 / 16,)}  # shares of the tokens, beside the default of 1/8
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -66,9 +66,11 @@ class Row:
         )
 
 
-def settings_of_rows() -> Iterator[tuple[float, CompressSettings]]:
+def settings_of_rows(
+    chosen: Sequence[int] = BITS,
+) -> Iterator[tuple[float, CompressSettings]]:
     """Every row of the table: its load, and what compresses it."""
-    for bits in BITS:
+    for bits in chosen:
         plain = CompressSettings(preset=PRESET, bits=bits, context_tokens=128)
         yield 1.0, plain
         for load in LOADS.get(bits, ()):
@@ -156,24 +158,27 @@ def draw(rows: Sequence[Row], path: Path, references: dict[str, float]) -> None:
 def main(
     text: Annotated[Path, typer.Option(help="Text to compress.")] = EXAMPLE,
     num_bytes: Annotated[int, typer.Option("--bytes", min=1, help="How much of it.")] = 1000,
+    bits: Annotated[str, typer.Option(help="Precisions.")] = ",".join(map(str, BITS)),
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("build/rate"),
 ) -> None:
-    """Measure every row, then write rate.json, rate.md and rate.png."""
+    """Measure every row, and write rate.json, rate.md and rate.png."""
+    chosen = [int(word) for word in bits.split(",")]
     data = text.read_bytes()[:num_bytes]
     out.mkdir(parents=True, exist_ok=True)
-    rows: list[Row] = []
-    for load, settings in settings_of_rows():
-        rows.append(Row.of(load, settings, size_job(data, settings)))
-        typer.echo(to_markdown(rows[-1:]).splitlines()[-1], err=True)
     references = {
         f"{name}, {len(data):,} bytes": 8 * size / len(data)
         for name, size in other_sizes(data).items()
         if name in ("xz -9e", "zstd -19")
     }
-    result = {"text": text.name, "bytes": len(data), "rows": [asdict(row) for row in rows]}
-    (out / "rate.json").write_text(json.dumps(result, indent=1) + "\n")
-    (out / "rate.md").write_text(to_markdown(rows))
-    draw(rows, out / "rate.png", references)
+    rows: list[Row] = []
+    for load, settings in settings_of_rows(chosen):
+        rows.append(Row.of(load, settings, size_job(data, settings)))
+        typer.echo(to_markdown(rows[-1:]).splitlines()[-1], err=True)
+        # After every row: a run takes a while, and what it has found is worth keeping.
+        result = {"text": text.name, "bytes": len(data), "rows": [asdict(row) for row in rows]}
+        (out / "rate.json").write_text(json.dumps(result, indent=1) + "\n")
+        (out / "rate.md").write_text(to_markdown(rows))
+        draw(rows, out / "rate.png", references)
 
 
 if __name__ == "__main__":
