@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmzip.cram.chunking import MAX_CHUNK_TOKENS, Segment, Span, plan_segments
+from llmzip.cram.chunking import MAX_CHUNK_TOKENS, TAIL_LOAD, Segment, Span, plan_segments
 from llmzip.cram.decode import DecodeChunk, decode_chunks, decode_segments
 from llmzip.cram.engine import Engine, EngineSettings
 from llmzip.cram.optimizer import as_stored
@@ -99,7 +99,7 @@ class TestChunking:
         for span in segment.spans:
             bits = sorted(segment.surprisal_bits[span.start : span.end])
             kept = bits[: len(bits) - len(bits) // 4]
-            assert sum(kept) <= 40.0
+            assert sum(kept) <= TAIL_LOAD * 40.0  # the end of a text shares out what is over
         (plain,) = plan(lm, ids, context=1000, budget=40.0)
         assert len(segment.spans) < len(plain.spans)
 

@@ -27,7 +27,7 @@ TEXT = (
 
 @pytest.fixture(scope="module", params=[16, None], ids=["16bits", "default"])
 def packed(request: pytest.FixtureRequest) -> bytes:
-    budget = 200.0 if request.param is None else None
+    budget = 100.0 if request.param is None else None
     settings = CompressSettings(bits=request.param, context_tokens=48, budget_bits=budget)
     return codec.compress_bytes(TEXT, settings)
 

@@ -191,6 +191,7 @@ class TestPlans:
         plan = grid_plan("small", 3, 50)
         assert plan is not None
         assert (plan.bits, plan.total_steps, plan.last_step) == (3.0, 50, 50)
+        assert plan.free_steps + plan.fixing_steps < 50
 
     def test_more_bits_and_better_presets_hold_more(self) -> None:
         budgets = [

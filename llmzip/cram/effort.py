@@ -70,13 +70,14 @@ def grid_plan(preset: Preset, bits: int | None, max_steps: int | None) -> GridPl
     if bits == 16:
         return None
     effort = EFFORTS[preset]
-    total, last = effort.total_steps, _LAST_STEP * effort.total_steps
+    last = _LAST_STEP * effort.total_steps if max_steps is None else max_steps
+    third = max(1, last // 3)  # room for the first pass, however few steps there are
     return GridPlan(
         bits=effort.grid_bits if bits is None else float(bits),
-        free_steps=effort.free_steps,
-        fixing_steps=effort.fixing_steps,
-        total_steps=total if max_steps is None else min(total, max_steps),
-        last_step=last if max_steps is None else max_steps,
+        free_steps=min(effort.free_steps, third),
+        fixing_steps=min(effort.fixing_steps, third),
+        total_steps=min(effort.total_steps, last),
+        last_step=last,
     )
 
 

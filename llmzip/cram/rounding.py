@@ -166,7 +166,7 @@ class Rounding:
         assert best is not None
         excess = self.num_wrong(best) - self.limit
         is_near = excess <= _NEAR_SHARE * len(best.margins)
-        late = self.deadline + is_near * plan.fixing_steps
+        late = min(self.deadline + is_near * plan.fixing_steps, plan.last_step)
         is_hopeless = excess > _FAR_SHARE * len(best.margins) or step >= late
         if excess <= 0:
             self.held = best
