@@ -117,11 +117,13 @@ def draw(rows: Sequence[Row], path: Path, references: dict[str, float]) -> None:
         [row.payload_bits_per_byte for row in plain],
         "o-", label="default load, at most 1 patch in 8 tokens",
     )  # fmt: skip
-    for row in plain:
+    for place, row in enumerate(plain):
+        is_above = place % 2 == 0  # neighbours may lie close together
         axes.annotate(
             f"{row.bits}: {row.tokens_per_vector:.0f} tokens, {row.bytes_per_second:.0f} bytes/s",
             (row.stored_bits_per_dimension, row.payload_bits_per_byte),
-            xytext=(6, -12), textcoords="offset points", fontsize=8,
+            xytext=(-6, 6) if is_above else (6, -14), textcoords="offset points",
+            ha="right" if is_above else "left", fontsize=8,
         )  # fmt: skip
     axes.plot(
         [row.stored_bits_per_dimension for row in others],
@@ -132,13 +134,14 @@ def draw(rows: Sequence[Row], path: Path, references: dict[str, float]) -> None:
         what = f"load {row.load:g}" if row.load != 1 else f"patches {row.max_patches:.3g}"
         axes.annotate(
             what, (row.stored_bits_per_dimension, row.payload_bits_per_byte),
-            xytext=(6, 3), textcoords="offset points", fontsize=7, color="tab:orange",
+            xytext=(5, 5), textcoords="offset points", fontsize=7, color="tab:orange",
         )  # fmt: skip
     for name, rate in references.items():
         axes.axhline(rate, linestyle=":", color="gray")
         axes.annotate(
-            name, (0.01, rate), xycoords=("axes fraction", "data"), fontsize=8, va="bottom"
-        )
+            name, (0.99, rate), xycoords=("axes fraction", "data"), fontsize=8, va="bottom",
+            ha="right",
+        )  # fmt: skip
     axes.set(
         xscale="log", yscale="log", xlabel="stored bits a dimension",
         ylabel="vectors and patches, bits per byte of text",
