@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from llmzip.config import Preset
+from llmzip.config import DEFAULT_MAX_PATCHES, Preset
 from llmzip.cram.optimizer import StopRule
 from llmzip.cram.rounding import GridPlan
 
-PATCHES_PER_TOKEN = 1 / 8  # never more patches than this share of a chunk's tokens
 _PATCH_BITS = 24.0  # what a patch takes in the container
 
 
@@ -95,7 +94,7 @@ def stop_rule(
     step_price_bits: float,
     max_steps: int,
     patches: int | None = None,
-    max_patches: float = PATCHES_PER_TOKEN,
+    max_patches: float = DEFAULT_MAX_PATCHES,
 ) -> StopRule:
     """The rule by which rows may stop.
 
@@ -114,7 +113,7 @@ def stop_rule(
     return may_stop
 
 
-def most_patches(tokens: Tensor, max_patches: float = PATCHES_PER_TOKEN) -> Tensor:
+def most_patches(tokens: Tensor, max_patches: float = DEFAULT_MAX_PATCHES) -> Tensor:
     """Patches that a chunk of so many tokens may have: a share of them, at least one unless the
     share is 0, never all."""
     share = (tokens * max_patches).long().clamp(min=1 if max_patches else 0)

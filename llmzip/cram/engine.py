@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llmzip.config import DEFAULT_MAX_PATCHES
 from llmzip.cram.contexts import Contexts
 from llmzip.cram.decode import decode_chunks
-from llmzip.cram.effort import PATCHES_PER_TOKEN, most_patches, stop_rule
+from llmzip.cram.effort import most_patches, stop_rule
 from llmzip.cram.optimizer import Rows, Slot, as_stored, start_slot
 from llmzip.cram.rounding import GridGoal, GridPlan
 from llmzip.cram.tasks import Crammed, Task, split, step_tokens
@@ -56,7 +57,7 @@ class EngineSettings:
     min_margin: float  # logits by which every unpatched token must lead
     step_price_bits: float  # see `effort`
     patches: int | None = None  # stop as soon as so few tokens are wrong, whatever steps cost
-    max_patches: float = PATCHES_PER_TOKEN  # share of a chunk's tokens
+    max_patches: float = DEFAULT_MAX_PATCHES  # share of a chunk's tokens
     grid: GridPlan | None = None  # None: vectors are stored as bf16
     batch_tokens: int | None = (
         None  # vectors and tokens of one step; None: what the device has room for
