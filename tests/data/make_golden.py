@@ -64,33 +64,16 @@ def grid(*vectors: list[int], steps: list[int]) -> GridMem:
     )
 
 
-def tiny() -> Container:
-    """Every part of the format once: a patch, a literal chunk, two segments, stored bytes."""
-    texts = TEXTS
-    original = b"".join(texts) + BINARY
-    run = CramRun(
-        chunks=(
-            chunk(
-                texts[0], num_tokens=7, starts=True, patches=[], mem=[ONE, MINUS_TWO, HALF, ZERO]
-            ),
-            chunk(texts[1], num_tokens=5, starts=False, patches=[(1, 111)], mem=[HALF] * 4),
-            chunk(texts[2], num_tokens=2, starts=False, patches=[(0, 354), (1, 101)], mem=[]),
-            chunk(
-                texts[3],
-                num_tokens=6,
-                starts=True,
-                patches=[(0, 372), (5, 115)],
-                mem=[ZERO, ZERO, ONE, ONE],
-            ),
-        )
-    )
+def toy(run: CramRun, *, num_mem: int, mem_dim: int, bits: int) -> Container:
+    """The text in one crammed run, then the binary bytes."""
+    original = b"".join(TEXTS) + BINARY
     return Container(
         model_id="toy",
         revision="0123456789abcdef0123456789abcdef01234567",
         model_digest=bytes(range(16)),
-        num_mem=1,
-        mem_dim=4,
-        bits=16,
+        num_mem=num_mem,
+        mem_dim=mem_dim,
+        bits=bits,
         context_tokens=16,
         start_id=7,
         original_bytes=len(original),
@@ -98,14 +81,33 @@ def tiny() -> Container:
         xz_bytes=88,
         zstd_bytes=38,
         min_margin=0.5,
-        bf16_safe=False,
         runs=(run, StoredRun(data=BINARY)),
     )
 
 
+def tiny() -> Container:
+    """Every part of the format once: a patch, a literal chunk, two segments, stored bytes."""
+    run = CramRun(
+        chunks=(
+            chunk(
+                TEXTS[0], num_tokens=7, starts=True, patches=[], mem=[ONE, MINUS_TWO, HALF, ZERO]
+            ),
+            chunk(TEXTS[1], num_tokens=5, starts=False, patches=[(1, 111)], mem=[HALF] * 4),
+            chunk(TEXTS[2], num_tokens=2, starts=False, patches=[(0, 354), (1, 101)], mem=[]),
+            chunk(
+                TEXTS[3],
+                num_tokens=6,
+                starts=True,
+                patches=[(0, 372), (5, 115)],
+                mem=[ZERO, ZERO, ONE, ONE],
+            ),
+        )
+    )
+    return toy(run, num_mem=1, mem_dim=4, bits=16)
+
+
 def coded() -> Container:
     """The same text with coded planes: every kind of patch, two steps, two vectors a chunk."""
-    original = b"".join(TEXTS) + BINARY
     chunks = (
         chunk(
             TEXTS[0],
@@ -130,22 +132,7 @@ def coded() -> Container:
             mem=grid([-1, 0, 1, 0, 0], [0, 0, 0, 0, -1], steps=[ONE, ONE]),
         ),
     )
-    return Container(
-        model_id="toy",
-        revision="0123456789abcdef0123456789abcdef01234567",
-        model_digest=bytes(range(16)),
-        num_mem=2,
-        mem_dim=5,
-        bits=2,
-        context_tokens=16,
-        start_id=7,
-        original_bytes=len(original),
-        original_hash=content_hash(original),
-        xz_bytes=88,
-        zstd_bytes=38,
-        min_margin=0.5,
-        runs=(CramRun(chunks=chunks), StoredRun(data=BINARY)),
-    )
+    return toy(CramRun(chunks=chunks), num_mem=2, mem_dim=5, bits=2)
 
 
 def stored() -> Container:
