@@ -14,10 +14,14 @@ from typing import TypeVar
 
 import torch
 
+from llmzip.arith_decoding import decode_arith
+from llmzip.arith_encoding import arith_parts
+from llmzip.arith_estimate import estimate_arith
+from llmzip.assembly import pack_stored
 from llmzip.config import CompressSettings, DecompressSettings
 from llmzip.decoding import decode_container, join_runs
-from llmzip.encoding import cram_parts, pack_stored
-from llmzip.errors import ModelMismatch, ModelUnavailable
+from llmzip.encoding import cram_parts
+from llmzip.errors import ModelMismatch, ModelUnavailable, SettingsError
 from llmzip.estimate import Estimate, estimate_parts, estimate_stored
 from llmzip.lm.devices import pick_device
 from llmzip.lm.model import FrozenLM, load_model
@@ -46,18 +50,29 @@ def compress_bytes(
     """
     started = time.monotonic()
     budget = settings.time_budget_s
+
+    def work(parts: list[Part], shop: Workshop, tell: OnProgress) -> bytes:
+        found = []
+        if settings.codec != "cram":
+            found.append(arith_parts(data, parts, shop, settings, on_progress=tell, cancel=cancel))
+        if settings.codec == "cram" or settings.try_cram:
+            found.append(
+                cram_parts(
+                    data,
+                    parts,
+                    shop,
+                    settings,
+                    deadline=None if budget is None else started + budget,
+                    on_progress=tell,
+                    cancel=cancel,
+                )
+            )
+        return min(found, key=len)
+
     return _with_workshop(
         data,
         settings,
-        lambda parts, shop, tell: cram_parts(
-            data,
-            parts,
-            shop,
-            settings,
-            deadline=None if budget is None else started + budget,
-            on_progress=tell,
-            cancel=cancel,
-        ),
+        work,
         stored=lambda: pack_stored(data),
         on_progress=on_progress,
         cancel=cancel,
@@ -71,7 +86,7 @@ def estimate_bytes(
     on_progress: OnProgress | None = None,
     cancel: threading.Event | None = None,
 ) -> Estimate:
-    """What `compress_bytes` would take and give, from cramming three chunks.
+    """What `compress_bytes` would take and give, from working on a small part of the text.
 
     Raises what `compress_bytes` raises.
     """
@@ -79,7 +94,7 @@ def estimate_bytes(
     return _with_workshop(
         data,
         settings,
-        lambda parts, shop, tell: estimate_parts(
+        lambda parts, shop, tell: (estimate_parts if settings.codec == "cram" else estimate_arith)(
             data,
             parts,
             shop,
@@ -138,9 +153,15 @@ def decompress_bytes(
     Raises FormatError, LimitExceeded, ModelUnavailable, ModelMismatch, IntegrityError, Interrupted.
     """
     container = read_container(data, max_output_bytes=settings.max_output_bytes)
+    if settings.span is not None and settings.span[1] > container.original_bytes:
+        raise SettingsError(
+            f"--bytes ends at {settings.span[1]}, the original has {container.original_bytes} bytes"
+        )
+    if settings.perturb and container.arith is None:
+        raise SettingsError("--perturb needs a file of the arith codec")
     with borrowed_torch(settings.compute.threads):
         if not container.needs_model:
-            return join_runs(container, [])
+            return _part(join_runs(container, []), settings)
         files = _matching_model(container, settings)
         tokens = Tokens.load(files.path)
         device = pick_device(settings.compute.device)
@@ -151,15 +172,34 @@ def decompress_bytes(
                 files, device=device, dtype=torch.float32, attention=attention, decode_only=True
             )
 
-        return decode_container(
-            container,
-            load(device),
-            tokens,
-            batch=settings.compute.batch,
-            fallback=lambda: load(torch.device("cpu")),
-            on_progress=on_progress or (lambda event: None),
-            cancel=cancel,
+        if container.arith is not None:
+            return decode_arith(
+                container,
+                load(device),
+                tokens,
+                span=settings.span,
+                perturb=settings.perturb,
+                batch=settings.compute.batch,
+                fallback=lambda: load(torch.device("cpu")),
+                on_progress=on_progress or (lambda event: None),
+                cancel=cancel,
+            )
+        return _part(
+            decode_container(
+                container,
+                load(device),
+                tokens,
+                batch=settings.compute.batch,
+                fallback=lambda: load(torch.device("cpu")),
+                on_progress=on_progress or (lambda event: None),
+                cancel=cancel,
+            ),
+            settings,
         )
+
+
+def _part(data: bytes, settings: DecompressSettings) -> bytes:
+    return data if settings.span is None else data[settings.span[0] : settings.span[1]]
 
 
 def _matching_model(container: Container, settings: DecompressSettings) -> ModelFiles:

@@ -7,7 +7,7 @@ and by the public functions, read by `codec` and the rooms below it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from llmzip.errors import SettingsError
@@ -15,11 +15,17 @@ from llmzip.errors import SettingsError
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Attention = Literal["sdpa", "eager"]
 Preset = Literal["fast", "balanced", "small"]
+Codec = Literal["cram", "arith", "auto"]
+Verify = Literal["quick", "full"]
 
 DEFAULT_MAX_OUTPUT_BYTES = 1 << 30
 DEFAULT_MAX_STEPS = 240  # for vectors of 16 bits
 DEFAULT_MAX_PATCHES = 1 / 8
 BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
+_CRAM_ONLY = (
+    "num_mem", "bits", "max_patches", "context_tokens", "budget_bits", "max_steps", "preset",
+    "time_budget_s", "bf16_safe",
+)  # fmt: skip
 
 
 def _require(condition: bool, message: str) -> None:
@@ -75,10 +81,15 @@ class CompressSettings:
     time_budget_s: float | None = None  # seconds for everything; the rest is stored
     bf16_safe: bool = False  # ask for margins that hold when decoded in bf16, too
     seed: int = 0
+    codec: Codec = "cram"  # auto: whichever of arith and zstd holds each run of bytes in less
+    try_cram: bool = False  # auto: cram the file, too, and keep the smaller container
+    shared_mem: int | None = None  # arith: vectors for the whole file; None: what pays
+    verify: Verify = "quick"  # arith: full decodes the whole file once more
     offline: bool = False
     compute: ComputeSettings = ComputeSettings()
 
     def __post_init__(self) -> None:
+        self._check_codec()
         _require(1 <= self.num_mem <= 64, "--mem is a number from 1 to 64")
         _require(self.bits is None or self.bits in BITS, "--bits is a number from 1 to 8, or 16")
         _require(
@@ -108,6 +119,35 @@ class CompressSettings:
         )
         _require(0 <= self.seed < 2**63, "--seed is a number from 0 to 2^63 - 1")
 
+    def _check_codec(self) -> None:
+        _require(
+            self.codec in get_args(Codec),
+            f"--codec is one of {', '.join(get_args(Codec))}, not {self.codec!r}",
+        )
+        _require(self.verify in get_args(Verify), f"--verify is quick or full, not {self.verify!r}")
+        _require(
+            self.shared_mem is None or 0 <= self.shared_mem <= 16,
+            "--shared-mem is a number from 0 to 16",
+        )
+        _require(self.codec == "auto" or not self.try_cram, "--try-cram goes with --codec auto")
+        is_cram = self.codec == "cram"
+        _require(
+            not is_cram or (self.shared_mem is None and self.verify == "quick"),
+            "--shared-mem and --verify go with --codec arith or auto",
+        )
+        _require(
+            is_cram
+            or self.try_cram
+            or all(
+                getattr(self, field.name) == field.default
+                for field in fields(self)
+                if field.name in _CRAM_ONLY
+            ),
+            f"--codec {self.codec} without --try-cram takes none of the options of cramming: "
+            "--mem, --bits, --max-patches, --context, --budget-bits, --max-steps, --preset, "
+            "--time-budget, --bf16-safe",
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecompressSettings:
@@ -118,8 +158,18 @@ class DecompressSettings:
     )
     revision: str | None = None
     max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
+    span: tuple[int, int] | None = None  # first and last (not included) byte wanted; None: all
+    perturb: float = 0.0  # noise to add to the model's output, as a share of what the file bears
     offline: bool = False
     compute: ComputeSettings = ComputeSettings()
 
     def __post_init__(self) -> None:
         _require(self.max_output_bytes >= 0, "--max-output is a number of bytes, at least 0")
+        _require(
+            self.span is None or 0 <= self.span[0] <= self.span[1],
+            "--bytes is A:B, from byte A up to byte B, which is not included",
+        )
+        _require(
+            math.isfinite(self.perturb) and 0 <= self.perturb <= 1e6,
+            "--perturb is a share of the file's guard, from 0 up",
+        )

@@ -18,7 +18,7 @@ from llmzip.errors import Corrupt, IntegrityError
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.tokens import Tokens
 from llmzip.progress import OnProgress, Progress, Stage
-from llmzip.store.container import Chunk, Container, CramRun, chunk_check, content_hash
+from llmzip.store.container import Chunk, Container, CramRun, StoredRun, chunk_check, content_hash
 from llmzip.store.vectors import mem_bits
 
 # Rows decoded together: as many as the positions allow that memory is meant to hold, since a step
@@ -115,7 +115,7 @@ def join_runs(container: Container, texts: Sequence[bytes | None]) -> bytes:
     for run in container.runs:
         if isinstance(run, CramRun):
             parts.extend(next(decoded) or b"" for _ in run.chunks)
-        else:
+        elif isinstance(run, StoredRun):
             parts.append(run.data)
     data = b"".join(parts)
     if len(data) != container.original_bytes or content_hash(data) != container.original_hash:

@@ -6,7 +6,6 @@ again. Knows nothing of how models are found or chunks are cut. Called by `codec
 
 from __future__ import annotations
 
-import lzma
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,8 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-import zstandard
 
+from llmzip.assembly import blank_container
 from llmzip.config import DEFAULT_MAX_STEPS, CompressSettings
 from llmzip.cram.calibration import BF16_SAFE_MARGIN
 from llmzip.cram.chunking import Segment
@@ -32,10 +31,8 @@ from llmzip.store.container import (
     Chunk,
     Container,
     CramRun,
-    Run,
     StoredRun,
     chunk_check,
-    content_hash,
     read_container,
     write_container,
 )
@@ -44,11 +41,6 @@ from llmzip.store.vectors import GridMem, MemBits
 from llmzip.workshop import Workshop
 
 _ID_BITS = 15.0  # of a token that is stored by its id in a coded file
-
-
-def pack_stored(data: bytes) -> bytes:
-    """A container that holds `data` without a model."""
-    return write_container(_container(data, (StoredRun(data=data),) if data else ()))
 
 
 def cram_parts(
@@ -172,7 +164,7 @@ def assemble(
     by_segment: dict[int, list[Crammed]] = {segment.index: [] for segment in plan.segments}
     for chunk in crammed:
         by_segment[chunk.task.segment.index].append(chunk)
-    runs: list[Run] = []
+    runs: list[CramRun | StoredRun] = []
     used: list[Crammed] = []
     for part, segments in plan.parts:
         rest = part.data
@@ -186,10 +178,10 @@ def assemble(
             _append(runs, StoredRun(data=text))
         _append(runs, StoredRun(data=rest))
     if not used:
-        return _container(data, tuple(runs))
+        return blank_container(data, tuple(runs))
     weakest = min((c.min_margin for c in used if c.min_margin is not None), default=None)
     return replace(
-        _container(data, tuple(runs)),
+        blank_container(data, tuple(runs)),
         model_id=shop.files.model_id,
         revision=shop.files.revision,
         model_digest=shop.files.digest,
@@ -215,7 +207,7 @@ def _held(segment: Segment, chunks: Iterable[Crammed]) -> tuple[list[Crammed], t
     return held, segment.ids[place - segment.offset :]
 
 
-def _append(runs: list[Run], run: Run) -> None:
+def _append(runs: list[CramRun | StoredRun], run: CramRun | StoredRun) -> None:
     """Add a run; empty ones vanish, neighbours of one kind become one."""
     if not (run.data if isinstance(run, StoredRun) else run.chunks):
         return
@@ -266,24 +258,3 @@ def _chunk(chunk: Crammed, tokens: Tokens) -> Chunk:
         patches=chunk.patches,
         mem=mem,
     )
-
-
-def _container(data: bytes, runs: tuple[Run, ...]) -> Container:
-    return Container(
-        original_bytes=len(data),
-        original_hash=content_hash(data),
-        xz_bytes=xz_bytes(data),
-        zstd_bytes=len(zstandard.ZstdCompressor(level=19).compress(data)),
-        runs=runs,
-    )
-
-
-def xz_bytes(data: bytes) -> int:
-    """Size that `xz -9e` gives; a dictionary no larger than the data gives the same at less
-    memory."""
-    lzma2 = {
-        "id": lzma.FILTER_LZMA2,
-        "preset": 9 | lzma.PRESET_EXTREME,
-        "dict_size": min(1 << 26, max(4096, len(data))),
-    }
-    return len(lzma.compress(data, check=lzma.CHECK_CRC64, filters=[lzma2]))

@@ -10,11 +10,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from llmzip.assembly import pack_stored, xz_bytes
 from llmzip.config import DEFAULT_MAX_STEPS, CompressSettings
 from llmzip.cram.contexts import Contexts
 from llmzip.cram.optimizer import Rows, start_slot
 from llmzip.cram.tasks import Crammed, Task, step_tokens
-from llmzip.encoding import make_engine, pack_stored, stored_bytes, xz_bytes
+from llmzip.encoding import make_engine, stored_bytes
 from llmzip.lm.devices import first_step_tokens
 from llmzip.planning import Part, Plan, plan_parts
 from llmzip.progress import OnProgress, Progress

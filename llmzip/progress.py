@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from llmzip.errors import Interrupted
 
-Stage = Literal["model", "measure", "cram", "verify", "decode"]
+Stage = Literal["model", "share", "measure", "cram", "code", "verify", "decode"]
 
 
 @dataclass(frozen=True, kw_only=True)

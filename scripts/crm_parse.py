@@ -3,7 +3,8 @@
 `python scripts/crm_parse.py FILE.crm` prints the file's structure as JSON, or one line and exit
 code 1. Shares no code with llmzip, so that a test can hold the two against each other. Planes in
 zstd are unpacked where Python has zstd (3.14), else only their sizes are shown. Coded planes are
-decoded, but not encoded again to see whether they are in their one right form.
+decoded, but not encoded again to see whether they are in their one right form. Streams of arith
+files are found, not decoded: that takes the model.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def read_header(data):
     need(data[:8] == MAGIC, "not a .crm file")
     r = Reader(data, 8, len(data))
     version, required, optional = r.byte(), r.byte(), r.byte()
-    need(version == 1 and required < 64, "unsupported version or feature")
+    need(version == 1 and required < 128, "unsupported version or feature")
     size = r.varint()
     need(size <= 1 << 20, "header too large")
     end = r.at + size
@@ -98,45 +99,80 @@ def read_header(data):
     need(crc == zlib.crc32(data[:end]), "header checksum")
     r.end = end
     need(r.byte() == 0, "reserved byte in use")
+    need(required & 1 or not (required & 120 or optional & 1), "features of a model, but no model")
+    need(not required & 64 or not (required & 48 or optional & 1), "arith and crammed features")
     head = {"version": version, "required": required, "optional": optional}
     head["original_bytes"] = r.varint()
     head["original_hash"] = r.take(32).hex()
     head["xz_bytes"], head["zstd_bytes"], runs = r.varint(), r.varint(), r.varint()
     head["num_runs"], head["first_is_stored"] = runs // 2, bool(runs % 2)
     head["columns_bytes"], head["stored_bytes"] = r.varint(), r.varint()
-    for name in ("num_chunks", "num_literal", "vector_bytes", "patch_bytes"):
+    for name in ("num_chunks", "num_literal", "vector_bytes", "patch_bytes", "stream_bytes"):
         head[name] = 0
     if required & 1:
         head["model_id"] = r.take(r.varint()).decode()
         code = r.varint()
         head["revision"] = r.take(20).hex() if code == 1 else r.take(max(code - 1, 0)).decode()
         head["model_digest"] = r.take(16).hex()
-        for name in ("num_mem", "mem_dim", "bits", "context_tokens"):
-            head[name] = r.varint()
-        need(head["bits"] in (1, 2, 3, 4, 5, 6, 7, 8, 16), "unsupported precision")
-        need((head["bits"] < 16) == bool(required & 32), "precision and features")
-        head["start_id"] = r.varint() if required & 8 else None
-        need((head["start_id"] or 0) < 1 << 31, "start token")
-        head["margin_code"] = r.byte()
-        head["num_chunks"] = r.varint()
-        head["num_literal"] = r.varint() if required & 16 else 0
-        head["patch_bytes"] = r.varint()
-        vectors = head["num_chunks"] - head["num_literal"]
-        head["vector_bytes"] = vectors * head["num_mem"] * head["mem_dim"] * 2
-        counted = head["patch_bytes"]
-        if required & 32:
-            for name in ("vector_bytes", "max_symbol", "first_step", "step_span"):
-                head[name] = r.varint()
-            head["prior"] = r.byte()
-            head["num_patches"], head["num_patched"] = r.varint(), r.varint()
-            need(1 <= head["max_symbol"] <= 1023, "largest symbol")
-            need(4 <= head["first_step"] <= head["first_step"] + head["step_span"] <= 1019, "steps")
-            least = vectors * head["num_mem"] * ((head["mem_dim"] + 63) // 64)
-            need(least <= head["vector_bytes"], "vector bytes")
-            counted = head["columns_bytes"]
-        need(0 <= vectors and head["num_chunks"] <= counted, "chunk counts")
+        (read_arith_fields if required & 64 else read_cram_fields)(r, head)
     need(r.at == end or optional > 1, "unused bytes in the header")
     return head, end + 4
+
+
+def read_start(r, head):
+    head["start_id"] = r.varint() if head["required"] & 8 else None
+    need((head["start_id"] or 0) < 1 << 31, "start token")
+
+
+def read_grid_fields(r, head):
+    for name in ("vector_bytes", "max_symbol", "first_step", "step_span"):
+        head[name] = r.varint()
+    head["prior"] = r.byte()
+    need(1 <= head["max_symbol"] <= 1023, "largest symbol")
+    need(4 <= head["first_step"] <= head["first_step"] + head["step_span"] <= 1019, "steps")
+
+
+def read_cram_fields(r, head):
+    required = head["required"]
+    for name in ("num_mem", "mem_dim", "bits", "context_tokens"):
+        head[name] = r.varint()
+    need(head["bits"] in (1, 2, 3, 4, 5, 6, 7, 8, 16), "unsupported precision")
+    need((head["bits"] < 16) == bool(required & 32), "precision and features")
+    read_start(r, head)
+    head["margin_code"] = r.byte()
+    head["num_chunks"] = r.varint()
+    head["num_literal"] = r.varint() if required & 16 else 0
+    head["patch_bytes"] = r.varint()
+    vectors = head["num_chunks"] - head["num_literal"]
+    head["vector_bytes"] = vectors * head["num_mem"] * head["mem_dim"] * 2
+    counted = head["patch_bytes"]
+    if required & 32:
+        read_grid_fields(r, head)
+        head["num_patches"], head["num_patched"] = r.varint(), r.varint()
+        least = vectors * head["num_mem"] * ((head["mem_dim"] + 63) // 64)
+        need(least <= head["vector_bytes"], "vector bytes")
+        counted = head["columns_bytes"]
+    need(0 <= vectors and head["num_chunks"] <= counted, "chunk counts")
+
+
+def read_arith_fields(r, head):
+    read_start(r, head)
+    need(r.varint() == 1, "unsupported recipe")
+    for name in ("num_segments", "prefix_tokens", "window_tokens"):
+        head[name] = r.varint()
+    head["guard_code"], head["wrap"], head["num_mem"] = r.byte(), r.byte(), r.varint()
+    need(head["prefix_tokens"] <= 65535 and 1 <= head["window_tokens"] <= 1 << 24, "window")
+    need(head["guard_code"] and head["wrap"] <= 2 and head["num_mem"] <= 64, "prediction")
+    head["mem_dim"] = 0
+    if head["num_mem"]:
+        head["mem_dim"] = r.varint()
+        need(1 <= head["mem_dim"] <= 65536, "dimensions")
+        read_grid_fields(r, head)
+        least = head["num_mem"] * ((head["mem_dim"] + 63) // 64)
+        need(least <= head["vector_bytes"], "vector bytes")
+    head["stream_bytes"] = r.varint()
+    need(1 <= head["num_segments"] <= head["stream_bytes"], "segments")
+    need(head["num_segments"] + head["num_runs"] <= head["columns_bytes"], "column bytes")
 
 
 def read_differences(r, head, crams):
@@ -194,6 +230,31 @@ def read_columns(r, head):
         chunk["starts_segment"], chunk["literal"] = start, literal
     need(r.at == r.end, "unused bytes in the columns")
     return runs
+
+
+def read_arith_columns(r, head):
+    """Runs and segments."""
+    runs, segments = [], []
+    for index in range(head["num_runs"]):
+        is_stored = (index % 2 == 0) == head["first_is_stored"]
+        kind = "stored" if is_stored else "arith"
+        runs.append({"kind": kind, "num_bytes": r.varint(), "chunks": []})
+        need(runs[-1]["num_bytes"], "empty run")
+    for _ in range(head["num_segments"]):
+        segments.append(
+            {name: r.varint() for name in ("num_tokens", "num_bytes", "num_lanes", "stream_bytes")}
+        )
+        segments[-1]["check"] = int.from_bytes(r.take(4), "little")
+        tokens, size, lanes, stream, _ = segments[-1].values()
+        need(1 <= tokens <= min(size, 1 << 24) and 1 <= lanes <= min(64, tokens), "segment")
+        need(max(1, tokens // 4096) <= stream, "stream too short")
+    need(r.at == r.end, "unused bytes in the columns")
+    text = sum(run["num_bytes"] for run in runs if run["kind"] == "arith")
+    need(text == sum(segment["num_bytes"] for segment in segments), "bytes do not add up")
+    need(sum(run["num_bytes"] for run in runs) == head["original_bytes"], "bytes do not add up")
+    streams = sum(segment["stream_bytes"] for segment in segments)
+    need(streams == head["stream_bytes"], "streams do not add up")
+    return runs, segments
 
 
 def read_patches(r, chunks):
@@ -327,11 +388,26 @@ def read_coded_patches(data, head, chunks):
         chunk["patches"] = [[at, token] for at, token in zip(positions, tokens, strict=True)]
 
 
+def add_arith(data, columns, result):
+    """Runs, segments with the places of their streams, and the shared vectors."""
+    head, planes = result["header"], result["planes"]
+    result["runs"], result["segments"] = read_arith_columns(columns, head)
+    at = planes["streams"]["offset"]
+    for segment in result["segments"]:
+        segment["stream_offset"] = at
+        at += segment["stream_bytes"]
+    vectors, shared = planes["vectors"]["offset"], {"literal": False, "vectors": []}
+    if head["num_mem"]:
+        read_coded_vectors(data[vectors : planes["streams"]["offset"]], head, [shared])
+    result["shared_vectors"] = shared["vectors"]
+
+
 def parse(data):
     head, at = read_header(data)
     planes = {}
     for name, size in (("columns", "columns_bytes"), ("vectors", "vector_bytes"),
-                       ("patches", "patch_bytes"), ("stored", "stored_bytes")):  # fmt: skip
+                       ("patches", "patch_bytes"), ("streams", "stream_bytes"),
+                       ("stored", "stored_bytes")):  # fmt: skip
         planes[name] = {"offset": at, "bytes": head[size]}
         at += head[size]
     need(len(data) == at + 8, f"{len(data)} bytes, the header says {at + 8}")
@@ -345,6 +421,9 @@ def parse(data):
             return result
         unpacked = zstd.decompress(columns.take(head["columns_bytes"]))
         columns = Reader(unpacked, 0, len(unpacked))
+    if head["required"] & 64:
+        add_arith(data, columns, result)
+        return result
     result["runs"] = runs = read_columns(columns, head)
     chunks = [chunk for run in runs for chunk in run["chunks"]]
     if head["required"] & 32:

@@ -12,7 +12,7 @@ import pytest
 from llmzip import codec
 from llmzip.config import CompressSettings
 from llmzip.cram.effort import EFFORTS
-from llmzip.encoding import xz_bytes
+from llmzip.assembly import xz_bytes
 from llmzip.progress import Progress
 from llmzip.store.container import read_container
 from tests.tiny_models import TEXT

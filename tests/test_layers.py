@@ -19,6 +19,7 @@ RANKS = {
     "progress": 1,
     "store": 2,
     "lm": 2,
+    "arith": 3,
     "cram": 3,
     "codec": 4,  # with the modules it is made of, see below
     "report": 4,

@@ -13,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmzip.errors import Corrupt
-from llmzip.store.rangecoder import MAX_TOTAL, ONE, Counts, RangeReader, RangeWriter, boundaries
+from llmzip.store.rangecoder import (
+    MAX_PENDING_BITS,
+    MAX_TOTAL,
+    ONE,
+    SUREST,
+    AdaptiveBit,
+    Counts,
+    RangeReader,
+    RangeWriter,
+    boundaries,
+)
 from llmzip.store.rice import pack_rice, read_rice
 from llmzip.store.varint import Cursor
 
@@ -61,15 +71,52 @@ def test_counts_grow_and_are_halved() -> None:
     assert counts.counts.tolist() == [16, 18, (MAX_TOTAL - 34) // 2]
 
 
+def test_adaptive_bit_follows_what_it_sees() -> None:
+    bit = AdaptiveBit()
+    bit.add(1)
+    assert bit.ones == ONE // 2 + (ONE // 2 - SUREST) // 2
+    bit = AdaptiveBit(3000, seen=8, most_seen=9)
+    for ones in (3000 - 275, 2725 - 225, 2500 - 204):  # a 10th, then 11ths of the way, rounded up
+        bit.add(0)
+        assert bit.ones == ones
+
+
+@pytest.mark.parametrize("first", [1, SUREST, ONE // 2, ONE - 1])
+@pytest.mark.parametrize("value", [0, 1])
+def test_adaptive_bit_stays_in_range(first: int, value: int) -> None:
+    bit = AdaptiveBit(first)
+    for _ in range(10_000):
+        bit.add(value)
+        assert 1 <= bit.ones < ONE
+    likely = bit.ones if value else ONE - bit.ones
+    assert likely >= ONE - 2 * SUREST
+
+
 # Streams
+
+PROBABILITIES = st.sampled_from([1, 2, 1000, ONE // 2, ONE - 2, ONE - 1]) | st.integers(1, ONE - 1)
+
+
+def reference_bit(decoder: Any, ones: int) -> int:
+    """docs/FORMAT.md's bit, on the reference parser's decoder."""
+    zeros = ONE - ones
+    bit = int(decoder.quantile() >= zeros)
+    decoder.narrow(*((zeros, ONE) if bit else (0, zeros)))
+    return bit
 
 
 @st.composite
 def sessions(draw: st.DrawFn) -> list[tuple[str, Any, list[int]]]:
-    """Calls to a coder: ("symbols", first counts, symbols) or ("uniform", sizes, numbers)."""
+    """Calls to a coder: ("symbols", first counts, symbols), ("uniform", sizes, numbers) or
+    ("bit", probabilities, bits)."""
     calls: list[tuple[str, Any, list[int]]] = []
     for _ in range(draw(st.integers(0, 5))):
-        if draw(st.booleans()):
+        kind = draw(st.sampled_from(["symbols", "uniform", "bit"]))
+        if kind == "bit":
+            ones = draw(st.lists(PROBABILITIES, max_size=8))
+            calls.append((kind, ones, [draw(st.integers(0, 1)) for _ in ones]))
+            continue
+        if kind == "uniform":
             sizes = draw(st.lists(st.integers(2, 65536), max_size=8))
             calls.append(("uniform", sizes, [draw(st.integers(0, n - 1)) for n in sizes]))
             continue
@@ -91,6 +138,8 @@ def test_two_decoders_agree(calls: list[tuple[str, Any, list[int]]]) -> None:
     for kind, what, values in calls:
         if kind == "symbols":
             writer.symbols(Counts(what), len(values), ints(values))
+        elif kind == "bit":
+            assert [writer.bit(*one) for one in zip(what, values, strict=True)] == values
         else:
             writer.uniform(ints(what), ints(values))
     data = writer.finish(least_bytes=0)
@@ -101,6 +150,9 @@ def test_two_decoders_agree(calls: list[tuple[str, Any, list[int]]]) -> None:
             assert reader.symbols(model, len(values), None).tolist() == values
             assert reference.symbols(plain, len(values)) == values
             assert model.counts.tolist() == plain
+        elif kind == "bit":
+            assert [reader.bit(ones, None) for ones in what] == values
+            assert [reference_bit(reference, ones) for ones in what] == values
         else:
             assert reader.uniform(ints(what), None).tolist() == values
             assert [reference.uniform(size) for size in what] == values
@@ -108,15 +160,22 @@ def test_two_decoders_agree(calls: list[tuple[str, Any, list[int]]]) -> None:
 
 def interval(calls: list[tuple[list[int], list[int]]]) -> tuple[Fraction, Fraction]:
     """Where a stream's number lies: the encoder of docs/FORMAT.md in exact arithmetic."""
-    low, width, scale_bits = 0, (1 << 64) - 1, 64
+    parts: list[tuple[int, int]] = []
     for counts, symbols in calls:
         starts = boundaries(np.array(counts)).tolist()
-        for symbol in symbols:
-            scale = width >> 24
-            low += scale * starts[symbol]
-            width = scale * (starts[symbol + 1] - starts[symbol])
-            if width < 1 << 32:
-                low, width, scale_bits = low << 32, width << 32, scale_bits + 32
+        parts += [(starts[symbol], starts[symbol + 1]) for symbol in symbols]
+    return narrowed(parts)
+
+
+def narrowed(parts: list[tuple[int, int]]) -> tuple[Fraction, Fraction]:
+    """[0, 1) after a start and an end within [0, 2^24) for each symbol."""
+    low, width, scale_bits = 0, (1 << 64) - 1, 64
+    for start, end in parts:
+        scale = width >> 24
+        low += scale * start
+        width = scale * (end - start)
+        if width < 1 << 32:
+            low, width, scale_bits = low << 32, width << 32, scale_bits + 32
     return Fraction(low, 1 << scale_bits), Fraction(low + width, 1 << scale_bits)
 
 
@@ -144,6 +203,50 @@ def test_a_stream_is_the_shortest_number_in_its_interval(
     for shorter in range(len(data)):
         unit = 256**shorter
         assert -(-first * unit // 1) >= end * unit
+
+
+@settings(max_examples=150, derandomize=True, database=None, deadline=None)
+@given(coded=st.lists(st.tuples(PROBABILITIES, st.integers(0, 1)), min_size=1, max_size=60))
+def test_bits_have_exactly_their_intervals(coded: list[tuple[int, int]]) -> None:
+    """The library's intervals, those of a whole list at once, are the integers of the text."""
+    writer = RangeWriter()
+    parts = []
+    for ones, bit in coded:
+        writer.bit(ones, bit)
+        parts.append((ONE - ones, ONE) if bit else (0, ONE - ones))
+    data = writer.finish(least_bytes=0)
+    num_words, (low, width) = writer._encoder.pos()
+    first, end = narrowed(parts)
+    assert end - first == Fraction(width, 1 << (32 * num_words + 64))
+    assert (first * (1 << 32 * num_words + 64)) % (1 << 64) == low
+    assert first <= Fraction(int.from_bytes(data, "big"), 256 ** len(data)) < end
+
+
+@pytest.mark.parametrize("ones", [1, 2, ONE // 2, ONE - 2, ONE - 1])
+def test_one_bit_to_the_last_unit(ones: int) -> None:
+    """The point at either side of the border, through the reader."""
+    scale = ((1 << 64) - 1) >> 24
+    border = scale * (ONE - ones)
+    for point, bit in ((border - 1, 0), (border, 1), (0, 0), (scale * ONE - 1, 1)):
+        assert RangeReader(point.to_bytes(8, "big"), what="test").bit(ones, None) == bit
+    with pytest.raises(Corrupt):
+        RangeReader(b"\xff" * 8, what="test").bit(ones, None)
+
+
+def test_many_bits_are_encoded_in_parts() -> None:
+    rng = np.random.default_rng(1)
+    amount = MAX_PENDING_BITS + 3
+    ones = rng.integers(1, 4, amount) * (ONE // 4)
+    bits = (rng.random(amount) * ONE < ones).astype(int).tolist()
+    writer, single = RangeWriter(), RangeWriter()
+    for probability, bit in zip(ones.tolist(), bits, strict=True):
+        writer.bit(probability, bit)
+        single.bit(probability, bit)
+        single._encode_bits()
+    data = writer.finish(least_bytes=0)
+    assert data == single.finish(least_bytes=0)
+    reader = RangeReader(data, what="test")
+    assert [reader.bit(probability, None) for probability in ones.tolist()] == bits
 
 
 def test_no_symbols_take_no_bytes() -> None:

@@ -26,6 +26,10 @@ _Defaults = config.CompressSettings
 def compress(
     file: Annotated[str, typer.Argument(metavar="FILE", help="File to compress, - for stdin.")],
     output: options.Output = None,
+    codec: options.Codec = _Defaults.codec,
+    try_cram: options.TryCram = False,
+    shared_mem: options.SharedMem = None,
+    verify: options.Verify = _Defaults.verify,
     model: options.Model = None,
     revision: options.Revision = None,
     device: options.Device = config.ComputeSettings.device,
@@ -63,6 +67,10 @@ def compress(
         time_budget_s=options.seconds_of(time_budget),
         bf16_safe=bf16_safe,
         seed=seed,
+        codec=cast(config.Codec, codec),
+        try_cram=try_cram,
+        shared_mem=shared_mem,
+        verify=cast(config.Verify, verify),
         offline=offline,
         compute=options.compute_settings(
             device=device, threads=threads, batch=batch, attention=attention

@@ -27,6 +27,8 @@ def decompress(
     threads: options.Threads = None,
     batch: options.Batch = None,
     attention: options.Attention = config.ComputeSettings.attention,
+    byte_range: options.Bytes = None,
+    perturb: options.Perturb = config.DecompressSettings.perturb,
     max_output: options.MaxOutput = config.DecompressSettings.max_output_bytes,
     offline: options.Offline = False,
     json: options.Json = False,
@@ -39,6 +41,8 @@ def decompress(
         model=model,
         revision=revision,
         max_output_bytes=max_output,
+        span=options.span_of(byte_range),
+        perturb=perturb,
         offline=offline,
         compute=options.compute_settings(
             device=device, threads=threads, batch=batch, attention=attention
@@ -61,9 +65,10 @@ def _run(job: JobSettings, settings: config.DecompressSettings) -> None:
     if job.json:
         write_json({**report.to_dict(), "seconds": outcome.seconds})
     if not job.quiet:
+        part = "" if settings.span is None else f"{len(outcome.result):,} of "
         say(
             f"{outcome.source_name} → {outcome.target_name}  {report.container_bytes:,} → "
-            f"{report.original_bytes:,} bytes, verified"
+            f"{part}{report.original_bytes:,} bytes, verified"
         )
     if job.verbose and not job.quiet:
         say(f"{report.to_text(name=outcome.source_name)}seconds   {outcome.seconds:.1f}")

@@ -18,6 +18,7 @@ _UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 _NUMBER = r"\d+(?:\.\d+)?"
 _PLAIN_SECONDS = re.compile(_NUMBER, re.ASCII)
 _TIME = re.compile("".join(f"(?:({_NUMBER}){unit})?" for unit in _UNIT_SECONDS), re.ASCII)
+_SPAN = re.compile(r"(\d{1,18}):(\d{1,18})", re.ASCII)
 
 Output: TypeAlias = Annotated[
     str | None,
@@ -98,6 +99,42 @@ DryRun: TypeAlias = Annotated[
     typer.Option("--dry-run", help="Cram three chunks, predict time and size, write nothing."),
 ]
 Seed: TypeAlias = Annotated[int, typer.Option(metavar="S", help="Seed of the starting vectors.")]
+Codec: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="cram|arith|auto",
+        help="Vectors a chunk, arithmetic coding, or the smallest of arith and zstd.",
+    ),
+]
+TryCram: TypeAlias = Annotated[
+    bool, typer.Option("--try-cram", help="With --codec auto: cram, too, and keep the smaller.")
+]
+SharedMem: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        metavar="K", help="Arith: vectors shared by the whole file.  [default: what pays]"
+    ),
+]
+Verify: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="quick|full",
+        help="Arith: check the streams under noise, or decode the whole file once more.",
+    ),
+]
+Bytes: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--bytes", metavar="A:B", help="Only bytes A up to B of the original (arith files)."
+    ),
+]
+Perturb: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        metavar="SHARE",
+        help="Add noise to the model's output, as a share of the guard (arith files).",
+    ),
+]
 MaxOutput: TypeAlias = Annotated[
     int, typer.Option("--max-output", metavar="BYTES", help="Refuse originals larger than this.")
 ]
@@ -113,6 +150,18 @@ def compute_settings(
         batch=batch,
         attention=cast(config.Attention, attention),
     )
+
+
+def span_of(text: str | None) -> tuple[int, int] | None:
+    """ "A:B" as two numbers. Raises SettingsError."""
+    if text is None:
+        return None
+    found = _SPAN.fullmatch(text)
+    if found is None or int(found[1]) > int(found[2]):
+        raise SettingsError(
+            f"--bytes: {text!r} is not a range of bytes", hint="write A:B, such as 0:1000"
+        )
+    return int(found[1]), int(found[2])
 
 
 def seconds_of(time: str | None) -> float | None:

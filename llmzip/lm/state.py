@@ -8,7 +8,7 @@ same number of slots and `live` says which of them hold a position. Knows nothin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -53,6 +53,7 @@ class State:
     memory: tuple[tuple[Tensor, ...], ...] = ()  # a tuple a layer, each tensor [B, H, P, *]
     running: Any = None  # a recurrent backend's last step; lost when slots are cut or rows stacked
     room: Room | None = None  # where memory lies, if it was reserved; a backend need not use it
+    num_forgotten: int = 0  # positions that were read and then forgotten, in every row
 
     @property
     def num_rows(self) -> int:
@@ -80,18 +81,49 @@ class State:
         """The state after reading new slots. live_new: [B, T] bool; room: the state's own, where
         `memory` came from `grown`."""
         live = torch.cat([self.live, live_new], dim=1)  # [B, P + T]
-        return State(live=live, memory=tuple(memory), running=running, room=room)
+        return State(
+            live=live,
+            memory=tuple(memory),
+            running=running,
+            room=room,
+            num_forgotten=self.num_forgotten,
+        )
 
     def first(self, num_slots: int) -> State:
         """The state as it was after the first `num_slots` slots."""
         memory = tuple(tuple(t[:, :, :num_slots] for t in layer) for layer in self.memory)
-        return State(live=self.live[:, :num_slots], memory=memory, room=self.room)
+        return replace(self, live=self.live[:, :num_slots], memory=memory, running=None)
+
+    def without(self, first: int, last: int) -> State:
+        """The state that has forgotten the slots from `first` up to `last`, live in every row.
+
+        In a room the slots behind them move down: this state is spent. Attention alone can forget.
+        """
+        behind = self.num_slots - last
+        memory = []
+        for layer in self.memory:
+            kept = []
+            for t in layer:
+                if self.room is None:
+                    kept.append(torch.cat([t[:, :, :first], t[:, :, last:]], dim=2))
+                    continue
+                for slot in range(first, first + behind, last - first):  # no slot is read too late
+                    size = min(last - first, first + behind - slot)
+                    t[:, :, slot : slot + size] = t[:, :, slot + last - first :][:, :, :size]
+                kept.append(t[:, :, : first + behind])
+            memory.append(tuple(kept))
+        return State(
+            live=torch.cat([self.live[:, :first], self.live[:, last:]], dim=1),
+            memory=tuple(memory),
+            room=self.room,
+            num_forgotten=self.num_forgotten + last - first,
+        )
 
     def rows(self, index: Sequence[int]) -> State:
         """The state of some rows, copied."""
         picked = torch.tensor(list(index), dtype=torch.int64, device=self.live.device)
         memory = tuple(tuple(t[picked] for t in layer) for layer in self.memory)
-        return State(live=self.live[picked], memory=memory)
+        return State(live=self.live[picked], memory=memory, num_forgotten=self.num_forgotten)
 
     def row(self, index: int) -> State:
         """The state of one row, copied, without the slots that are not live."""
@@ -100,7 +132,8 @@ class State:
             tuple(t[index : index + 1].index_select(2, slots) for t in layer)
             for layer in self.memory
         )
-        return State(live=self.live[index : index + 1, slots], memory=memory)
+        live = self.live[index : index + 1, slots]
+        return State(live=live, memory=memory, num_forgotten=self.num_forgotten)
 
     def keep(self, rows: Sequence[int]) -> tuple[State, list[int]]:
         """The state without the other rows, and which row each of its rows was.
@@ -118,7 +151,7 @@ class State:
                 for to, row in moves:
                     t[to] = t[row]
         memory = tuple(tuple(t[: len(order)] for t in layer) for layer in self.memory)
-        return State(live=self.live[order], memory=memory, room=self.room), order
+        return replace(self, live=self.live[order], memory=memory, running=None), order
 
 
 def empty_state(num_rows: int, device: torch.device) -> State:
@@ -156,7 +189,8 @@ def new_positions(state: State, live_new: Tensor) -> Tensor:
     """Position of each new slot, [B, T]; a padding slot gets the position of the live slot before
     it."""
     steps = live_new.long().cumsum(dim=1) - 1
-    return (state.live.sum(dim=1, keepdim=True) + steps).clamp(min=0)
+    num_read = state.num_forgotten + state.live.sum(dim=1, keepdim=True)
+    return (num_read + steps).clamp(min=0)
 
 
 def attention_bias(state: State, live_new: Tensor, dtype: torch.dtype) -> Tensor:

@@ -78,6 +78,11 @@ class Tokens:
         """The byte values that no token means by itself; runs that hold them may have no ids."""
         return bytes(byte for byte in range(256) if byte not in self._byte_ids)
 
+    @property
+    def meanings(self) -> Sequence[bytes | None]:
+        """The bytes of each id; None for one that stands for none."""
+        return tuple(self._table)
+
     def bytes_of(self, ids: Sequence[int]) -> bytes:
         """The bytes that `ids` mean. Raises `Corrupt` at an id that means none."""
         table, size = self._table, self.vocab_size

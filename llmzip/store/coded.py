@@ -1,7 +1,7 @@
 """The header fields of files with coded planes.
 
 Owns these fields, their coding, and what they must say of each other and of the other counts. Does
-not know the planes' contents. Called by `llmzip.store.header`.
+not know the planes' contents. Called by `llmzip.store.modelfields` and `llmzip.store.header`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmzip.errors import Corrupt
-from llmzip.store.gridplane import GridCode
+from llmzip.store.gridplane import GridCode, encode_grid_code, read_grid_code
 from llmzip.store.gridplane import least_bytes as least_vector_bytes
 from llmzip.store.patchplane import least_bytes as least_patch_bytes
 from llmzip.store.varint import Cursor, encode_varint
@@ -27,27 +27,15 @@ class CodedFields:
 
 def encode_coded(coded: CodedFields) -> bytes:
     """The fields' bytes."""
-    grid = coded.grid
-    out = b"".join(
-        map(
-            encode_varint,
-            (coded.vector_bytes, grid.max_symbol, grid.first_step, grid.step_span),
-        )
-    )
-    out += bytes((grid.prior,))
+    out = encode_varint(coded.vector_bytes) + encode_grid_code(coded.grid)
     return out + encode_varint(coded.num_patches) + encode_varint(coded.num_patched)
 
 
 def read_coded(cursor: Cursor) -> CodedFields:
     """The inverse of `encode_coded`. Raises Corrupt."""
-    vector_bytes, max_symbol, first_step, step_span = (cursor.varint() for _ in range(4))
-    grid = GridCode(
-        max_symbol=max_symbol, first_step=first_step, step_span=step_span, prior=cursor.byte()
-    )
-    grid.check()
     return CodedFields(
-        vector_bytes=vector_bytes,
-        grid=grid,
+        vector_bytes=cursor.varint(),
+        grid=read_grid_code(cursor),
         num_patches=cursor.varint(),
         num_patched=cursor.varint(),
     )

@@ -44,6 +44,11 @@ class Columns:
     starts: list[bool]  # the chunk starts a segment
     literal: list[bool]  # the chunk has no vectors
 
+    @property
+    def run_bytes(self) -> list[int]:
+        """The original bytes of each run."""
+        return [run.num_bytes for run in self.runs]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TableSize:
@@ -55,12 +60,16 @@ class TableSize:
     num_literal: int
     is_coded: bool
 
+    def is_stored(self, run: int) -> bool:
+        """Whether a run, counted from 0, is a stored one."""
+        return (run % 2 == 0) == self.first_is_stored
+
     @property
     def num_stored_runs(self) -> int:
         return (self.num_runs + self.first_is_stored) // 2
 
     @property
-    def num_cram_runs(self) -> int:
+    def num_model_runs(self) -> int:
         return self.num_runs - self.num_stored_runs
 
     @property
@@ -133,7 +142,7 @@ def _read_run_table(cursor: Cursor, size: TableSize) -> tuple[RunTotals, ...]:
     totals = []
     for index in range(size.num_runs):
         num_chunks = num_tokens = 0
-        if (index % 2 == 0) != size.first_is_stored:
+        if not size.is_stored(index):
             num_chunks, num_tokens = cursor.varint(), cursor.varint()
             if not 1 <= num_chunks <= num_tokens <= num_chunks * MAX_CHUNK_TOKENS:
                 raise Corrupt(f"run {index}: {num_tokens} tokens in {num_chunks} chunks")

@@ -7,27 +7,34 @@ not know the language model, tokens' text, or the file system. Called by `llmzip
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from zlib import crc32
 
 from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES
 from llmzip.errors import FormatError, SettingsError
+from llmzip.store.arithfields import least_columns_bytes
+from llmzip.store.arithplane import (
+    ArithColumns,
+    encode_arith_columns,
+    encode_arith_planes,
+    read_arith_planes,
+)
+from llmzip.store.arithrecords import Arith, ArithRun, ArithSegment
 from llmzip.store.columns import Columns, RunTotals, encode_columns
 from llmzip.store.header import (
     BF16_SAFE,
     COLUMNS_ZSTD,
     CRC_BYTES,
-    HAS_CODED,
-    HAS_LITERAL,
     HAS_MODEL,
-    HAS_START,
     STORED_ZSTD,
     Header,
-    ModelFields,
     encode_header,
 )
+from llmzip.store.modelfields import ModelFields
 from llmzip.store.opening import END_MARK, OpenedFile, Sizes, open_file
-from llmzip.store.planes import Planes, encode_planes, read_planes
+from llmzip.store.planes import encode_planes, read_planes
 from llmzip.store.records import (
     Chunk,
     Container,
@@ -39,6 +46,7 @@ from llmzip.store.records import (
     content_hash,
     margin_code,
     margin_value,
+    segment_check,
 )
 from llmzip.store.residual import Ranked
 from llmzip.store.squeeze import squeeze, unsqueeze
@@ -46,6 +54,9 @@ from llmzip.store.varint import Cursor
 from llmzip.store.vectors import GridMem
 
 __all__ = [
+    "Arith",
+    "ArithRun",
+    "ArithSegment",
     "Chunk",
     "Container",
     "CramRun",
@@ -61,6 +72,7 @@ __all__ = [
     "margin_value",
     "parse_container",
     "read_container",
+    "segment_check",
     "write_container",
 ]
 
@@ -73,19 +85,24 @@ class ReadResult:
     sizes: Sizes
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What the model's runs become. The columns take no fewer bytes, even as a zstd frame."""
+
+    columns: bytes
+    least_columns_bytes: int
+    planes: bytes  # vectors, then patches or streams
+    model: ModelFields | None
+
+
 def write_container(container: Container) -> bytes:
     """The file's bytes: the same for the same contents. Raises SettingsError for broken rules."""
     try:
         check_container(container)
     except FormatError as error:
         raise SettingsError(f"cannot be stored: {error}") from error
-    chunks = container.chunks
-    planes = encode_planes(container)
-    # The columns of a coded file have a byte at least for each chunk, to bound their number.
-    columns, columns_zstd = squeeze(
-        encode_columns(_columns(container), coded=container.is_coded),
-        least_bytes=len(chunks) * container.is_coded,
-    )
+    parts = _arith_parts(container, container.arith) if container.arith else _parts(container)
+    columns, columns_zstd = squeeze(parts.columns, least_bytes=parts.least_columns_bytes)
     stored, stored_zstd = squeeze(
         b"".join(run.data for run in container.runs if isinstance(run, StoredRun))
     )
@@ -93,9 +110,7 @@ def write_container(container: Container) -> bytes:
         HAS_MODEL * container.needs_model
         | COLUMNS_ZSTD * columns_zstd
         | STORED_ZSTD * stored_zstd
-        | HAS_START * (container.start_id is not None)
-        | HAS_LITERAL * any(chunk.mem is None for chunk in chunks)
-        | HAS_CODED * container.is_coded
+        | (parts.model.features if parts.model else 0)
     )
     header = Header(
         required=required,
@@ -108,9 +123,9 @@ def write_container(container: Container) -> bytes:
         first_is_stored=bool(container.runs) and isinstance(container.runs[0], StoredRun),
         columns_bytes=len(columns),
         stored_bytes=len(stored),
-        model=_model_fields(container, planes) if chunks else None,
+        model=parts.model,
     )
-    body = columns + planes.vectors + planes.patches + stored
+    body = columns + parts.planes + stored
     return encode_header(header) + body + crc32(body).to_bytes(CRC_BYTES, "little") + END_MARK
 
 
@@ -131,11 +146,57 @@ def parse_container(data: bytes, *, max_output_bytes: int = DEFAULT_MAX_OUTPUT_B
     return ReadResult(container=container, sizes=opened.sizes)
 
 
+def _parts(container: Container) -> _Parts:
+    """Of a file with crammed runs, or with stored bytes alone."""
+    chunks, planes = container.chunks, encode_planes(container)
+    model = ModelFields(
+        model_id=container.model_id,
+        revision=container.revision,
+        model_digest=container.model_digest,
+        num_mem=container.num_mem,
+        mem_dim=container.mem_dim,
+        bits=container.bits,
+        context_tokens=container.context_tokens,
+        start_id=container.start_id,
+        margin_code=margin_code(container.min_margin),
+        num_chunks=len(chunks),
+        num_literal=sum(chunk.mem is None for chunk in chunks),
+        patch_bytes=len(planes.patches),
+        coded=planes.coded,
+    )
+    return _Parts(
+        columns=encode_columns(_columns(container), coded=container.is_coded),
+        # The columns of a coded file have a byte at least for each chunk, to bound their number.
+        least_columns_bytes=len(chunks) * container.is_coded,
+        planes=planes.vectors + planes.patches,
+        model=model if chunks else None,
+    )
+
+
+def _arith_parts(container: Container, arith: Arith) -> _Parts:
+    planes = encode_arith_planes(arith)
+    run_bytes = [run.num_bytes for run in container.runs]
+    num_segments = len(arith.segments)
+    return _Parts(
+        columns=encode_arith_columns(run_bytes, arith.segments),
+        least_columns_bytes=least_columns_bytes(num_runs=len(run_bytes), num_segments=num_segments),
+        planes=planes.vectors + planes.streams,
+        model=ModelFields(
+            model_id=container.model_id,
+            revision=container.revision,
+            model_digest=container.model_digest,
+            start_id=container.start_id,
+            num_mem=container.num_mem,
+            mem_dim=container.mem_dim,
+            arith=planes.fields,
+        ),
+    )
+
+
 def _columns(container: Container) -> Columns:
-    crams = {index: run for index, run in enumerate(container.runs) if isinstance(run, CramRun)}
     totals = []
-    for index, run in enumerate(container.runs):
-        chunks = crams[index].chunks if index in crams else ()
+    for run in container.runs:
+        chunks = run.chunks if isinstance(run, CramRun) else ()
         num_tokens = sum(chunk.num_tokens for chunk in chunks)
         totals.append(
             RunTotals(num_chunks=len(chunks), num_tokens=num_tokens, num_bytes=run.num_bytes)
@@ -151,37 +212,22 @@ def _columns(container: Container) -> Columns:
     )
 
 
-def _model_fields(container: Container, planes: Planes) -> ModelFields:
-    return ModelFields(
-        model_id=container.model_id,
-        revision=container.revision,
-        model_digest=container.model_digest,
-        num_mem=container.num_mem,
-        mem_dim=container.mem_dim,
-        bits=container.bits,
-        context_tokens=container.context_tokens,
-        start_id=container.start_id,
-        margin_code=margin_code(container.min_margin),
-        num_chunks=len(container.chunks),
-        num_literal=sum(chunk.mem is None for chunk in container.chunks),
-        patch_bytes=len(planes.patches),
-        coded=planes.coded,
-    )
-
-
 def _read_planes(opened: OpenedFile) -> Container:
     header, model = opened.header, opened.header.model
-    chunks: tuple[Chunk, ...] = ()
-    if model:
-        vectors = opened.planes.take(header.vector_bytes)
-        patches = opened.planes.part(header.patch_bytes, what="patches")
-        chunks = _read_chunks(model, opened.columns, vectors, patches)
+    arith: Arith | None = None
+    if isinstance(opened.columns, ArithColumns):
+        assert model and model.arith, "such columns are read for arith fields alone"
+        shape = (model.num_mem, model.mem_dim)
+        arith = read_arith_planes(model.arith, opened.columns, opened.planes, shape=shape)
+        runs = _read_arith_runs(opened, opened.columns)
+    else:
+        runs = _read_cram_runs(opened, opened.columns)
     return Container(
         original_bytes=header.original_bytes,
         original_hash=header.original_hash,
         xz_bytes=header.xz_bytes,
         zstd_bytes=header.zstd_bytes,
-        runs=_read_runs(opened, chunks),
+        runs=runs,
         model_id=model.model_id if model else "",
         revision=model.revision if model else "",
         model_digest=model.model_digest if model else b"",
@@ -192,15 +238,21 @@ def _read_planes(opened: OpenedFile) -> Container:
         start_id=model.start_id if model else None,
         min_margin=margin_value(model.margin_code) if model and model.margin_code else None,
         bf16_safe=bool(header.optional & BF16_SAFE),
+        arith=arith,
     )
 
 
-def _read_chunks(
-    model: ModelFields, columns: Columns, vectors: memoryview, patches: Cursor
-) -> tuple[Chunk, ...]:
+def _read_chunks(opened: OpenedFile, columns: Columns) -> Iterator[Chunk]:
+    header, model = opened.header, opened.header.model
+    if not model:
+        return
+    vectors = opened.planes.take(header.vector_bytes)
+    patches = opened.planes.part(header.patch_bytes, what="patches")
     contents = read_planes(model, columns, vectors=vectors, patches=patches)
-    return tuple(
-        Chunk(
+    for num_tokens, num_bytes, check, starts, (mem, found) in zip(
+        columns.num_tokens, columns.num_bytes, columns.checks, columns.starts, contents, strict=True
+    ):
+        yield Chunk(
             num_tokens=num_tokens,
             num_bytes=num_bytes,
             check=check,
@@ -208,33 +260,40 @@ def _read_chunks(
             patches=found,
             mem=mem,
         )
-        for num_tokens, num_bytes, check, starts, (mem, found) in zip(
-            columns.num_tokens,
-            columns.num_bytes,
-            columns.checks,
-            columns.starts,
-            contents,
-            strict=True,
-        )
+
+
+def _read_cram_runs(opened: OpenedFile, columns: Columns) -> tuple[Run, ...]:
+    """Chunks and stored bytes, dealt out to the runs."""
+    chunks = iter(list(_read_chunks(opened, columns)))
+    stored = _read_stored(opened)
+    return tuple(
+        CramRun(chunks=tuple(islice(chunks, total.num_chunks)))
+        if total.num_chunks
+        else StoredRun(data=next(stored))
+        for total in columns.runs
     )
 
 
-def _read_runs(opened: OpenedFile, chunks: tuple[Chunk, ...]) -> tuple[Run, ...]:
-    """Chunks and stored bytes, dealt out to the runs."""
-    totals = opened.columns.runs
+def _read_arith_runs(opened: OpenedFile, columns: ArithColumns) -> tuple[Run, ...]:
+    stored, is_stored = _read_stored(opened), opened.header.table.is_stored
+    return tuple(
+        StoredRun(data=next(stored)) if is_stored(index) else ArithRun(num_bytes=num_bytes)
+        for index, num_bytes in enumerate(columns.run_bytes)
+    )
+
+
+def _read_stored(opened: OpenedFile) -> Iterator[bytes]:
+    """The bytes of each stored run, from the last plane."""
+    sizes = [
+        num_bytes
+        for index, num_bytes in enumerate(opened.columns.run_bytes)
+        if opened.header.table.is_stored(index)
+    ]
     stored = opened.planes.part(opened.header.stored_bytes, what="stored bytes")
     if opened.header.required & STORED_ZSTD:
-        stored_bytes = sum(total.num_bytes for total in totals if not total.num_chunks)
         frame = stored.take(stored.remaining)
-        unpacked = unsqueeze(frame, num_bytes=stored_bytes, what="stored bytes")
+        unpacked = unsqueeze(frame, num_bytes=sum(sizes), what="stored bytes")
         stored = Cursor(unpacked, what="unpacked stored bytes")
-    runs: list[Run] = []
-    start = 0
-    for total in totals:
-        if total.num_chunks:
-            runs.append(CramRun(chunks=chunks[start : start + total.num_chunks]))
-            start += total.num_chunks
-        else:
-            runs.append(StoredRun(data=bytes(stored.take(total.num_bytes))))
+    data = [bytes(stored.take(num_bytes)) for num_bytes in sizes]
     stored.finish()
-    return tuple(runs)
+    return iter(data)

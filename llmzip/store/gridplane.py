@@ -2,7 +2,7 @@
 
 Owns the order of the symbols in the stream, the first guess at their distribution, and the header
 fields that both need. Does not know what the vectors mean, nor the chunks. Called by
-`llmzip.store.planes`.
+`llmzip.store.planes` and, for the fields, by the modules of the header.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from llmzip.errors import Corrupt
 from llmzip.store.rangecoder import UNIT, Counts, RangeCoder, RangeReader, RangeWriter
+from llmzip.store.varint import Cursor, encode_varint
 from llmzip.store.vectors import MAX_STEP, MAX_SYMBOL, MIN_STEP, STEP_UNIT, GridMem
 
 PRIOR_SYMBOLS = 16  # the first guess weighs as much as so many symbols seen, for each in use
@@ -41,6 +42,22 @@ class GridCode:
 
 
 NO_VECTORS = GridCode(max_symbol=1, first_step=MIN_STEP // STEP_UNIT, step_span=0, prior=0)
+
+
+def encode_grid_code(code: GridCode) -> bytes:
+    """The header fields' bytes."""
+    numbers = (code.max_symbol, code.first_step, code.step_span)
+    return b"".join(map(encode_varint, numbers)) + bytes((code.prior,))
+
+
+def read_grid_code(cursor: Cursor) -> GridCode:
+    """The inverse of `encode_grid_code`. Raises Corrupt."""
+    max_symbol, first_step, step_span = (cursor.varint() for _ in range(3))
+    code = GridCode(
+        max_symbol=max_symbol, first_step=first_step, step_span=step_span, prior=cursor.byte()
+    )
+    code.check()
+    return code
 
 
 def least_bytes(count: int, num_mem: int, dim: int) -> int:

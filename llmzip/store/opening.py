@@ -1,7 +1,7 @@
 """The checks that every reader of a `.crm` file makes first, in the order of docs/FORMAT.md.
 
 Owns the file's frame: sizes, the body's checksum, the end mark, where each plane lies; and reading
-the columns. Does not know vectors and patches. Called by `llmzip.store.container` and
+the columns. Does not know vectors, patches and streams. Called by `llmzip.store.container` and
 `llmzip.store.summary`.
 """
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from zlib import crc32
 
 from llmzip.errors import Corrupt, LimitExceeded, Truncated
+from llmzip.store.arithplane import ArithColumns, decode_arith_columns, max_columns_bytes
 from llmzip.store.columns import Columns, decode_columns
 from llmzip.store.header import COLUMNS_ZSTD, CRC_BYTES, Header, read_header
 from llmzip.store.squeeze import frame_content_bytes, unsqueeze
@@ -21,16 +22,18 @@ END_MARK = b"MRC\n"
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Where the bytes of a file went. The four add up to the file's size."""
+    """Where the bytes of a file went. The five add up to the file's size."""
 
     vector_bytes: int
     patch_bytes: int
+    stream_bytes: int  # of arith files
     stored_bytes: int
     metadata_bytes: int  # header, columns, checksums, end mark
 
     @property
     def file_bytes(self) -> int:
-        return self.vector_bytes + self.patch_bytes + self.stored_bytes + self.metadata_bytes
+        model_bytes = self.vector_bytes + self.patch_bytes + self.stream_bytes
+        return model_bytes + self.stored_bytes + self.metadata_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +41,8 @@ class OpenedFile:
     """A file whose frame and columns are sound. The planes after them are still to be read."""
 
     header: Header
-    columns: Columns
-    planes: Cursor  # vectors, patches, stored bytes
+    columns: Columns | ArithColumns
+    planes: Cursor  # vectors, patches or streams, stored bytes
     sizes: Sizes
 
 
@@ -75,22 +78,33 @@ def open_file(data: bytes, *, max_output_bytes: int) -> OpenedFile:
         sizes=Sizes(
             vector_bytes=header.vector_bytes,
             patch_bytes=header.patch_bytes,
+            stream_bytes=header.stream_bytes,
             stored_bytes=header.stored_bytes,
             metadata_bytes=header_bytes + header.columns_bytes + tail_bytes,
         ),
     )
 
 
-def _read_columns(header: Header, cursor: Cursor) -> Columns:
+def _read_columns(header: Header, cursor: Cursor) -> Columns | ArithColumns:
+    table, arith = header.table, header.model.arith if header.model else None
     if header.required & COLUMNS_ZSTD:
         frame = cursor.take(cursor.remaining)
         size = frame_content_bytes(frame, what="columns")
-        if size > header.table.max_bytes:
-            raise Corrupt(f"columns: {size} bytes for {header.table.num_chunks} chunks")
+        if arith:
+            most = max_columns_bytes(num_runs=table.num_runs, num_segments=arith.num_segments)
+            content = f"{arith.num_segments} segments"
+        else:
+            most, content = table.max_bytes, f"{table.num_chunks} chunks"
+        if size > most:
+            raise Corrupt(f"columns: {size} bytes for {content}")
         unpacked = unsqueeze(frame, num_bytes=size, what="columns")
         cursor = Cursor(unpacked, what="unpacked columns")
-    columns = decode_columns(cursor, header.table)
-    total = sum(run.num_bytes for run in columns.runs)
+    columns: Columns | ArithColumns
+    if arith:
+        columns = decode_arith_columns(cursor, table, arith)
+    else:
+        columns = decode_columns(cursor, table)
+    total = sum(columns.run_bytes)
     # Before the stored plane: this bounds what its zstd frame may claim.
     if total != header.original_bytes:
         raise Corrupt(f"the runs hold {total} bytes, the original has {header.original_bytes}")

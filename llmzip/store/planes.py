@@ -1,4 +1,4 @@
-"""The vector and patch planes of a file, raw or coded.
+"""The vector and patch planes of crammed chunks, raw or coded.
 
 Owns which of the two forms a file has, and how chunks become planes and back. Does not know the
 header's other fields, nor the columns. Called by `llmzip.store.container`.
@@ -16,7 +16,7 @@ from llmzip.errors import Corrupt
 from llmzip.store.coded import CodedFields
 from llmzip.store.columns import Columns
 from llmzip.store.gridplane import pack_grids, unpack_grids
-from llmzip.store.header import ModelFields
+from llmzip.store.modelfields import ModelFields
 from llmzip.store.patchplane import ChunkPatches, pack_coded_patches, read_coded_patches
 from llmzip.store.records import Chunk, Container
 from llmzip.store.residual import Patch, pack_literal, pack_patches, read_literal, read_patches

@@ -1,8 +1,9 @@
 """What a `.crm` file holds, as data, and the rules that hold for every one of them.
 
-Owns the dataclasses (re-exported by `container`), the hash of the original bytes, the 16-bit check
-of a chunk and the one-byte scale of margins. Does not know how any of it is laid out in a file.
-Called by `llmzip.store.container`, `llmzip.codec` and `llmzip.report`.
+Owns the dataclasses (re-exported by `container`) but those of arith files, the hash of the original
+bytes, the checks of a chunk and of a segment, and the one-byte scale of margins. Does not know how
+any of it is laid out in a file. Called by `llmzip.store.container`, `llmzip.codec` and
+`llmzip.report`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TypeAlias
 import numpy as np
 
 from llmzip.errors import Corrupt
+from llmzip.store.arithrecords import Arith, ArithRun, check_arith, check_text
 from llmzip.store.columns import MAX_CHUNK_TOKENS
 from llmzip.store.residual import MAX_TOKEN_ID, Patch, check_patches
 from llmzip.store.varint import MAX_VARINT
@@ -93,15 +95,17 @@ class StoredRun:
         return len(self.data)
 
 
-Run: TypeAlias = CramRun | StoredRun
+Run: TypeAlias = CramRun | ArithRun | StoredRun
 
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
     """The contents of one `.crm` file.
 
-    Runs alternate between CramRun and StoredRun. Without a CramRun the file needs no model, and
-    every field about the model keeps its default.
+    Runs alternate between StoredRun and one other kind: CramRun, or ArithRun in arith files, which
+    have `arith`. Without a run of another kind the file needs no model, and every field about the
+    model keeps its default. So do `bits`, `context_tokens`, `min_margin` and `bf16_safe` of arith
+    files; `num_mem` and `mem_dim` are there those of the shared vectors.
     """
 
     original_bytes: int
@@ -119,6 +123,7 @@ class Container:
     start_id: int | None = None  # start token: stands before the first token of every segment
     min_margin: float | None = None  # weakest unpatched margin in logits; None: no such token
     bf16_safe: bool = False
+    arith: Arith | None = None
 
     @property
     def chunks(self) -> tuple[Chunk, ...]:
@@ -127,12 +132,12 @@ class Container:
 
     @property
     def is_coded(self) -> bool:
-        """Whether its vectors are on grids, and its planes entropy-coded."""
-        return self.needs_model and self.bits < RAW_BITS
+        """Whether its chunks' vectors are on grids, and its planes entropy-coded."""
+        return self.needs_model and self.arith is None and self.bits < RAW_BITS
 
     @property
     def needs_model(self) -> bool:
-        return any(isinstance(run, CramRun) for run in self.runs)
+        return not all(isinstance(run, StoredRun) for run in self.runs)
 
 
 def content_hash(data: bytes) -> bytes:
@@ -146,6 +151,11 @@ def chunk_check(data: bytes) -> int:
     Not a proof of anything; the hash of the whole original is.
     """
     return int.from_bytes(content_hash(data)[:2], "little")
+
+
+def segment_check(data: bytes) -> int:
+    """32 bits to find the segment that went wrong: the first four bytes of `content_hash`."""
+    return int.from_bytes(content_hash(data)[:4], "little")
 
 
 def margin_code(margin: float | None) -> int:
@@ -189,6 +199,7 @@ def check_container(container: Container) -> None:
             _require(run.chunks[0].starts_segment, "a run's first chunk must start a segment")
     if container.needs_model:
         _check_model(container)
+        _check_kind(container)
     else:
         blank = Container(
             original_bytes=container.original_bytes,
@@ -197,7 +208,9 @@ def check_container(container: Container) -> None:
             zstd_bytes=container.zstd_bytes,
             runs=container.runs,
         )
-        _require(container == blank, "without a crammed run all model fields must be empty")
+        _require(
+            container == blank, "without a run that needs a model all model fields must be empty"
+        )
     for number, chunk in enumerate(container.chunks):
         _check_chunk(chunk, container, number=number)
 
@@ -213,14 +226,27 @@ def check_name(name: str, *, what: str) -> None:
 
 
 def _check_model(container: Container) -> None:
-    _require(container.model_id != "", "crammed text needs a model id")
+    _require(container.model_id != "", "text that needs a model needs a model id")
     check_name(container.model_id, what="model id")
     check_name(container.revision, what="revision")
     _require(
         len(container.model_digest) == DIGEST_BYTES, f"a model digest has {DIGEST_BYTES} bytes"
     )
-    check_geometry(container.num_mem, container.mem_dim, container.bits, container.context_tokens)
     check_start(container.start_id)
+
+
+def _check_kind(container: Container) -> None:
+    """The fields that are not the same in all files with a model."""
+    arith, runs = container.arith, [run for run in container.runs if isinstance(run, ArithRun)]
+    _require((arith is not None) == bool(runs), "arith runs and segments do not agree")
+    if arith:
+        _require(
+            not any(isinstance(run, CramRun) for run in container.runs), "crammed and arith runs"
+        )
+        _check_arith_file(container, arith)
+        check_text(arith, runs)
+        return
+    check_geometry(container.num_mem, container.mem_dim, container.bits, container.context_tokens)
     margin = container.min_margin
     has_free_token = any(len(chunk.patches) < chunk.num_tokens for chunk in container.chunks)
     _require((margin is not None) == has_free_token, "a margin needs an unpatched token")
@@ -228,6 +254,14 @@ def _check_model(container: Container) -> None:
         margin is None or (math.isfinite(margin) and margin >= 0),
         f"the weakest margin cannot be {margin}",
     )
+
+
+def _check_arith_file(container: Container, arith: Arith) -> None:
+    check_arith(arith)
+    shape = (container.num_mem, container.mem_dim)
+    _require(shape == (arith.num_mem, arith.mem_dim), f"shared mem vectors are not {list(shape)}")
+    unused = (container.bits, container.context_tokens, container.min_margin, container.bf16_safe)
+    _require(unused == (0, 0, None, False), "fields of crammed text in an arith file")
 
 
 def check_geometry(num_mem: int, mem_dim: int, bits: int, context_tokens: int) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES
+from llmzip.store.arithplane import ArithColumns
 from llmzip.store.container import parse_container
 from llmzip.store.header import Header
-from llmzip.store.opening import Sizes, open_file
+from llmzip.store.opening import OpenedFile, Sizes, open_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +24,12 @@ class Summary:
     num_segments: int
     num_stored_runs: int
     stored_original_bytes: int
+    num_lanes: int  # of all arith segments
     num_tokens: int
     num_literal_tokens: int
     crammed_bytes: int  # original bytes of all chunks
     literal_bytes: int  # of those without vectors
+    arith_bytes: int  # original bytes of all arith segments
     num_patches: int  # in chunks with vectors
     num_patched: int  # chunks with vectors and patches
 
@@ -36,11 +39,14 @@ def summarise_container(
 ) -> Summary:
     """The figures of a file.
 
-    Sizes, checksums, header and columns are checked, raw planes too; coded planes are not decoded,
-    which takes too long for a look at a large file. Raises what `parse_container` raises.
+    Sizes, checksums, header and columns are checked, raw planes too; coded planes and shared
+    vectors are not decoded, which takes too long for a look at a large file. Raises what
+    `parse_container` raises.
     """
     opened = open_file(data, max_output_bytes=max_output_bytes)
     header, columns = opened.header, opened.columns
+    if isinstance(columns, ArithColumns):
+        return _summarise_arith(opened, columns)
     coded = header.model.coded if header.model else None
     if coded:
         num_patches, num_patched = coded.num_patches, coded.num_patched
@@ -56,10 +62,32 @@ def summarise_container(
         num_segments=sum(columns.starts),
         num_stored_runs=len(stored),
         stored_original_bytes=sum(stored),
+        num_lanes=0,
         num_tokens=sum(columns.num_tokens),
         num_literal_tokens=sum(columns.num_tokens[index] for index in literal),
         crammed_bytes=sum(columns.num_bytes),
         literal_bytes=sum(columns.num_bytes[index] for index in literal),
+        arith_bytes=0,
         num_patches=num_patches,
         num_patched=num_patched,
+    )
+
+
+def _summarise_arith(opened: OpenedFile, columns: ArithColumns) -> Summary:
+    table, segments = opened.header.table, columns.segments
+    stored = [size for index, size in enumerate(columns.run_bytes) if table.is_stored(index)]
+    return Summary(
+        header=opened.header,
+        sizes=opened.sizes,
+        num_segments=len(segments),
+        num_stored_runs=len(stored),
+        stored_original_bytes=sum(stored),
+        num_lanes=sum(segment.num_lanes for segment in segments),
+        num_tokens=sum(segment.num_tokens for segment in segments),
+        num_literal_tokens=0,
+        crammed_bytes=0,
+        literal_bytes=0,
+        arith_bytes=sum(segment.num_bytes for segment in segments),
+        num_patches=0,
+        num_patched=0,
     )

@@ -11,18 +11,24 @@ the file is kept to be read, not to be made again.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from llmzip.store.container import (
+    Arith,
+    ArithRun,
+    ArithSegment,
     Chunk,
     Container,
     CramRun,
     GridMem,
     Ranked,
+    Run,
     StoredRun,
     chunk_check,
     content_hash,
+    segment_check,
     write_container,
 )
 
@@ -64,51 +70,58 @@ def grid(*vectors: list[int], steps: list[int]) -> GridMem:
     )
 
 
-def toy(run: CramRun, *, num_mem: int, mem_dim: int, bits: int) -> Container:
-    """The text in one crammed run, then the binary bytes."""
-    original = b"".join(TEXTS) + BINARY
+def toy(*runs: Run, original: bytes, **fields: Any) -> Container:
+    """A file of the made-up model."""
     return Container(
         model_id="toy",
         revision="0123456789abcdef0123456789abcdef01234567",
         model_digest=bytes(range(16)),
-        num_mem=num_mem,
-        mem_dim=mem_dim,
-        bits=bits,
-        context_tokens=16,
         start_id=7,
         original_bytes=len(original),
         original_hash=content_hash(original),
         xz_bytes=88,
         zstd_bytes=38,
+        runs=runs,
+        **fields,
+    )
+
+
+def crammed(*chunks: Chunk, num_mem: int, mem_dim: int, bits: int) -> Container:
+    """The text in one crammed run, then the binary bytes."""
+    return toy(
+        CramRun(chunks=chunks),
+        StoredRun(data=BINARY),
+        original=b"".join(TEXTS) + BINARY,
+        num_mem=num_mem,
+        mem_dim=mem_dim,
+        bits=bits,
+        context_tokens=16,
         min_margin=0.5,
-        runs=(run, StoredRun(data=BINARY)),
     )
 
 
 def tiny() -> Container:
     """Every part of the format once: a patch, a literal chunk, two segments, stored bytes."""
-    run = CramRun(
-        chunks=(
-            chunk(
-                TEXTS[0], num_tokens=7, starts=True, patches=[], mem=[ONE, MINUS_TWO, HALF, ZERO]
-            ),
-            chunk(TEXTS[1], num_tokens=5, starts=False, patches=[(1, 111)], mem=[HALF] * 4),
-            chunk(TEXTS[2], num_tokens=2, starts=False, patches=[(0, 354), (1, 101)], mem=[]),
-            chunk(
-                TEXTS[3],
-                num_tokens=6,
-                starts=True,
-                patches=[(0, 372), (5, 115)],
-                mem=[ZERO, ZERO, ONE, ONE],
-            ),
-        )
+    return crammed(
+        chunk(TEXTS[0], num_tokens=7, starts=True, patches=[], mem=[ONE, MINUS_TWO, HALF, ZERO]),
+        chunk(TEXTS[1], num_tokens=5, starts=False, patches=[(1, 111)], mem=[HALF] * 4),
+        chunk(TEXTS[2], num_tokens=2, starts=False, patches=[(0, 354), (1, 101)], mem=[]),
+        chunk(
+            TEXTS[3],
+            num_tokens=6,
+            starts=True,
+            patches=[(0, 372), (5, 115)],
+            mem=[ZERO, ZERO, ONE, ONE],
+        ),
+        num_mem=1,
+        mem_dim=4,
+        bits=16,
     )
-    return toy(run, num_mem=1, mem_dim=4, bits=16)
 
 
 def coded() -> Container:
     """The same text with coded planes: every kind of patch, two steps, two vectors a chunk."""
-    chunks = (
+    return crammed(
         chunk(
             TEXTS[0],
             num_tokens=7,
@@ -131,8 +144,48 @@ def coded() -> Container:
             patches=[(0, Ranked(skip=30, size=1, index=0)), (5, 115)],
             mem=grid([-1, 0, 1, 0, 0], [0, 0, 0, 0, -1], steps=[ONE, ONE]),
         ),
+        num_mem=2,
+        mem_dim=5,
+        bits=2,
     )
-    return toy(CramRun(chunks=chunks), num_mem=2, mem_dim=5, bits=2)
+
+
+def arith() -> Container:
+    """The same text in two segments, the second of which goes on behind the binary bytes.
+
+    Nothing has coded the streams: the file is sound, but no text comes out of it.
+    """
+    first, second = TEXTS[0], b"".join(TEXTS[1:])
+    text = first + second
+    return toy(
+        ArithRun(num_bytes=15),
+        StoredRun(data=BINARY),
+        ArithRun(num_bytes=11),
+        original=text[:15] + BINARY + text[15:],
+        num_mem=2,
+        mem_dim=5,
+        arith=Arith(
+            segments=(
+                segment(first, num_tokens=7, num_lanes=1, stream=b"\x11\x22\x33"),
+                segment(second, num_tokens=13, num_lanes=2, stream=b"\x44\x55"),
+            ),
+            prefix_tokens=4,
+            window_tokens=300,
+            guard_code=80,
+            wrap=1,
+            mem=grid([1, -2, 0, 0, 1], [0, 3, -1, 0, 0], steps=[ONE, ONE_AND_A_HALF]),
+        ),
+    )
+
+
+def segment(text: bytes, *, num_tokens: int, num_lanes: int, stream: bytes) -> ArithSegment:
+    return ArithSegment(
+        num_tokens=num_tokens,
+        num_bytes=len(text),
+        check=segment_check(text),
+        num_lanes=num_lanes,
+        stream=stream,
+    )
 
 
 def stored() -> Container:
@@ -147,7 +200,12 @@ def stored() -> Container:
     )
 
 
-GOLDEN = {"v1_tiny.crm": tiny, "v1_stored.crm": stored, "v1_coded.crm": coded}
+GOLDEN = {
+    "v1_tiny.crm": tiny,
+    "v1_stored.crm": stored,
+    "v1_coded.crm": coded,
+    "v1_arith.crm": arith,
+}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Coding text token by token with the probabilities that a language model gives."""

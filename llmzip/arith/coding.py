@@ -1,0 +1,49 @@
+"""The stream of one segment: its tokens in the lanes' order, then its line breaks.
+
+Owns the order of decisions in a stream, the same in both directions, and the coding of each block's
+offset. Knows the model's log-odds only through whoever calls. Called by `llmzip.arith.encode` and
+`llmzip.arith.decode`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from llmzip.arith.cells import NO_OFFSET
+from llmzip.arith.forecast import Forecast
+from llmzip.arith.tree import Tree
+from llmzip.store.rangecoder import ONE, AdaptiveBit, RangeCoder
+
+OFFSET_TOKENS = 48  # tokens of a lane that share an offset of the grid
+_FIRST_GUESS = ONE // 8  # that an offset is passed over
+_OFFSET_CLASSES = 4
+
+
+class SegmentCoder:
+    """Codes the tokens of one segment."""
+
+    def __init__(self, coder: RangeCoder, tree: Tree, num_lanes: int) -> None:
+        self.forecast = Forecast(tree, num_lanes)
+        self._coder = coder
+        self._passed = [AdaptiveBit(_FIRST_GUESS, seen=6) for _ in range(_OFFSET_CLASSES)]
+
+    def offset(self, lane: int, offset: int | None) -> int | None:
+        """Code or read the offset of a lane's next tokens where a block starts, else None."""
+        if len(self.forecast.pasts[lane]) % OFFSET_TOKENS:
+            return None
+        for number in range(NO_OFFSET):
+            passed = self._passed[min(number, _OFFSET_CLASSES - 1)]
+            bit = self._coder.bit(passed.ones, None if offset is None else int(offset > number))
+            passed.add(bit)
+            if not bit:
+                return number
+        return NO_OFFSET
+
+    def token(self, lane: int, odds: Callable[[int, int], int], token: int | None) -> int:
+        """Code or read a lane's next token. odds: as `Forecast.code` wants them."""
+        return self.forecast.code(self._coder, lane, odds, token)
+
+
+def without_model(_depth: int, _node: int) -> int:
+    """Log-odds of a decision of which the model says nothing."""
+    return 0

@@ -1,0 +1,288 @@
+"""Text and a model -> a verified container of the arith codec.
+
+Owns the steps: cut, read, measure the decoder's noise, code, check. Knows nothing of how models are
+found. Called by `codec`.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from llmzip.arith.decode import measure_noise
+from llmzip.arith.encode import encode_segment, replay_segment
+from llmzip.arith.outlook import Floats, Outlook
+from llmzip.arith.reading import Reader, opening_embeds
+from llmzip.arith.segments import WINDOW_TOKENS, Segment, cut_segments, prefix_tokens
+from llmzip.arith.shared import MOST_TRIED, SharedMem, learn_shared
+from llmzip.arith.tree import build_tree
+from llmzip.arith.wrap import choose_wrap
+from llmzip.arith_decoding import decode_arith
+from llmzip.assembly import blank_container, pack_stored, zstd_bytes
+from llmzip.config import CompressSettings
+from llmzip.errors import IntegrityError
+from llmzip.lm.layout import segment_start
+from llmzip.planning import Part
+from llmzip.progress import OnProgress, Progress, Stage
+from llmzip.store.arithrecords import guard_code, guard_value
+from llmzip.store.container import (
+    Arith,
+    ArithRun,
+    ArithSegment,
+    Run,
+    StoredRun,
+    read_container,
+    segment_check,
+    write_container,
+)
+from llmzip.workshop import Workshop
+
+_GUARD_OF_NOISE = 8.0  # a file bears so many times the noise measured on it
+_LEAST_GUARD = 3e-4  # nats
+_NOISE_STEPS = 32
+_FULLY_VERIFIED_TOKENS = 1024  # a text so short is decoded whole to verify it, whatever was asked
+_CHECKED_SHARE = 0.9  # of the guard: how far the log-odds are moved to check a stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What every step needs."""
+
+    shop: Workshop
+    settings: CompressSettings
+    outlook: Outlook
+    tell: OnProgress
+    cancel: threading.Event | None
+
+
+def arith_parts(
+    data: bytes,
+    parts: Sequence[Part],
+    shop: Workshop,
+    settings: CompressSettings,
+    *,
+    on_progress: OnProgress,
+    cancel: threading.Event | None,
+) -> bytes:
+    """The container of `data`, whose parts are `parts`, verified; what zstd holds in less is
+    stored."""
+    tree = build_tree(shop.tokens.meanings[: shop.judge.vocab_size])
+    job = _Job(
+        shop=shop,
+        settings=settings,
+        outlook=Outlook(tree, shop.judge.device),
+        tell=on_progress,
+        cancel=cancel,
+    )
+    stored = pack_stored(data)
+    packed = _pack(data, parts, job)
+    return packed if packed is not None and len(packed) < len(stored) else stored
+
+
+def _pack(data: bytes, parts: Sequence[Part], job: _Job) -> bytes | None:
+    """The container, or None where no part is left that the model holds in less than zstd."""
+    text = b"".join(part.data for part in parts if part.ids is not None)
+    wrap = choose_wrap(text)
+    segments = _cut(text, wrap, job)
+    if segments is None and wrap:
+        wrap, segments = 0, _cut(text, 0, job)
+    if not text or segments is None:
+        return None
+    shared = _learn_shared(segments, job)
+    reader = _reader(shared, job)
+    odds = _read(reader, segments, job)
+    dear = _dear_parts(parts, segments, odds, job)
+    if dear and any(part.ids is not None for i, part in enumerate(parts) if i not in dear):
+        kept = [replace(p, ids=None) if i in dear else p for i, p in enumerate(parts)]
+        return _pack(data, kept, job)
+    noise = _noise(reader, segments[0], odds[0], job)
+    code = guard_code(max(_LEAST_GUARD, _GUARD_OF_NOISE * noise))
+    container = replace(
+        blank_container(data, _runs(parts)),
+        model_id=job.shop.files.model_id,
+        revision=job.shop.files.revision,
+        model_digest=job.shop.files.digest,
+        num_mem=0 if shared is None else shared.mem.shape[0],
+        mem_dim=0 if shared is None else shared.mem.shape[1],
+        start_id=job.shop.start_id,
+        arith=Arith(
+            segments=_code(segments, odds, guard_value(code), job),
+            prefix_tokens=prefix_tokens(job.shop.judge.max_positions),
+            window_tokens=WINDOW_TOKENS,
+            guard_code=code,
+            wrap=wrap,
+            mem=None if shared is None else shared.grid,
+        ),
+    )
+    packed = write_container(container)
+    _verify(data, packed, segments, odds, job)
+    return packed
+
+
+def _cut(text: bytes, wrap: int, job: _Job) -> list[Segment] | None:
+    most_mem = job.settings.shared_mem or MOST_TRIED
+    return cut_segments(
+        text,
+        wrap,
+        job.shop.tokens,
+        head_tokens=len(segment_start(job.shop.start_id)) + most_mem,
+        max_positions=job.shop.judge.max_positions,
+    )
+
+
+def _learn_shared(segments: Sequence[Segment], job: _Job) -> SharedMem | None:
+    def on_step(done: int, total: int) -> None:
+        job.tell(Progress(stage="share", tokens_right=done, tokens_total=total))
+
+    return learn_shared(
+        job.shop.lm,
+        segments,
+        start_id=job.shop.start_id,
+        num_mem=job.settings.shared_mem,
+        seed=job.settings.seed,
+        on_step=on_step,
+        cancel=job.cancel,
+    )
+
+
+def _reader(shared: SharedMem | None, job: _Job) -> Reader:
+    judge = job.shop.judge
+    opening = opening_embeds(judge, job.shop.start_id, None if shared is None else shared.mem)
+    return Reader(judge, job.outlook, opening, window_tokens=WINDOW_TOKENS)
+
+
+def _teller(stage: Stage, segments: Sequence[Segment], job: _Job) -> Callable[[int, int], None]:
+    """A function of a segment's index and how many of its tokens are done."""
+    before = np.concatenate(([0], np.cumsum([len(s.ids) for s in segments]))).tolist()
+    bytes_a_token = sum(len(s.original) for s in segments) / before[-1]
+    progress = Progress(
+        stage=stage,
+        tokens_total=before[-1],
+        bytes_total=sum(len(segment.original) for segment in segments),
+    )
+
+    def tell(index: int, num_tokens: int) -> None:
+        done = before[index] + num_tokens
+        job.tell(replace(progress, tokens_right=done, bytes_done=round(done * bytes_a_token)))
+
+    return tell
+
+
+def _read(reader: Reader, segments: Sequence[Segment], job: _Job) -> list[Floats]:
+    tell = _teller("measure", segments, job)
+    return [
+        reader.known_odds(
+            segment.lanes, segment.ids, on_tokens=partial(tell, index), cancel=job.cancel
+        )
+        for index, segment in enumerate(segments)
+    ]
+
+
+def _dear_parts(
+    parts: Sequence[Part], segments: Sequence[Segment], odds: Sequence[Floats], job: _Job
+) -> set[int]:
+    """Which parts the model alone needs more bits for than zstd does."""
+    tree = job.outlook.tree
+    ends, costs = [], []  # of each token: where it ends in the unwrapped text, and its bits
+    for segment, own in zip(segments, odds, strict=True):
+        ids = np.array(segment.ids)
+        signed = np.where(tree.bits[ids] == 1, -own, own)
+        bits = np.where(tree.nodes[ids] >= 0, np.logaddexp(0, signed), 0).sum(axis=1)
+        sizes = np.array([len(job.shop.tokens.meanings[token] or b"") for token in segment.ids])
+        # A text of line ends taken out is a little shorter than the original: stretch it.
+        stretch = len(segment.original) / max(1, len(segment.unwrapped))
+        ends.append(sizes * stretch)
+        costs.append(bits / math.log(2))
+    places, bits = np.cumsum(np.concatenate(ends)), np.concatenate(costs)
+    dear = set()
+    begin = 0
+    for index, part in enumerate(parts):
+        if part.ids is None:
+            continue
+        first, last = np.searchsorted(places, (begin + 0.5, begin + len(part.data) + 0.5))
+        if bits[first:last].sum() > 8 * zstd_bytes(part.data):
+            dear.add(index)
+        begin += len(part.data)
+    return dear
+
+
+def _noise(reader: Reader, segment: Segment, odds: Floats, job: _Job) -> float:
+    return measure_noise(
+        reader, job.outlook, segment.lanes, segment.ids, odds,
+        num_steps=_NOISE_STEPS, cancel=job.cancel,
+    )  # fmt: skip
+
+
+def _code(
+    segments: Sequence[Segment], odds: Sequence[Floats], guard: float, job: _Job
+) -> tuple[ArithSegment, ...]:
+    tell = _teller("code", segments, job)
+    return tuple(
+        ArithSegment(
+            num_tokens=len(segment.ids),
+            num_bytes=len(segment.original),
+            check=segment_check(segment.original),
+            num_lanes=segment.lanes.num_lanes,
+            stream=encode_segment(
+                job.outlook.tree, segment, own,
+                guard=guard, on_tokens=partial(tell, index), cancel=job.cancel,
+            ),
+        )
+        for index, (segment, own) in enumerate(zip(segments, odds, strict=True))
+    )  # fmt: skip
+
+
+def _runs(parts: Sequence[Part]) -> tuple[Run, ...]:
+    runs: list[Run] = []
+    for part in parts:
+        last = runs[-1] if runs else None
+        if part.ids is not None:
+            size = len(part.data)
+            if isinstance(last, ArithRun):
+                runs[-1] = ArithRun(num_bytes=last.num_bytes + size)
+            else:
+                runs.append(ArithRun(num_bytes=size))
+        elif isinstance(last, StoredRun):
+            runs[-1] = StoredRun(data=last.data + part.data)
+        else:
+            runs.append(StoredRun(data=part.data))
+    return tuple(runs)
+
+
+def _verify(
+    data: bytes,
+    packed: bytes,
+    segments: Sequence[Segment],
+    odds: Sequence[Floats],
+    job: _Job,
+) -> None:
+    """Read the finished container: with the decompressor, or, where that would take several times
+    as long as all the rest, its streams with the encoder's own log-odds, moved at random by nearly
+    as much as the file must bear."""
+    container = read_container(packed, max_output_bytes=len(data))
+    assert container.arith is not None
+    num_tokens = sum(len(segment.ids) for segment in segments)
+    if job.settings.verify == "full" or num_tokens <= _FULLY_VERIFIED_TOKENS:
+        decoded = decode_arith(
+            container, job.shop.judge, job.shop.tokens,
+            batch=job.settings.compute.batch, stage="verify",
+            on_progress=job.tell, cancel=job.cancel,
+        )  # fmt: skip
+        if decoded != data:
+            raise IntegrityError("the finished container does not give the input back")
+        return
+    tell = _teller("verify", segments, job)
+    shift = _CHECKED_SHARE * guard_value(container.arith.guard_code)
+    for index, (segment, own) in enumerate(zip(segments, odds, strict=True)):
+        noise = np.random.default_rng(index).uniform(-shift, shift, own.shape)
+        same = replay_segment(
+            job.outlook.tree, segment, own + noise, container.arith.segments[index].stream,
+            on_tokens=partial(tell, index), cancel=job.cancel,
+        )  # fmt: skip
+        if not same:
+            raise IntegrityError(f"segment {index + 1} does not give its text back")
