@@ -1,4 +1,6 @@
-"""llmzip: text compressed into input vectors of a frozen language model.
+"""llmzip: text compressed with a frozen language model.
+
+Text becomes input vectors of the model, or the stream of an arithmetic coder that it predicts for.
 
 The public functions and errors. Importing this loads neither torch nor numpy: what a function
 needs is imported when it is called.
@@ -17,11 +19,13 @@ from llmzip.config import (
     DEFAULT_MAX_OUTPUT_BYTES,
     DEFAULT_MAX_PATCHES,
     Attention,
+    Codec,
     CompressSettings,
     ComputeSettings,
     DecompressSettings,
     Device,
     Preset,
+    Verify,
 )
 from llmzip.errors import (
     Corrupt,
@@ -80,6 +84,10 @@ def compress(
     model: str | None = None,
     revision: str | None = None,
     device: Device = "auto",
+    codec: Codec = "cram",
+    try_cram: bool = False,
+    shared_mem: int | None = None,
+    verify: Verify = "quick",
     num_mem: int = 1,
     bits: int | None = None,
     max_patches: float = DEFAULT_MAX_PATCHES,
@@ -97,15 +105,27 @@ def compress(
     progress: OnProgress | None = None,
     cancel: threading.Event | None = None,
 ) -> bytes:
-    """The `.crm` container of `data`, decoded once and found equal.
+    """The `.crm` container of `data`, verified.
 
     `model`: a known name, a directory or "ORG/NAME"; None for the default, which is fetched if it
-    is not on this machine (unless `offline`). `preset` trades time for bytes; `bits` a dimension
-    (1 to 8, or 16 for bf16 as it is), by default the preset's; at most a share of `max_patches` of
-    a chunk's tokens is patched. What is not crammed within `time_budget_s` seconds is stored;
-    `bf16_safe` asks for margins that hold in bf16, too.
-    `progress` is called with each `Progress` event;
-    `cancel`, once set, ends the work with `Interrupted`. Raises `LlmzipError`.
+    is not on this machine (unless `offline`).
+
+    `codec`: "cram" puts the text into vectors, "arith" into the streams of an arithmetic coder,
+    which takes far less time and room; "auto" takes what is smallest of arith, zstd and, with
+    `try_cram`, cram.
+
+    For cram, `preset` trades time for bytes; `bits` a dimension (1 to 8, or 16 for bf16 as it is),
+    by default the preset's; at most a share of `max_patches` of a chunk's tokens is patched. What
+    is not crammed within `time_budget_s` seconds is stored; `bf16_safe` asks for margins that hold
+    in bf16, too. The container is decoded once and found equal.
+
+    For arith, `shared_mem` vectors stand before every segment (0 to 16), by default as many as
+    pay. `verify`: "full" decodes the container once and finds it equal, "quick" reads its streams
+    back by noisy log-odds of the encoder; short texts are always decoded.
+
+    `progress` is called with each `Progress` event; `cancel`, once set, ends the work with
+    `Interrupted`. Raises `LlmzipError`, of which `SettingsError` for settings that do not go
+    together.
     """
     settings = CompressSettings(
         model=model,
@@ -120,6 +140,10 @@ def compress(
         time_budget_s=time_budget_s,
         bf16_safe=bf16_safe,
         seed=seed,
+        codec=codec,
+        try_cram=try_cram,
+        shared_mem=shared_mem,
+        verify=verify,
         offline=offline,
         compute=ComputeSettings(device=device, threads=threads, batch=batch, attention=attention),
     )
@@ -139,20 +163,30 @@ def decompress(
     batch: int | None = None,
     attention: Attention = "sdpa",
     max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES,
+    span: tuple[int, int] | None = None,
+    perturb: float = 0.0,
     offline: bool = False,
     progress: OnProgress | None = None,
     cancel: threading.Event | None = None,
 ) -> bytes:
     """The original of a `.crm` container, verified by its hash.
 
+    `span`: only the bytes from its first number up to its second, which is not included; of an
+    arith container only the segments that hold them are decoded, and verified by their own checks.
+    `perturb`: how much noise to add to the model's log-odds, as a share of what an arith container
+    is made to bear; up to 1 nothing changes.
+
     None of `device`, `threads`, `batch` and `attention` changes what comes back. Raises
-    `LlmzipError`: `FormatError` for damage, `ModelUnavailable` or `ModelMismatch` without the right
+    `LlmzipError`: `SettingsError` for a span beyond the end or a `perturb` that does not apply,
+    `FormatError` for damage, `ModelUnavailable` or `ModelMismatch` without the right
     model, `IntegrityError` for text that fails its hash, `LimitExceeded`, `Interrupted`.
     """
     settings = DecompressSettings(
         model=model,
         revision=revision,
         max_output_bytes=max_output_bytes,
+        span=span,
+        perturb=perturb,
         offline=offline,
         compute=ComputeSettings(device=device, threads=threads, batch=batch, attention=attention),
     )

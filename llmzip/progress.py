@@ -18,7 +18,11 @@ Stage = Literal["model", "share", "measure", "cram", "code", "verify", "decode"]
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """A snapshot. Counts that a stage does not have are 0; `message` is for people."""
+    """A snapshot. Counts that a stage does not have are 0; `message` is for people.
+
+    Chunks are segments where an arith file is decoded, and tokens are the optimiser's steps in the
+    stage "share".
+    """
 
     stage: Stage
     message: str = ""

@@ -1,7 +1,8 @@
-"""What `info` shows: one container described as data, as text and as JSON.
+"""What `info` shows: one container described as data and as JSON.
 
-Owns the figures derived from a container and the words they are put in. Knows nothing of models,
-terminals or colours; needs no model and no torch. Called by `cli` and by `llmzip.info`.
+Owns the figures derived from a container; `report_text` owns the words they are put in. Knows
+nothing of models, terminals or colours; needs no model and no torch. Called by `cli` and by
+`llmzip.info`.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ ROBUST_MARGIN_LOGITS = 0.05
 THIN_MARGIN_LOGITS = 10 * DECODER_NOISE_LOGITS
 MODEL_NOT_COUNTED = "model not counted"
 
+FileCodec = Literal["arith", "cram", "stored"]
 MarginLabel = Literal["none", "bf16-safe", "robust", "thin", "fragile"]
+LineEnd = Literal["LF", "CR LF"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BitCounts:
-    """Where the bits of a container went. The four add up to its size."""
+    """Where the bits of a container went. The five add up to its size."""
 
-    vectors: int
+    vectors: int  # of arith files: the shared ones
     patches: int
+    streams: int  # of arith files alone
     stored: int
     metadata: int
 
@@ -39,8 +43,26 @@ class BitCounts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ArithFigures:
+    """What only arith files have: how their text is predicted, and what that took."""
+
+    num_lanes: int  # of all segments
+    prefix_tokens: int
+    window_tokens: int
+    guard_nats: float
+    line_end: LineEnd | None  # that was taken out of the text and coded apart
+    text_bytes: int  # original bytes that the streams hold
+    bits_per_token: float
+    bits_per_byte: float  # of the text, without what is stored, and without metadata
+    num_shared_vectors: int
+    shared_dim: int  # 0 without vectors
+    shared_bits: int  # of all shared vectors
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
-    """The figures of one container. Fields about the model are empty where it needs none."""
+    """The figures of one container. Fields about the model are empty where it needs none, those
+    about chunks, their vectors and margins are 0 or None in arith files."""
 
     format_version: int
     original_bytes: int
@@ -67,6 +89,14 @@ class Report:
     bf16_safe: bool
     xz_bytes: int  # what `xz -9e` and `zstd -19` made of the original at compress time
     zstd_bytes: int
+    arith: ArithFigures | None
+
+    @property
+    def codec(self) -> FileCodec:
+        """What holds the text; "stored" where no model does."""
+        if self.arith is not None:
+            return "arith"
+        return "cram" if self.needs_model else "stored"
 
     @property
     def needs_model(self) -> bool:
@@ -131,6 +161,7 @@ class Report:
         return {
             "schema": SCHEMA,
             "format_version": self.format_version,
+            "codec": self.codec,
             "original_bytes": self.original_bytes,
             "container_bytes": self.container_bytes,
             "compression_ratio": self.compression_ratio,
@@ -165,6 +196,7 @@ class Report:
             }
             if self.needs_model
             else None,
+            "arith": None if self.arith is None else asdict(self.arith),
             "min_margin": self.min_margin,
             "margin_label": self.margin_label,
             "bf16_safe": self.bf16_safe,
@@ -176,80 +208,9 @@ class Report:
 
     def to_text(self, *, name: str = "") -> str:
         """Plain lines, the last one with its newline. `name` is the file's; it is escaped."""
-        first = f"{self.original_bytes:,} → {self.container_bytes:,} bytes"
-        if self.file_bits_per_byte is not None:
-            first += f"   {self.file_bits_per_byte:.2f} bits per byte"
-            first += f", ratio {self.compression_ratio:.3g}"
-        lines = [
-            f"{printable(name)}   .crm v{self.format_version}   {first}".lstrip(),
-            f"compare   {self.compare_text()}",
-            f"bits      {_bits_text(self.bit_counts)}",
-            *(self._model_lines() if self.needs_model else ["model     none needed"]),
-        ]
-        if self.num_stored_runs:
-            runs = _count(self.num_stored_runs, "run")
-            lines.append(
-                f"stored    {runs} of {self.stored_original_bytes:,} bytes, kept without the model"
-            )
-        if self.is_larger:
-            lines.append(f"note      {self.larger_text()}")
-        return "\n".join(lines) + "\n"
+        from llmzip.report_text import report_text
 
-    def compare_text(self) -> str:
-        """What xz and zstd made of the same bytes (bits per byte), and what no figure includes."""
-        parts = []
-        for label, size in (("xz -9e", self.xz_bytes), ("zstd -19", self.zstd_bytes)):
-            rate = self.bits_per_byte(size)
-            parts.append(f"{label} {size:,}" + ("" if rate is None else f" ({rate:.2f})"))
-        return ", ".join(parts) + (f" ({MODEL_NOT_COUNTED})" if self.needs_model else "")
-
-    def margin_text(self) -> str:
-        """The weakest margin in words: how far decoding is from a wrong token."""
-        if self.min_margin is None:
-            return "every token is stored; none depends on a margin"
-        times = self.min_margin / DECODER_NOISE_LOGITS
-        meaning = {
-            "bf16-safe": "decodes in bf16 as well as in fp32",
-            "robust": "robust on any device that computes in fp32",
-            "thin": "above the noise, but decode it where it was made if in doubt",
-            "fragile": "close to the noise: another device may decode another token",
-        }[self.margin_label]
-        return (
-            f"{self.min_margin:.2g} logits, about {_two_digits(times)} times the noise of fp32 "
-            f"decoding ({DECODER_NOISE_LOGITS:g}): {meaning}"
-        )
-
-    def larger_text(self) -> str:
-        """Why the container is larger than the original. Only where it is."""
-        more = f"larger than the original by {self.container_bytes - self.original_bytes:,} bytes"
-        cost, held = self.container_bytes_per_vector, self.text_bytes_per_vector
-        if cost is None or held is None or cost <= held:
-            return f"{more}: header and checksums cost more than could be saved on so few bytes"
-        return (
-            f"{more}: {self.bits_per_dimension}-bit vectors cost more than this text; each of "
-            f"{_count(self.num_vectors, 'vector')} takes {cost:,.0f} bytes and holds {held:,.0f} "
-            "bytes of text"
-        )
-
-    def _model_lines(self) -> list[str]:
-        revision = f" at {printable(self.revision)}" if self.revision else ""
-        lines = [
-            f"model     {printable(self.model_id)}{revision}, digest {self.model_digest}",
-            f"chunks    {self.num_chunks:,}: {self.num_crammed:,} crammed, {self.num_patched:,} "
-            f"patched, {self.num_literal:,} literal; {_count(self.num_segments, 'segment')}, "
-            f"context {self.context_tokens:,} tokens",
-        ]
-        tokens, held = self.tokens_per_vector, self.text_bytes_per_vector
-        if tokens is not None and held is not None:
-            lines.append(
-                f"vectors   {self.num_vectors:,} ({self.num_mem} a chunk), each {self.mem_dim:,} "
-                f"dimensions x {self.stored_bits_per_dimension:.3g} bits = "
-                f"{self.container_bytes_per_vector:,.0f} bytes, for {tokens:.1f} tokens or "
-                f"{held:.1f} bytes of text"
-            )
-        lines.append(f"tokens    {self.num_tokens:,}, {_count(self.num_patches, 'patch', 'es')}")
-        lines.append(f"margin    weakest {self.margin_text()}")
-        return lines
+        return report_text(self, name=name)
 
 
 def make_report(summary: Summary) -> Report:
@@ -259,6 +220,7 @@ def make_report(summary: Summary) -> Report:
 
     header, sizes, model = summary.header, summary.sizes, summary.header.model
     num_vector_chunks = model.num_vector_chunks if model else 0
+    arith = _arith_figures(summary)
     return Report(
         format_version=VERSION,
         original_bytes=header.original_bytes,
@@ -266,6 +228,7 @@ def make_report(summary: Summary) -> Report:
         bit_counts=BitCounts(
             vectors=8 * sizes.vector_bytes,
             patches=8 * sizes.patch_bytes,
+            streams=8 * sizes.stream_bytes,
             stored=8 * sizes.stored_bytes,
             metadata=8 * sizes.metadata_bytes,
         ),
@@ -276,11 +239,11 @@ def make_report(summary: Summary) -> Report:
         num_stored_runs=summary.num_stored_runs,
         stored_original_bytes=summary.stored_original_bytes,
         num_tokens=summary.num_tokens,
-        num_vector_tokens=summary.num_tokens - summary.num_literal_tokens,
+        num_vector_tokens=0 if arith else summary.num_tokens - summary.num_literal_tokens,
         vector_text_bytes=summary.crammed_bytes - summary.literal_bytes,
         num_patches=summary.num_patches,
-        num_mem=model.num_mem if model else 0,
-        mem_dim=model.mem_dim if model else 0,
+        num_mem=model.num_mem if model and not arith else 0,
+        mem_dim=model.mem_dim if model and not arith else 0,
         bits_per_dimension=model.bits if model else 0,
         context_tokens=model.context_tokens if model else 0,
         model_id=model.model_id if model else "",
@@ -290,6 +253,30 @@ def make_report(summary: Summary) -> Report:
         bf16_safe=bool(header.optional & BF16_SAFE),
         xz_bytes=header.xz_bytes,
         zstd_bytes=header.zstd_bytes,
+        arith=arith,
+    )
+
+
+def _arith_figures(summary: Summary) -> ArithFigures | None:
+    from llmzip.store.arithrecords import WRAP_CRLF, WRAP_LF, guard_value
+
+    model = summary.header.model
+    if model is None or model.arith is None:
+        return None
+    line_ends: dict[int, LineEnd] = {WRAP_LF: "LF", WRAP_CRLF: "CR LF"}
+    stream_bits = 8 * summary.sizes.stream_bytes
+    return ArithFigures(
+        num_lanes=summary.num_lanes,
+        prefix_tokens=model.arith.prefix_tokens,
+        window_tokens=model.arith.window_tokens,
+        guard_nats=guard_value(model.arith.guard_code),
+        line_end=line_ends.get(model.arith.wrap),
+        text_bytes=summary.arith_bytes,
+        bits_per_token=stream_bits / summary.num_tokens,  # every segment has a token
+        bits_per_byte=stream_bits / summary.arith_bytes,
+        num_shared_vectors=model.num_mem,
+        shared_dim=model.mem_dim,
+        shared_bits=8 * summary.sizes.vector_bytes,
     )
 
 
@@ -311,18 +298,3 @@ def printable(text: str) -> str:
 
 def _ratio(numerator: float, denominator: int) -> float | None:
     return numerator / denominator if denominator else None
-
-
-def _count(number: int, noun: str, plural: str = "s") -> str:
-    return f"{number:,} {noun}{'' if number == 1 else plural}"
-
-
-def _two_digits(number: float) -> str:
-    return f"{float(f'{number:.2g}'):,.0f}" if number >= 10 else f"{number:.2g}"
-
-
-def _bits_text(counts: BitCounts) -> str:
-    shares = counts.shares()
-    return ", ".join(
-        f"{name} {count:,} ({100 * shares[name]:.1f} %)" for name, count in asdict(counts).items()
-    )

@@ -1,23 +1,24 @@
 """Benchmarks of llmzip.
 
     python scripts/bench.py speed [--text FILE] [--bytes N] [--json]
-    python scripts/bench.py size [--text FILE ...] [--bytes N] [--json]
+    python scripts/bench.py size [--text FILE ...] [--bytes N] [--codecs arith,cram] [--json]
 
-Owns the order of the jobs; `bench_speed` and `bench_size` own what is measured, `bench_tables` how
-it is summed up and shown.
+Owns the order of the jobs; `bench_speed`, `bench_size` and `bench_arith` own what is measured,
+`bench_tables` how it is summed up and shown.
 """
 
 from __future__ import annotations
 
 import json as jsonlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
+import bench_arith as ariths
 import bench_size as sizes
 import bench_speed as jobs
 import bench_tables as tables
@@ -30,6 +31,7 @@ EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "long.txt"
 FIXED = ((64, 8), (128, 4))  # tokens a chunk, chunks a round
 PAPER = "paper"
 PRESETS = ",".join(get_args(Preset))
+CODECS = ("arith", "cram")
 
 _Sample = TypeVar("_Sample")
 
@@ -105,17 +107,24 @@ def size(
             exists=True, dir_okay=False, help="Text to compress, or several.  [default: long.txt]"
         ),
     ] = None,
-    num_bytes: Annotated[int, typer.Option("--bytes", min=1, help="How much of each.")] = 8192,
-    presets: Annotated[str, typer.Option(help="Presets to run.")] = PRESETS,
+    num_bytes: Annotated[
+        int | None, typer.Option("--bytes", min=1, help="How much of each.  [default: all]")
+    ] = None,
+    codecs: Annotated[
+        str, typer.Option(help="arith, cram or both; cram takes minutes for every KB.")
+    ] = "arith",
+    presets: Annotated[
+        str | None, typer.Option(help=f"Cram: presets to run.  [default: {PRESETS}]")
+    ] = None,
     bits: Annotated[
-        int | None, typer.Option(help="Bits a dimension.  [default: the preset's]")
+        int | None, typer.Option(help="Cram: bits a dimension.  [default: the preset's]")
     ] = None,
     context: Annotated[
-        int | None, typer.Option(help="Left context.  [default: the preset's]")
+        int | None, typer.Option(help="Cram: left context.  [default: the preset's]")
     ] = None,
-    mem: Annotated[int, typer.Option(help="Vectors a chunk.")] = 1,
+    mem: Annotated[int, typer.Option(help="Cram: vectors a chunk.")] = 1,
     max_patches: Annotated[
-        float, typer.Option(help="Share of a chunk's tokens that may be patched.")
+        float, typer.Option(help="Cram: share of a chunk's tokens that may be patched.")
     ] = DEFAULT_MAX_PATCHES,
     model: Annotated[str | None, typer.Option(help="Model.  [default: smollm2-135m]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
@@ -125,41 +134,55 @@ def size(
         bool, typer.Option("--json", help="Print one JSON object; the table goes to stderr.")
     ] = False,
 ) -> None:
-    """Where the bits of a file go, and what they buy, beside other compressors."""
-    chosen = _presets(presets)
-    if not chosen:
-        raise typer.BadParameter("--presets names none")
+    """Bytes, time and memory of a file, beside other compressors; of cram, too, where its bits go
+    and what they buy."""
+    wanted = _names(codecs, CODECS, "--codecs")
+    chosen: list[Any] = []
+    if "cram" in wanted:
+        chosen = _presets(PRESETS if presets is None else presets)
+    elif (presets, bits, context, mem, max_patches) != (None, None, None, 1, DEFAULT_MAX_PATCHES):
+        raise typer.BadParameter(
+            "--presets, --bits, --context, --mem and --max-patches go with --codecs cram"
+        )
+    if not wanted or ("cram" in wanted and not chosen):
+        raise typer.BadParameter(f"--{'presets' if wanted else 'codecs'} names none")
     try:
         plain = CompressSettings(
-            model=model, num_mem=mem, bits=bits, max_patches=max_patches, context_tokens=context,
-            seed=seed, compute=ComputeSettings(device=device, threads=threads),  # type: ignore[arg-type]
+            codec="cram", model=model, num_mem=mem, bits=bits, max_patches=max_patches,
+            context_tokens=context, seed=seed,
+            compute=ComputeSettings(device=device, threads=threads),  # type: ignore[arg-type]
         )  # fmt: skip
     except SettingsError as error:
         raise typer.BadParameter(str(error)) from error
     texts: list[dict[str, Any]] = []
-    samples: list[sizes.SizeSample] = []
+    samples: list[tables.AnySample] = []
     for file in text or [EXAMPLE]:
         data = file.read_bytes()[:num_bytes]
         if not data:
             raise typer.BadParameter(f"{file} is empty")
-        window = _alone(sizes.window_job, data, plain)
-        rows: dict[str, Any] = {}
+        found: dict[str, tables.AnySample] = {}
+        if "arith" in wanted:
+            found["arith"] = _sized(file.name, "arith", ariths.arith_job, data, plain)
+        window = _alone(sizes.window_job, data, plain) if chosen else None
         for preset in chosen:
-            sample = _alone(sizes.size_job, data, replace(plain, preset=preset))
-            typer.echo(f"{file.name} {preset}: {sample.seconds:.0f} s", err=True)
-            samples.append(sample)
-            rows[preset] = sample.to_dict()
-        texts.append(tables.text_summary(file.name, data, window, rows))
+            settings = replace(plain, preset=preset)
+            found[preset] = _sized(file.name, preset, sizes.size_job, data, settings)
+        samples += found.values()
+        texts.append(tables.text_summary(file.name, data, found, window))
     result = {**tables.size_setup(plain, samples), "texts": texts}
     typer.echo("\n".join(tables.size_lines(result)), err=json)
     if json:
         print(jsonlib.dumps(result, allow_nan=False))
 
 
-def _presets(names: str) -> list[Preset]:
-    chosen: list[Any] = names.split(",") if names else []
-    if not set(chosen) <= set(get_args(Preset)):
-        raise typer.BadParameter(f"--presets is a list of {', '.join(get_args(Preset))}")
+def _presets(names: str) -> list[Any]:
+    return _names(names, get_args(Preset), "--presets")
+
+
+def _names(names: str, known: Sequence[str], option: str) -> list[str]:
+    chosen = names.split(",") if names else []
+    if not set(chosen) <= set(known):
+        raise typer.BadParameter(f"{option} is a list of {', '.join(known)}")
     return chosen
 
 
@@ -167,6 +190,14 @@ def _alone(job: Callable[..., _Sample], *arguments: object) -> _Sample:
     """Run a job in a fresh process, so that its time and peak memory are its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(job, *arguments).result()
+
+
+def _sized(
+    name: str, codec: str, job: Callable[..., tables.AnySample], *arguments: object
+) -> tables.AnySample:
+    sample = _alone(job, *arguments)
+    typer.echo(f"{name} {codec}: {sample.seconds:.0f} s", err=True)
+    return sample
 
 
 def _timed(job: Callable[..., jobs.Sample], *arguments: object) -> jobs.Sample:

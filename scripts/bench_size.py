@@ -20,9 +20,9 @@ import zstandard
 from bench_speed import bf16_flops
 from torch import Tensor
 
+from llmzip.assembly import xz_bytes
 from llmzip.codec import compress_bytes, decompress_bytes
 from llmzip.config import CompressSettings, DecompressSettings
-from llmzip.assembly import xz_bytes
 from llmzip.errors import IntegrityError
 from llmzip.lm.devices import pick_device
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows, segment_start

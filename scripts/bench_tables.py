@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import statistics
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import bench_size as sizes
 import bench_speed as jobs
 import torch
+from bench_arith import ArithSample
+from bench_published import published_of
 
 from llmzip.config import CompressSettings
+from llmzip.report import MODEL_NOT_COUNTED
+
+AnySample: TypeAlias = ArithSample | sizes.SizeSample
 
 
 def is_over(paper: jobs.Sample) -> bool:
@@ -108,9 +114,16 @@ def speed_lines(paper: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]])
     return out
 
 
-def size_setup(settings: CompressSettings, samples: Sequence[sizes.SizeSample]) -> dict[str, Any]:
-    """What the sizes were measured with."""
+def size_setup(settings: CompressSettings, samples: Sequence[AnySample]) -> dict[str, Any]:
+    """What the sizes were measured with. cram: None where nothing was crammed."""
     named = next((sample.report for sample in samples if sample.report.needs_model), None)
+    is_crammed = any(isinstance(sample, sizes.SizeSample) for sample in samples)
+    cram = {
+        "bits": settings.bits,
+        "context_tokens": settings.context_tokens,
+        "num_mem": settings.num_mem,
+        "max_patches": settings.max_patches,
+    }
     return {
         "commit": _commit(),
         "torch": torch.__version__,
@@ -119,51 +132,90 @@ def size_setup(settings: CompressSettings, samples: Sequence[sizes.SizeSample]) 
         "bf16_matmul_flops": statistics.mean(sample.bf16_flops for sample in samples),
         "model": named.model_id if named else None,
         "model_digest": named.model_digest if named else None,
-        "bits": settings.bits,
-        "context_tokens": settings.context_tokens,
-        "num_mem": settings.num_mem,
-        "max_patches": settings.max_patches,
         "seed": settings.seed,
+        "cram": cram if is_crammed else None,
     }
 
 
 def text_summary(
-    name: str, data: bytes, window: sizes.WindowSample, rows: Mapping[str, Any]
+    name: str,
+    data: bytes,
+    samples: Mapping[str, AnySample],
+    window: sizes.WindowSample | None,
 ) -> dict[str, Any]:
-    """One text: the presets' rows beside what others make of it."""
+    """One text: what was measured of it beside what others make of it.
+
+    samples: by preset, or under "arith". window: of the model alone, where there are presets.
+    """
     others = {
         label: {"bytes": size, "bits_per_byte": 8 * size / len(data)}
         for label, size in sizes.other_sizes(data).items()
     }
+    counts = [window.num_tokens] if window else [s.report.num_tokens for s in samples.values()]
+    rows = {label: sample.to_dict() for label, sample in samples.items()}
     return {
         "text": name,
         "bytes": len(data),
-        "tokens": window.num_tokens,
+        "tokens": max(counts),
         "others": others,
-        "model_window_tokens": window.window_tokens,
-        "model_window_bits_per_byte": window.bits_per_byte,
-        "presets": dict(rows),
+        "arith": rows.pop("arith", None),
+        "published": [asdict(row) for row in published_of(data)],
+        "model_window_tokens": window.window_tokens if window else None,
+        "model_window_bits_per_byte": window.bits_per_byte if window else None,
+        "presets": rows,
     }
 
 
 def size_lines(result: Mapping[str, Any]) -> list[str]:
-    """The tables for people, a block a text."""
+    """The tables for people, some blocks a text."""
     rate = f"{result['bf16_matmul_flops'] / 1e9:,.0f} GFLOP/s"
     model = result["model"] or "no model needed"
     out = [f"{model}; this machine's bf16 matmul: {rate}, {result['threads']} threads"]
+    if any(text["arith"] for text in result["texts"]):
+        out.append(
+            "llmzip arith: whole commands with start-up, peaks of host memory; restored and found "
+            f"equal ({MODEL_NOT_COUNTED})"
+        )
     for text in result["texts"]:
-        others = [
-            [label, f"{row['bytes']:,}", f"{row['bits_per_byte']:.3f}"]
-            for label, row in text["others"].items()
-        ]
-        window = f"model alone, {text['model_window_tokens']:,}"
-        others.append([window, "", _figure(text["model_window_bits_per_byte"], ".3f")])
         out += ["", f"{text['text']}: {text['bytes']:,} bytes, {text['tokens']:,} tokens"]
-        out += _aligned([_SIZE_HEADS, *others, *map(_size_cells, text["presets"].items())])
-        out += ["", *_aligned([_GAIN_HEADS, *map(_gain_cells, text["presets"].items())])]
+        out += _aligned(list(_beside_rows(text)))
+        out += [f"published, {row['name']}: {row['source']}" for row in text["published"]]
+        if text["presets"]:
+            rows = text["presets"].items()
+            window = f"model alone, {text['model_window_tokens']:,}"
+            alone = [window, "", _figure(text["model_window_bits_per_byte"], ".3f")]
+            out += ["", *_aligned([_SIZE_HEADS, alone, *map(_size_cells, rows)])]
+            out += ["", *_aligned([_GAIN_HEADS, *map(_gain_cells, rows)])]
     return out
 
 
+def _beside_rows(text: Mapping[str, Any]) -> Iterator[list[str]]:
+    """All that makes something of the text, but cram."""
+    arith = text["arith"]
+    yield _BESIDE_HEADS if arith else _BESIDE_HEADS[:3]
+    for label, row in text["others"].items():
+        yield _beside_cells(label, row)
+    if arith:
+        label = "llmzip arith" if arith["needs_model"] else "llmzip arith (stored)"
+        yield [*_beside_cells(label, arith), *_command_cells(arith)]
+    for row in text["published"]:
+        yield _beside_cells(f"{row['name']} (published)", row)
+
+
+def _beside_cells(label: str, row: Mapping[str, Any]) -> list[str]:
+    return [label, _figure(row["bytes"], ","), _figure(row["bits_per_byte"], ".3f")]
+
+
+def _command_cells(row: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("compress", "decompress"):
+        yield f"{row[f'{name}_seconds']:,.1f} s"
+        yield f"{row[f'{name}_bytes_per_second']:,.1f}"
+        yield f"{row[f'{name}_peak_bytes'] / 1e6:,.0f}"
+
+
+_BESIDE_HEADS = [
+    "", "bytes", "bits/byte", "compress", "bytes/s", "peak MB", "decompress", "bytes/s", "peak MB",
+]  # fmt: skip
 _SIZE_HEADS = [
     "", "bytes", "bits/byte", "vectors", "patches", "metadata", "stored", "chunks", "tokens/vector",
     "bits/dim", "bits/token", "patched",

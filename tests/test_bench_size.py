@@ -1,4 +1,4 @@
-"""`scripts/bench.py size`: its figures hold together, and its bits are the model's."""
+"""`scripts/bench.py size --codecs cram`: its figures hold together, its bits are the model's."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from llmzip.store.vectors import mem_bits
 
 TEXT = b"the old mill stands by the river, and the water turns its wheel"
 SETTINGS = CompressSettings(
+    codec="cram",
     budget_bits=40.0,
     max_steps=80,
     context_tokens=24,
@@ -169,7 +170,8 @@ def run(
     monkeypatch.setattr(bench, "_alone", lambda job, *arguments: job(*arguments))
     monkeypatch.setattr(bench_size, "size_job", lambda text, settings: sample)
     files = [tmp_path / name for name in ("one.txt", "two.txt")]
-    options = ["size", "--model", str(settings.model), "--bytes", str(len(TEXT)), "--threads", "1"]
+    options = ["size", "--codecs", "cram", "--model", str(settings.model), "--threads", "1"]
+    options += ["--bytes", str(len(TEXT))]
     for file in files:
         file.write_bytes(TEXT + b" in the dark")
         options += ["--text", str(file)]
@@ -189,6 +191,7 @@ def test_one_json_object(
     result = json.loads(out)
     assert "brotli 11" in errors
     assert result["model_digest"] == sample.report.model_digest
+    assert result["cram"]["num_mem"] == 1
     assert result["torch"] == torch.__version__ and result["threads"] == 1
     assert [text["text"] for text in result["texts"]] == ["one.txt", "two.txt"]
     for text in result["texts"]:
@@ -198,12 +201,15 @@ def test_one_json_object(
         assert text["others"]["xz -9e"]["bytes"] == sample.report.xz_bytes
         assert text["others"]["zstd -19"]["bytes"] == sample.report.zstd_bytes
         assert text["model_window_bits_per_byte"] > 0
+        assert text["arith"] is None and text["published"] == []
 
 
 def test_tables_are_aligned(run: Callable[..., tuple[str, str]]) -> None:
     out, _ = run()
-    for block in out.split("\n\n")[1:]:
-        rows = [line for line in block.rstrip("\n").split("\n") if "bytes," not in line]
+    blocks = out.split("\n\n")[1:]
+    for block in [block for block in blocks if "brotli" not in block]:
+        rows = block.rstrip("\n").split("\n")
         full = [row for row in rows if row.split()[0] in {"fast", "balanced", "small"}]
         assert len(full) == 3
         assert len({len(row) for row in [rows[0], *full]}) == 1
+    assert len(blocks) == 3 * 2  # each text: beside others, sizes, gains

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from llmzip.progress import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "tests" / "data" / "v1_tiny.crm"
+ARITH = ROOT / "tests" / "data" / "v1_arith.crm"
 TEXT = b"It was the best of times,\r\nit was the worst of times.\n"
 
 # Stores the bytes; counts its calls; "slow" waits for a cancel, "stuck" never looks.
@@ -56,6 +58,8 @@ def compress_bytes(data, settings, *, on_progress=None, cancel=None):
 def estimate_bytes(data, settings, *, on_progress=None, cancel=None):
     packed = compress_bytes(data, settings, on_progress=on_progress, cancel=cancel)
     crammed = dict(num_chunks=73, num_vectors=146, steps_a_chunk=30.5, tried_chunks=3)
+    if settings.codec != "cram":
+        crammed = dict.fromkeys(crammed, 0)
     return types.SimpleNamespace(
         original_bytes=len(data), container_bytes=len(packed), xz_bytes=len(data) + 60,
         seconds=852.0 if data else 0.0, bits_per_byte=lambda n: 8 * n / len(data) if data else None,
@@ -65,7 +69,8 @@ def estimate_bytes(data, settings, *, on_progress=None, cancel=None):
 def decompress_bytes(data, settings, *, on_progress=None, cancel=None):
     calls.append(settings)
     container = read_container(data, max_output_bytes=settings.max_output_bytes)
-    return b"".join(run.data for run in container.runs)
+    whole = b"".join(run.data for run in container.runs)
+    return whole if settings.span is None else whole[slice(*settings.span)]
 """
 DRIVER = f"""
 import sys, types
@@ -297,14 +302,28 @@ def test_every_compress_option_reaches_the_codec(book, codec):
     ]
 
 
+def test_every_option_of_the_arith_codec_reaches_the_codec(book, codec):
+    options = "--codec auto --try-cram --shared-mem 2 --verify full --preset small"
+    assert main(["compress", "book.txt", *options.split()]) == 0
+    assert codec.calls == [
+        CompressSettings(codec="auto", try_cram=True, shared_mem=2, verify="full", preset="small")
+    ]
+
+
 def test_every_decompress_option_reaches_the_codec(book, codec):
     assert main(["compress", "book.txt"]) == 0
     options = "--model m/n --revision r --device cpu --threads 2 --batch 4 --attention eager"
-    options += " --offline --max-output 54 -o back"
+    options += " --offline --max-output 54 --bytes 3:11 --perturb 0.5 -o back"
     assert main(["decompress", "book.txt.crm", *options.split()]) == 0
     compute = ComputeSettings(device="cpu", threads=2, batch=4, attention="eager")
     assert codec.calls[1] == DecompressSettings(
-        model="m/n", revision="r", max_output_bytes=54, offline=True, compute=compute
+        model="m/n",
+        revision="r",
+        max_output_bytes=54,
+        span=(3, 11),
+        perturb=0.5,
+        offline=True,
+        compute=compute,
     )
 
 
@@ -394,13 +413,53 @@ def test_a_dry_run_as_json(book, codec, capfd):
     assert main(arguments) == 0
     fields = json.loads(capfd.readouterr().out)
     assert list(fields) == [
-        "schema", "dry_run", "original_bytes", "container_bytes", "file_bits_per_byte", "seconds",
-        "time_budget_s", "num_chunks", "num_vectors", "steps_a_chunk", "tried_chunks",
+        "schema", "dry_run", "codec", "original_bytes", "container_bytes", "file_bits_per_byte",
+        "seconds", "time_budget_s", "num_chunks", "num_vectors", "steps_a_chunk", "tried_chunks",
         "xz_9e_bytes", "xz_9e_bits_per_byte",
     ]  # fmt: skip
     assert (fields["schema"], fields["dry_run"], fields["original_bytes"]) == (1, True, 54)
     assert (fields["seconds"], fields["time_budget_s"], fields["num_chunks"]) == (852.0, 600.0, 73)
     assert names(book.parent) == ["book.txt"]
+
+
+def test_a_dry_run_of_the_arith_codec_speaks_of_no_chunks(book, codec, capfd):
+    assert main(["compress", "--dry-run", "--codec", "arith", "book.txt"]) == 0
+    out = capfd.readouterr().out
+    forecast, note = out.splitlines()
+    assert forecast.startswith("book.txt: about 14 min, 54 → about ")
+    assert " bits per byte), codec arith; xz -9e 114 (" in forecast
+    assert note == "forecast from a small part of the text; nothing was written"
+    assert not any(word in out for word in ("chunk", "vector", "step"))
+
+
+@pytest.mark.parametrize(
+    ("options", "left_out"),
+    [
+        ("--codec auto", None),
+        ("--codec auto --try-cram", "--try-cram"),
+        ("--codec arith --shared-mem 0 --verify quick", None),
+        ("--codec arith --shared-mem 2 --verify full", "--shared-mem and --verify full"),
+    ],
+)
+def test_a_dry_run_says_what_its_forecast_leaves_out(book, codec, capfd, options, left_out):
+    assert main(["compress", "--dry-run", *options.split(), "book.txt"]) == 0
+    notes = [line for line in capfd.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert notes == ([f"note: the work of {left_out} is not in this forecast"] if left_out else [])
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "name"),
+    [
+        ([], TEXT, "cram"),
+        (["--codec", "arith"], TEXT, "arith"),
+        (["--codec", "auto"], TEXT, "arith"),
+        (["--codec", "arith"], b"", "stored"),
+    ],
+)
+def test_a_dry_run_as_json_names_the_codec(book, codec, capfd, options, text, name):
+    book.write_bytes(text)
+    assert main(["compress", "--dry-run", "--json", "book.txt", *options]) == 0
+    assert json.loads(capfd.readouterr().out)["codec"] == name
 
 
 def test_a_dry_run_of_a_stream_is_quiet_if_asked(book, codec, capfd, monkeypatch):
@@ -495,6 +554,43 @@ def test_the_summary_of_crammed_text(book, codec, capfd):
     assert report[-1].startswith("seconds   ")
 
 
+def test_the_summaries_of_an_arith_file(book, codec, capfd):
+    codec.compress_bytes = lambda data, settings, **more: ARITH.read_bytes()
+    book.write_bytes(bytes(30))  # as long as the original of the golden file
+    assert main(["compress", "--codec", "arith", "book.txt"]) == 0
+    line, note = capfd.readouterr().err.splitlines()
+    size = ARITH.stat().st_size
+    assert line == (
+        f"book.txt → book.txt.crm  30 → {size} bytes ({8 * size / 30:.2f} bits per byte), "
+        "codec arith, 2 shared vectors; xz -9e 88 (23.47), zstd -19 38 (10.13) (model not counted)"
+    )
+    assert note.startswith(f"note: larger than the original by {size - 30} bytes: header and ")
+    codec.decompress_bytes = lambda data, settings, **more: bytes(30)
+    assert main(["decompress", "book.txt.crm", "-o", "back"]) == 0
+    assert (
+        capfd.readouterr().err == f"book.txt.crm → back  {size} → 30 bytes, codec arith, verified\n"
+    )
+    codec.decompress_bytes = lambda data, settings, **more: bytes(4)
+    assert main(["decompress", "book.txt.crm", "--bytes", "3:7", "-o", "part"]) == 0
+    assert capfd.readouterr().err == (
+        f"book.txt.crm → part  {size} → 4 of 30 bytes, codec arith, segments verified\n"
+    )
+
+
+def test_the_summary_names_a_codec_that_was_chosen(book, codec, capfd):
+    codec.compress_bytes = lambda data, settings, **more: TINY.read_bytes()
+    book.write_bytes(bytes(30))
+    assert main(["compress", "--codec", "auto", "--try-cram", "book.txt"]) == 0
+    assert " bits per byte), codec cram, 3 vectors, " in capfd.readouterr().err
+
+
+def test_a_part_of_a_stored_file(book, codec, capfd):
+    assert main(["compress", "-q", "book.txt"]) == 0
+    assert main(["decompress", "book.txt.crm", "--bytes", "3:11", "-o", "part"]) == 0
+    assert Path("part").read_bytes() == TEXT[3:11]
+    assert capfd.readouterr().err.endswith(" → 8 of 54 bytes, verified\n")
+
+
 def test_the_summary_explains_stored_and_empty_input(book, codec, capfd):
     assert main(["compress", "book.txt"]) == 0
     err = capfd.readouterr().err
@@ -537,6 +633,31 @@ def test_info_and_version_and_help(capfd, tmp_path):
     assert main(["compress", "-h"]) == 0
     out, err = capfd.readouterr()
     assert "--budget-bits" in out and "LLMZIP_MODEL" in out and err == ""
+
+
+def test_help_has_a_section_for_each_codec(capfd):
+    assert main(["compress", "--help"]) == 0
+    out = capfd.readouterr().out
+    head, arith = out.split("\nArith codec:\n")
+    arith, cramming = arith.split("\nCramming:\n")
+    for option, section in (
+        ("--codec ", head), ("--dry-run ", head), ("--batch ", head), ("--help ", head),
+        ("--shared-mem ", arith), ("--verify ", arith), ("--try-cram ", arith),
+        ("--mem ", cramming), ("--bits ", cramming), ("--max-patches ", cramming),
+        ("--context ", cramming), ("--budget-bits ", cramming), ("--max-steps ", cramming),
+        ("--preset ", cramming), ("--time-budget ", cramming), ("--bf16-safe ", cramming),
+    ):  # fmt: skip
+        assert f"  {option}" in section or f", {option}" in section, option
+    assert main(["decompress", "--help"]) == 0
+    head, arith = capfd.readouterr().out.split("\nArith codec:\n")
+    assert "  --bytes " in head and "  --perturb " in arith
+
+
+def test_info_of_an_arith_file(capfd):
+    assert main(["info", str(ARITH)]) == 0
+    assert "\nsegments  2 of about 10 tokens, 3 lanes in all" in capfd.readouterr().out
+    assert main(["info", "--json", str(ARITH)]) == 0
+    assert json.loads(capfd.readouterr().out)["arith"]["num_lanes"] == 3
 
 
 def test_info_reads_stdin(capfd, monkeypatch):
@@ -604,6 +725,16 @@ def test_each_error_has_one_line_and_its_exit_code(book, codec, capfd, error, co
         ["compress", "book.txt", "--preset", "best"],
         ["compress", "book.txt", "--time-budget", "0"],
         ["compress", "book.txt", "--dry-run", "--preset", "Small"],
+        ["compress", "book.txt", "--codec", "zip"],
+        ["compress", "book.txt", "--codec", "arith", "--mem", "2"],
+        ["compress", "book.txt", "--codec", "arith", "--try-cram"],
+        ["compress", "book.txt", "--shared-mem", "1"],
+        ["compress", "book.txt", "--verify", "full"],
+        ["compress", "book.txt", "--codec", "arith", "--verify", "twice"],
+        ["decompress", "x.crm", "--bytes", "5"],
+        ["decompress", "x.crm", "--bytes", "7:5"],
+        ["decompress", "x.crm", "--bytes=-1:5"],
+        ["decompress", "x.crm", "--perturb=-1"],
         ["decompress", "x.crm", "--batch", "0"],
         ["no-such-command"],
     ],
@@ -831,6 +962,32 @@ def test_the_words_of_a_progress_line():
     assert describe(event, seconds=20_000.0).split("  ")[2:4] == ["0.1 bytes/s", "16:40:00 left"]
     assert describe(event, seconds=0.0).count("/s") == 0
     assert describe(Progress(stage="measure"), seconds=1.0) == ""
+
+
+@pytest.mark.parametrize("stage", ["measure", "code", "verify"])
+def test_a_pass_over_all_tokens_shows_tokens_and_bytes(stage):
+    event = Progress(
+        stage=stage, tokens_right=250, tokens_total=1000, bytes_done=1000, bytes_total=4000
+    )
+    assert describe(event, seconds=2.0) == "250/1,000 tokens  500 bytes/s  0:06 left"
+
+
+def test_shared_vectors_take_steps_not_tokens():
+    event = Progress(stage="share", tokens_right=12, tokens_total=36)
+    assert describe(event, seconds=5.0) == "12/36 steps"
+
+
+def test_decoding_streams_shows_segments_and_a_rate_before_the_first_is_done():
+    event = Progress(
+        stage="decode", chunks_total=3, tokens_right=250, tokens_total=1000, bytes_total=4000
+    )
+    assert describe(event, seconds=2.0) == (
+        "0/3 segments  250/1,000 tokens  500 bytes/s  0:06 left"
+    )
+    alone = replace(event, chunks_total=1)
+    assert describe(alone, seconds=2.0).startswith("250/1,000 tokens  500 bytes/s")
+    crammed = replace(event, tokens_right=0, tokens_total=0, bytes_done=2000)
+    assert describe(crammed, seconds=2.0) == "0/3 chunks  1,000 bytes/s  0:02 left"
 
 
 # --- models

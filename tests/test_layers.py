@@ -28,8 +28,10 @@ RANKS = {
     "__main__": 7,
 }
 CODEC_PARTS = {
-    "codec", "decoding", "encoding", "estimate", "planning", "runtime", "triage", "workshop",
+    "arith_decoding", "arith_encoding", "arith_estimate", "assembly", "codec", "decoding",
+    "encoding", "estimate", "planning", "runtime", "triage", "workshop",
 }  # fmt: skip
+REPORT_PARTS = {"report", "report_text"}
 OWNERS = {
     "transformers": ("lm/foreign.py", "lm/convert.py"),
     "gguf": ("lm/convert.py",),
@@ -37,10 +39,10 @@ OWNERS = {
     "typer": ("cli/",),
     "rich": ("cli/",),
     "click": (),
-    "zstandard": ("store/", "encoding.py", "triage.py"),
+    "zstandard": ("store/", "assembly.py", "triage.py"),
     "pickle": (),
 }
-WITHOUT_TORCH = ("store/", "cli/", "errors.py", "config.py", "progress.py", "report.py", "__")
+WITHOUT_TORCH = ("store/", "cli/", "errors.py", "config.py", "progress.py", "report", "__")
 
 
 def relative(path: Path) -> str:
@@ -64,6 +66,8 @@ def room_of(dotted: str) -> str:
     room = parts[0] if parts else ""
     if room in CODEC_PARTS:
         return "codec"
+    if room in REPORT_PARTS:
+        return "report"
     return room if room in RANKS else ""
 
 

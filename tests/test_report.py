@@ -11,6 +11,8 @@ import pytest
 
 from llmzip.errors import LimitExceeded, NotACrmFile
 from llmzip.report import BitCounts, printable, read_report
+from llmzip.report_text import guard_text, margin_text
+from llmzip.store.container import read_container, write_container
 
 DATA = Path(__file__).parent / "data"
 
@@ -19,6 +21,12 @@ DATA = Path(__file__).parent / "data"
 def tiny():
     """The golden file with every part of the format in it."""
     return read_report((DATA / "v1_tiny.crm").read_bytes())
+
+
+@pytest.fixture
+def arith():
+    """The golden file of two arith segments with stored bytes inside the text."""
+    return read_report((DATA / "v1_arith.crm").read_bytes())
 
 
 @pytest.fixture
@@ -40,14 +48,53 @@ def test_figures_of_the_golden_file(tiny):
     assert tiny.model_digest == bytes(range(16)).hex()
 
 
-def test_bits_add_up_to_the_file(tiny, stored):
-    for report, name in ((tiny, "v1_tiny.crm"), (stored, "v1_stored.crm")):
+def test_figures_of_the_arith_file(arith):
+    figures = arith.arith
+    assert (arith.num_segments, figures.num_lanes, arith.num_tokens) == (2, 3, 20)
+    assert (figures.prefix_tokens, figures.window_tokens) == (4, 300)
+    assert figures.guard_nats == 2.0**-11
+    assert figures.line_end == "LF"
+    assert (arith.num_stored_runs, arith.stored_original_bytes, figures.text_bytes) == (1, 4, 26)
+    assert arith.bit_counts.streams == 8 * 5
+    assert figures.bits_per_token == 40 / 20
+    assert figures.bits_per_byte == 40 / 26
+    assert (figures.num_shared_vectors, figures.shared_dim) == (2, 5)
+    assert figures.shared_bits == arith.bit_counts.vectors > 0
+
+
+def test_an_arith_file_has_no_chunks_and_no_vectors_of_theirs(arith):
+    assert arith.num_chunks == arith.num_vectors == arith.num_vector_tokens == 0
+    assert (arith.num_mem, arith.mem_dim, arith.context_tokens) == (0, 0, 0)
+    assert arith.stored_bits_per_dimension is arith.tokens_per_vector is arith.min_margin is None
+
+
+def test_each_file_names_its_codec(tiny, arith, stored):
+    assert [report.codec for report in (tiny, arith, stored)] == ["cram", "arith", "stored"]
+    assert [report.to_dict()["codec"] for report in (tiny, arith)] == ["cram", "arith"]
+
+
+@pytest.mark.parametrize(("wrap", "line_end"), [(0, None), (1, "LF"), (2, "CR LF")])
+def test_line_ends_are_named(wrap, line_end):
+    container = read_container((DATA / "v1_arith.crm").read_bytes())
+    changed = replace(container, arith=replace(container.arith, wrap=wrap))
+    report = read_report(write_container(changed))
+    assert report.arith.line_end == line_end
+    assert ("line ends taken out" in report.to_text()) == (line_end is not None)
+
+
+def test_bits_add_up_to_the_file(tiny, arith, stored):
+    for report, name in (
+        (tiny, "v1_tiny.crm"),
+        (arith, "v1_arith.crm"),
+        (stored, "v1_stored.crm"),
+    ):
         size = (DATA / name).stat().st_size
         counts = report.bit_counts
-        total = counts.vectors + counts.patches + counts.stored + counts.metadata
+        total = counts.vectors + counts.patches + counts.streams + counts.stored + counts.metadata
         assert total == 8 * report.container_bytes == 8 * size
         assert sum(counts.shares().values()) == pytest.approx(1)
     assert tiny.bit_counts.vectors == 3 * 4 * 16
+    assert tiny.bit_counts.streams == stored.bit_counts.streams == arith.bit_counts.patches == 0
 
 
 def test_ratio_and_rate_are_each_others_inverse(tiny):
@@ -67,7 +114,64 @@ def test_json_has_a_schema_and_survives_json(tiny, stored):
     assert fields["zstd_19_bits_per_byte"] == pytest.approx(8 * 38 / 30)
     assert set(stored.to_dict()) == set(fields)
     assert stored.to_dict()["model"] is None
+    assert stored.to_dict()["arith"] is fields["arith"] is None
     assert stored.to_dict()["tokens_per_vector"] is None
+
+
+def test_json_of_an_arith_file(arith, tiny):
+    fields = arith.to_dict()
+    assert json.loads(json.dumps(fields, allow_nan=False)) == fields
+    assert set(fields) == set(tiny.to_dict())
+    assert (fields["schema"], fields["bits"]["streams"]) == (1, 40)
+    assert fields["arith"] == {
+        "num_lanes": 3,
+        "prefix_tokens": 4,
+        "window_tokens": 300,
+        "guard_nats": 2.0**-11,
+        "line_end": "LF",
+        "text_bytes": 26,
+        "bits_per_token": 2.0,
+        "bits_per_byte": 40 / 26,
+        "num_shared_vectors": 2,
+        "shared_dim": 5,
+        "shared_bits": arith.bit_counts.vectors,
+    }
+
+
+def test_text_of_an_arith_file(arith):
+    lines = arith.to_text(name="book.crm").splitlines()
+    for expected in (
+        "codec     arith: language model and arithmetic coder",
+        "segments  2 of about 10 tokens, 3 lanes in all, prefix 4, window 300 tokens",
+        "tokens    20, 2.00 bits each, 1.54 bits per byte of text",
+        "vectors   2 shared by all segments, each 5 dimensions x 2.4 bits, 3 bytes in all",
+        "wrap      line ends taken out: LF",
+        "stored    1 run of 4 bytes, kept without the model",
+    ):
+        assert expected in lines
+    (guard,) = (line for line in lines if line.startswith("guard     "))
+    assert guard.startswith("guard     0.00049 nats: decodes the same wherever ")
+    (bits,) = (line for line in lines if line.startswith("bits      "))
+    assert "vectors 24 (" in bits and "streams 40 (" in bits and "patches" not in bits
+    for absent in ("chunks", "crammed", "margin", "patch", "context"):
+        assert absent not in "\n".join(lines)
+
+
+def test_text_of_an_arith_file_without_vectors_and_of_one_segment(arith):
+    figures = replace(arith.arith, num_shared_vectors=0, shared_dim=0, shared_bits=0)
+    counts = replace(arith.bit_counts, vectors=0)
+    text = replace(arith, arith=replace(figures, line_end=None), bit_counts=counts).to_text()
+    assert "vectors" not in text and "line ends" not in text
+    one = replace(arith, num_segments=1, num_tokens=37_982, arith=replace(figures, num_lanes=8))
+    assert "segments  1 of 37,982 tokens, 8 lanes, prefix 4, window" in one.to_text()
+    alone = replace(one, arith=replace(figures, num_lanes=1))
+    assert "segments  1 of 37,982 tokens, 1 lane, window 300 tokens" in alone.to_text()
+
+
+def test_the_words_of_the_guard_are_those_of_the_encoder(arith):
+    from llmzip.arith_encoding import _GUARD_OF_NOISE
+
+    assert _GUARD_OF_NOISE == 8 and "at most an eighth" in guard_text(arith.arith)
 
 
 def test_text_shows_what_a_reader_needs(tiny):
@@ -86,6 +190,8 @@ def test_text_shows_what_a_reader_needs(tiny):
         "weakest 0.5 logits, about 5,000 times the noise",
     ):
         assert expected in text
+    for absent in ("streams", "codec", "guard", "lane"):
+        assert absent not in text
 
 
 def test_text_without_a_model_claims_no_model(stored):
@@ -107,7 +213,7 @@ def test_a_larger_container_says_so_and_why(tiny, stored):
 
 
 def replace_bits(vectors: int) -> BitCounts:
-    return BitCounts(vectors=vectors, patches=0, stored=0, metadata=40_000 - vectors)
+    return BitCounts(vectors=vectors, patches=0, streams=0, stored=0, metadata=40_000 - vectors)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +231,7 @@ def replace_bits(vectors: int) -> BitCounts:
 def test_margin_in_words(tiny, margin, bf16_safe, label, words):
     report = replace(tiny, min_margin=margin, bf16_safe=bf16_safe)
     assert report.margin_label == label == report.to_dict()["margin_label"]
-    assert words in report.margin_text()
+    assert words in margin_text(report)
     assert words in report.to_text()
 
 

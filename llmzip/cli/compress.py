@@ -15,6 +15,7 @@ from llmzip.cli.signals import Stop
 from llmzip.cli.startup import heavy_imports
 from llmzip.progress import OnProgress
 from llmzip.report import Report, read_report
+from llmzip.report_text import compare_text, count_text, larger_text
 
 if TYPE_CHECKING:
     from llmzip.estimate import Estimate
@@ -133,16 +134,20 @@ def _summary(outcome: Outcome, report: Report, settings: config.CompressSettings
     if report.file_bits_per_byte is None:
         return [line, "note: the input is empty; the file says so and holds nothing else"]
     line += f" ({report.file_bits_per_byte:.2f} bits per byte)"
+    if report.codec == "arith" or (settings.codec == "auto" and report.needs_model):
+        line += f", codec {report.codec}"
     if report.num_vectors:
-        line += f", {report.num_vectors:,} vector{'' if report.num_vectors == 1 else 's'}"
+        line += f", {count_text(report.num_vectors, 'vector')}"
+    if report.arith is not None and report.arith.num_shared_vectors:
+        line += f", {count_text(report.arith.num_shared_vectors, 'shared vector')}"
     if report.min_margin is not None:
         line += f", weakest margin {report.min_margin:.2g}"
-    lines = [f"{line}; {report.compare_text()}"]
+    lines = [f"{line}; {compare_text(report)}"]
     if not report.needs_model:
         why = "too short, or not text that the model can predict"
         if settings.time_budget_s is not None:
             why += ", or no chunk was done in time"
         lines.append(f"note: {why}: stored with zstd, which does better here")
     if report.is_larger:
-        lines.append(f"note: {report.larger_text()}")
+        lines.append(f"note: {larger_text(report)}")
     return lines

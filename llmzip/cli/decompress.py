@@ -10,12 +10,12 @@ from llmzip import config
 from llmzip.cli import options
 from llmzip.cli.compress import SUFFIX
 from llmzip.cli.console import say, write_json
-from llmzip.cli.job import JobSettings, run_job
+from llmzip.cli.job import JobSettings, Outcome, run_job
 from llmzip.cli.signals import Stop
 from llmzip.cli.startup import heavy_imports
 from llmzip.errors import InputError
 from llmzip.progress import OnProgress
-from llmzip.report import read_report
+from llmzip.report import Report, read_report
 
 
 def decompress(
@@ -36,7 +36,7 @@ def decompress(
     verbose: options.Verbose = False,
     force: options.Force = False,
 ) -> None:
-    """Restore the original of FILE. Nothing appears that was not verified by its hash."""
+    """Restore the original of FILE. Nothing appears that was not verified."""
     settings = config.DecompressSettings(
         model=model,
         revision=revision,
@@ -65,13 +65,20 @@ def _run(job: JobSettings, settings: config.DecompressSettings) -> None:
     if job.json:
         write_json({**report.to_dict(), "seconds": outcome.seconds})
     if not job.quiet:
-        part = "" if settings.span is None else f"{len(outcome.result):,} of "
-        say(
-            f"{outcome.source_name} → {outcome.target_name}  {report.container_bytes:,} → "
-            f"{part}{report.original_bytes:,} bytes, verified"
-        )
+        say(_summary(outcome, report, settings))
     if job.verbose and not job.quiet:
         say(f"{report.to_text(name=outcome.source_name)}seconds   {outcome.seconds:.1f}")
+
+
+def _summary(outcome: Outcome, report: Report, settings: config.DecompressSettings) -> str:
+    line = f"{outcome.source_name} → {outcome.target_name}  {report.container_bytes:,} → "
+    if settings.span is not None:
+        line += f"{len(outcome.result):,} of "
+    line += f"{report.original_bytes:,} bytes, "
+    if report.arith is None:
+        return line + "verified"
+    # The hash is of the whole file: a part has only the checks of its segments.
+    return line + "codec arith, " + ("verified" if settings.span is None else "segments verified")
 
 
 def _strip_suffix(path: str) -> str:

@@ -15,6 +15,7 @@ import typer
 from llmzip import __version__
 from llmzip.cli import compress, decompress, info, model
 from llmzip.cli.console import say, write_text
+from llmzip.cli.panels import PanelCommand
 from llmzip.cli.signals import HINT, NOTHING_WRITTEN
 from llmzip.errors import Interrupted, LlmzipError
 from llmzip.report import printable
@@ -34,8 +35,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(compress.compress)
-app.command()(decompress.decompress)
+app.command(cls=PanelCommand)(compress.compress)
+app.command(cls=PanelCommand)(decompress.decompress)
 app.command()(info.info)
 app.add_typer(model.app, name="model")
 
@@ -58,7 +59,8 @@ def llmzip(
         typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version."),
     ] = False,
 ) -> None:
-    """Compress text into input vectors of a frozen language model, and back, bit for bit."""
+    """Compress text with a frozen language model, and back, bit for bit: into input vectors of the
+    model, or by an arithmetic coder that it predicts for."""
     global _show_traceback
     _show_traceback = debug
 

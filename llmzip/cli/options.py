@@ -12,6 +12,7 @@ from typing import Annotated, TypeAlias, cast
 import typer
 
 from llmzip import config
+from llmzip.cli.panels import ARITH, CRAMMING
 from llmzip.errors import SettingsError
 
 _UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
@@ -52,87 +53,133 @@ Threads: TypeAlias = Annotated[
     int | None, typer.Option(metavar="N", help="CPU threads.  [default: torch's choice]")
 ]
 Batch: TypeAlias = Annotated[
-    int | None, typer.Option(metavar="N", help="Chunks worked on together.  [default: by size]")
+    int | None, typer.Option(metavar="N", help="Rows worked on together.  [default: by size]")
 ]
 Attention: TypeAlias = Annotated[str, typer.Option(metavar="sdpa|eager", help="Attention kernel.")]
-Mem: TypeAlias = Annotated[int, typer.Option("--mem", metavar="K", help="Mem vectors a chunk.")]
+Mem: TypeAlias = Annotated[
+    int,
+    typer.Option("--mem", metavar="K", help="Mem vectors a chunk.", rich_help_panel=CRAMMING),
+]
 Bits: TypeAlias = Annotated[
     int | None,
     typer.Option(
         metavar="B",
         help="Bits a dimension of a stored vector: 1 to 8, or 16.  [default: the preset's]",
+        rich_help_panel=CRAMMING,
     ),
 ]
 MaxPatches: TypeAlias = Annotated[
-    float, typer.Option(metavar="SHARE", help="Share of a chunk's tokens that may be patched.")
+    float,
+    typer.Option(
+        metavar="SHARE",
+        help="Share of a chunk's tokens that may be patched.",
+        rich_help_panel=CRAMMING,
+    ),
 ]
 Context: TypeAlias = Annotated[
     int | None,
     typer.Option(
-        "--context", metavar="C", help="Left context of a chunk, in tokens.  [default: by size]"
+        "--context",
+        metavar="C",
+        help="Left context of a chunk, in tokens.  [default: by size]",
+        rich_help_panel=CRAMMING,
     ),
 ]
 BudgetBits: TypeAlias = Annotated[
     float | None,
-    typer.Option(metavar="N", help="Surprisal a chunk may hold.  [default: the model's capacity]"),
+    typer.Option(
+        metavar="N",
+        help="Surprisal a chunk may hold.  [default: the model's capacity]",
+        rich_help_panel=CRAMMING,
+    ),
 ]
 MaxSteps: TypeAlias = Annotated[
     int | None,
     typer.Option(
-        metavar="N", help="Optimiser steps before a chunk is split.  [default: the preset's]"
+        metavar="N",
+        help="Optimiser steps before a chunk is split.  [default: the preset's]",
+        rich_help_panel=CRAMMING,
     ),
 ]
 Preset: TypeAlias = Annotated[
-    str, typer.Option(metavar="fast|balanced|small", help="What to spend: bytes or time.")
+    str,
+    typer.Option(
+        metavar="fast|balanced|small",
+        help="What to spend: bytes or time.",
+        rich_help_panel=CRAMMING,
+    ),
 ]
 TimeBudget: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        metavar="TIME", help="Time for everything, such as 90s, 10m, 1.5h; the rest is stored."
+        metavar="TIME",
+        help="Time for everything, such as 90s, 10m, 1.5h; the rest is stored.",
+        rich_help_panel=CRAMMING,
     ),
 ]
 Bf16Safe: TypeAlias = Annotated[
-    bool, typer.Option("--bf16-safe", help="Ask for margins that hold when decoded in bf16.")
+    bool,
+    typer.Option(
+        "--bf16-safe",
+        help="Ask for margins that hold when decoded in bf16.",
+        rich_help_panel=CRAMMING,
+    ),
 ]
 DryRun: TypeAlias = Annotated[
     bool,
-    typer.Option("--dry-run", help="Cram three chunks, predict time and size, write nothing."),
+    typer.Option(
+        "--dry-run", help="Try a small part, predict time and size of the whole, write nothing."
+    ),
 ]
 Seed: TypeAlias = Annotated[int, typer.Option(metavar="S", help="Seed of the starting vectors.")]
 Codec: TypeAlias = Annotated[
     str,
     typer.Option(
         metavar="cram|arith|auto",
-        help="Vectors a chunk, arithmetic coding, or the smallest of arith and zstd.",
+        help="Vectors for each chunk (cram), an arithmetic coder (arith), or the smaller of arith "
+        "and zstd (auto).",
     ),
 ]
 TryCram: TypeAlias = Annotated[
-    bool, typer.Option("--try-cram", help="With --codec auto: cram, too, and keep the smaller.")
+    bool,
+    typer.Option(
+        "--try-cram",
+        help="With --codec auto: cram the file, too, and keep the smaller result.",
+        rich_help_panel=ARITH,
+    ),
 ]
 SharedMem: TypeAlias = Annotated[
     int | None,
     typer.Option(
-        metavar="K", help="Arith: vectors shared by the whole file.  [default: what pays]"
+        metavar="K",
+        help="Vectors that the whole file shares, 0 to 16.  [default: what pays]",
+        rich_help_panel=ARITH,
     ),
 ]
 Verify: TypeAlias = Annotated[
     str,
     typer.Option(
         metavar="quick|full",
-        help="Arith: check the streams under noise, or decode the whole file once more.",
+        help="Check the streams under noise, or decode the whole file once more.",
+        rich_help_panel=ARITH,
     ),
 ]
 Bytes: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        "--bytes", metavar="A:B", help="Only bytes A up to B of the original (arith files)."
+        "--bytes",
+        metavar="A:B",
+        help="Only the original's bytes from A up to B, without B; an arith file is decoded no "
+        "further than they need.",
     ),
 ]
 Perturb: TypeAlias = Annotated[
     float,
     typer.Option(
         metavar="SHARE",
-        help="Add noise to the model's output, as a share of the guard (arith files).",
+        help="Add noise to the model's log-odds, as a share of the file's guard, to try what it "
+        "bears.",
+        rich_help_panel=ARITH,
     ),
 ]
 MaxOutput: TypeAlias = Annotated[

@@ -43,15 +43,22 @@ def show_progress(*, quiet: bool, verbose: bool) -> Iterator[OnProgress]:
 def describe(event: Progress, *, seconds: float) -> str:
     """The figures of an event, `seconds` after its stage began."""
     parts = []
-    if event.chunks_total:
+    is_stream = event.stage in ("decode", "verify") and event.tokens_total > 0
+    if is_stream and event.chunks_total > 1:
+        parts.append(f"{event.chunks_done:,}/{event.chunks_total:,} segments")
+    elif event.chunks_total and not is_stream:
         parts.append(f"{event.chunks_done:,}/{event.chunks_total:,} chunks")
     if event.tokens_total:
-        parts.append(f"{event.tokens_right:,}/{event.tokens_total:,} tokens")
-    if event.bytes_done and seconds >= 1:
-        rate = event.bytes_done / seconds
+        unit = "steps" if event.stage == "share" else "tokens"
+        parts.append(f"{event.tokens_right:,}/{event.tokens_total:,} {unit}")
+    done = event.bytes_done
+    if is_stream:  # a segment's bytes are done all at once, its tokens one after another
+        done = max(done, event.bytes_total * event.tokens_right // event.tokens_total)
+    if done and seconds >= 1:
+        rate = done / seconds
         parts.append(f"{rate:,.0f} bytes/s" if rate >= 10 else f"{rate:.1f} bytes/s")
-        if event.bytes_total > event.bytes_done:
-            parts.append(f"{_clock((event.bytes_total - event.bytes_done) / rate)} left")
+        if event.bytes_total > done:
+            parts.append(f"{_clock((event.bytes_total - done) / rate)} left")
     if event.output_bytes:
         parts.append(f"{event.output_bytes:,} bytes so far")
     return "  ".join(parts)
