@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from llmzip import codec
+from llmzip.assembly import xz_bytes
 from llmzip.config import CompressSettings
 from llmzip.cram.effort import EFFORTS
-from llmzip.assembly import xz_bytes
 from llmzip.progress import Progress
 from llmzip.store.container import read_container
 from tests.tiny_models import TEXT

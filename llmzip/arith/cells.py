@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from llmzip.arith.numbers import MAX_ODDS, NAT
 
-NUM_OFFSETS = 32
+NUM_OFFSETS = 64
 NO_OFFSET = NUM_OFFSETS  # instead of one: this block's tokens are coded without the model
 _CELL = 384  # width of the cells near even odds, in units of 1 / NAT
 _CURVE = 12 * NAT * NAT  # the cells widen with u^2, see `_bend`

@@ -14,7 +14,7 @@ from llmzip.arith.forecast import Forecast
 from llmzip.arith.tree import Tree
 from llmzip.store.rangecoder import ONE, AdaptiveBit, RangeCoder
 
-OFFSET_TOKENS = 48  # tokens of a lane that share an offset of the grid
+OFFSET_TOKENS = 96  # tokens of a lane that share an offset of the grid
 _FIRST_GUESS = ONE // 8  # that an offset is passed over
 _OFFSET_CLASSES = 4
 

@@ -15,7 +15,7 @@ from llmzip.arith.numbers import MAX_ODDS, NAT, ONES_BITS, SQUASH
 NUM_INPUTS = 7  # the model's log-odds, a constant, four orders of counts, a match
 CONSTANT = 307  # the constant input, in units of 1 / NAT
 _ONE = 1 << 16  # a weight of 1
-_MODEL_WEIGHT, _OTHER_WEIGHT = _ONE, 6554  # first weights: what the counts add is little at first
+_MODEL_WEIGHT, _OTHER_WEIGHT = _ONE, 9830  # first weights: 0.15, for counts add little at first
 _RATE_SHIFT = 26  # 16 bits of the error, 10 of an input's unit
 _FIRST_RATE, _LAST_RATE = 1966, 197  # of the weights, in 2^-16: 0.03 and 0.003
 _SLOWING_TOKENS = 200
@@ -99,7 +99,7 @@ class Mixer:
 
 
 def _first_weights() -> list[int]:
-    return [_MODEL_WEIGHT, _OTHER_WEIGHT * 0] + [_OTHER_WEIGHT] * (NUM_INPUTS - 2)
+    return [_MODEL_WEIGHT, 0] + [_OTHER_WEIGHT] * (NUM_INPUTS - 2)
 
 
 assert NAT == 1 << 10  # the shift above counts on it

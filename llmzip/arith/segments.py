@@ -24,7 +24,7 @@ _SEGMENT_BYTES = 1 << 18
 _SEGMENT_TOKENS = 1 << 16
 # A lane more costs some 200 bits, because it starts cold, and saves the decoder steps: both grow
 # with the square root of a segment's tokens.
-_TOKENS_OF_ONE_LANE = 600
+_TOKENS_OF_ONE_LANE = 400
 _MOST_LANES = 16
 
 
