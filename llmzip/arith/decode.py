@@ -57,8 +57,11 @@ class SegmentDecoder:
         if offset is not None:
             self._grids[lane] = None if offset == NO_OFFSET else GRIDS[offset]
         grid = self._grids[lane]
-        if grid is None or masses is None:
+        if grid is None:
             return self._coder.token(lane, without_model, None)
+        if masses is None:  # log-odds of 0, rounded as all others are
+            even = grid.value(0.0)
+            return self._coder.token(lane, lambda _depth, _node: even, None)
         node_odds, value = self._outlook.node_odds, grid.value
         return self._coder.token(lane, lambda _depth, node: value(node_odds(masses, node)), None)
 

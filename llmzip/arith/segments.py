@@ -90,7 +90,8 @@ def _pieces(text: bytes, count: int) -> Iterator[bytes]:
             at = text.rfind(b" ", begin + (end - begin) // 2, end)
         if at <= begin:
             at = max(end, begin + 1)
-            while at > begin + 1 and text[at : at + 1] and text[at] & 0xC0 == 0x80:
+            least = max(at - 3, begin + 1)  # bytes that are no UTF-8 may have no such place
+            while at > least and text[at : at + 1] and text[at] & 0xC0 == 0x80:
                 at -= 1  # not inside a character
         yield text[begin:at]
         begin = at
