@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import accumulate
 
 MOST = 12288
 ONE = 1 << 24
@@ -54,11 +55,11 @@ def grow(meanings: Sequence[bytes | None]) -> list[Node]:
     """The nodes by their number; the first is the root."""
     leaves = sorted((data, i) for i, data in enumerate(meanings) if data)
     weights = [2**32 // (token + 40) for _, token in leaves]
-    before = [sum(weights[:i]) for i in range(len(weights) + 1)]
+    before = [0, *accumulate(weights)]
     nodes = [Node(0, 0, len(leaves))]
     for node in nodes:  # which grows
         wanted = before[node.first] + before[node.last]
-        place = next(i for i in range(len(before)) if 2 * before[i] >= wanted)
+        place = next(i for i in range(node.first, len(before)) if 2 * before[i] >= wanted)
         place = min(max(place, node.first + 1), node.last - 1)
         if place - 1 > node.first and wanted - 2 * before[place - 1] < 2 * before[place] - wanted:
             place -= 1
@@ -156,20 +157,16 @@ class Prose:
         self.lanes: list[list[int]] = [[] for _ in range(num_lanes)]
         self.events: Counter[str] = Counter()  # what happened, for tests that want it to
         self._root = nodes[0]
-        self._under: dict[int, set[int]] = {}
-        for node in nodes:
-            for half in (node.left, node.right):
-                self._under[id(half)] = set(tokens_under(half))
-        self._halves = {n.number: (tokens_under(n.left), tokens_under(n.right)) for n in nodes}
-        self._halves_as_sets = {k: (set(a), set(b)) for k, (a, b) in self._halves.items()}
+        self._halves = {
+            node.number: (set(tokens_under(node.left)), set(tokens_under(node.right)))
+            for node in nodes
+        }
         self._turns: dict[int, list[int]] = {}
         self._tables: list[dict[tuple[int, int], int]] = [{} for _ in range(4)]
         self._match: list[tuple[int, int] | None] = [None] * num_lanes
         self._match_length = [0] * num_lanes
         self._threes: list[tuple[tuple[int, ...], int, int]] = []
-        self._match_p = {
-            length: 65536 - 52428 // (2 * length + 3) for length in range(1, 32)
-        }  # fmt: skip
+        self._match_p = {length: 65536 - 52428 // (2 * length + 3) for length in range(1, 32)}
         self._weights: dict[tuple[int, int], list[int]] = {}
         self._last: dict[int, list[int]] = {}
 
@@ -180,12 +177,12 @@ class Prose:
         before = sum(map(len, self.lanes))
         rate = 197 + 1769 * 200 // (200 + before)
         after = [self._after(lane, size) for size in (1, 2, 3)]
-        expected = self._expected(lane)
+        expected = self.expected(lane)
         length = self._match_length[lane]
         node: Node | int = self._root
         depth = 0
         while not isinstance(node, int):
-            left, right = self._halves_as_sets[node.number]
+            left, right = self._halves[node.number]
             x = odds(depth, node.number)
             inputs = [x, 307]
             c = 0
@@ -198,12 +195,12 @@ class Prose:
                         sum(n for token, n in counts.items() if token in right),
                     )
                 )
-            for table, (l, r) in enumerate(pairs):
-                if l + r == 0:
+            for table, (on_left, on_right) in enumerate(pairs):
+                if on_left + on_right == 0:
                     inputs.append(0)
                     continue
                 c = table + 1
-                levels = (_level(l), _level(r))
+                levels = (_level(on_left), _level(on_right))
                 used.append((table, levels))
                 inputs.append(log_odds(self._probability(table, levels)))
             speaks = expected is not None
@@ -252,8 +249,8 @@ class Prose:
         return node
 
     def _probability(self, table: int, levels: tuple[int, int]) -> int:
-        l, r = (_TYPICAL[level] for level in levels)
-        first = (10 * r + 4) * 2**16 // (10 * (l + r) + 8)
+        left, right = (_TYPICAL[level] for level in levels)
+        first = (10 * right + 4) * 2**16 // (10 * (left + right) + 8)
         return self._tables[table].setdefault(levels, first)
 
     def _after(self, lane: int, size: int) -> dict[int, int]:
@@ -269,7 +266,8 @@ class Prose:
         self.events["count capped"] += any(n > 255 for n in counts.values())
         return {token: min(n, 255) for token, n in counts.items()}
 
-    def _expected(self, lane: int) -> int | None:
+    def expected(self, lane: int) -> int | None:
+        """The token that a lane's match expects next."""
         place = self._match[lane]
         if place is None:
             return None
@@ -280,7 +278,7 @@ class Prose:
         return self.lanes[where][index]
 
     def _add(self, lane: int, token: int) -> None:
-        expected = self._expected(lane)
+        expected = self.expected(lane)
         past = self.lanes[lane]
         past.append(token)
         place = self._match[lane]

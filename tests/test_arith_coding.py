@@ -38,11 +38,18 @@ the threads of the other day; there we are.\r
 Added to that the road went on and on\r
 toward the tower, where the others wait.\r
 """
+STREAM = (
+    "df34004bab2316dd25a7219f14318258ab237b7db0b43f7d3a96b76c9b2144b7ebd46c92ecee90a79bd40ea6"
+    "915899f108ba35f6a307940a976158c06d8f9cb6ab7f5b73c3cdc26b6b84c125ead66d5212f61c6cff5dcefd"
+    "63fa315a304de1dea93433"
+)
 
 
 def spell(text: bytes) -> list[int]:
     """The longest token at each place."""
-    longest_first = sorted((i for i, b in enumerate(MEANINGS) if b), key=lambda i: -len(MEANINGS[i]))
+    longest_first = sorted(
+        (i for i, b in enumerate(MEANINGS) if b), key=lambda i: -len(MEANINGS[i])
+    )
     ids = []
     while text:
         token = next(i for i in longest_first if text.startswith(MEANINGS[i]))
@@ -407,5 +414,5 @@ def test_bytes_of_a_stream() -> None:
     place, depth = np.indices((len(segment.ids), TREE.depth))
     odds = ((place * 37 + depth * 101) % 97 - 48) / 16 + 0.01
     stream = encode_segment(TREE, segment, odds, guard=2.0**-9)
-    assert len(segment.ids) == 0
-    assert stream.hex() == "?"
+    assert len(segment.ids) == 162
+    assert stream.hex() == STREAM

@@ -47,9 +47,7 @@ class Loaded:
 
 
 def load(directory: Path) -> Loaded:
-    lm = load_model(
-        resolve(str(directory)), device=CPU, dtype=torch.float32, attention="sdpa"
-    )
+    lm = load_model(resolve(str(directory)), device=CPU, dtype=torch.float32, attention="sdpa")
     tokens = Tokens.load(directory)
     outlook = Outlook(build_tree(tokens.meanings[: lm.vocab_size]), CPU)
     ids = tokens.ids_of(TEXT.encode() * 2)
@@ -77,9 +75,7 @@ def far_reading(arch: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     yield load(directory)
 
 
-def stepped_odds(
-    reader: Reader, outlook: Outlook, lanes: Lanes, ids: Sequence[int]
-) -> Floats:
+def stepped_odds(reader: Reader, outlook: Outlook, lanes: Lanes, ids: Sequence[int]) -> Floats:
     """As `Reader.known_odds`, from steps as the decoder takes them; 0 where nothing is read yet."""
     odds = np.zeros((len(ids), outlook.tree.depth))
 
@@ -108,7 +104,13 @@ def stepped_odds(
 
 @pytest.mark.parametrize(
     "num_tokens, num_lanes, prefix_tokens, mem",
-    [(70, 1, 0, False), (101, 3, 0, False), (101, 3, 20, False), (130, 2, 31, True), (9, 9, 0, True)],
+    [
+        (70, 1, 0, False),
+        (101, 3, 0, False),
+        (101, 3, 20, False),
+        (130, 2, 31, True),
+        (9, 9, 0, True),
+    ],
 )
 def test_steps_say_what_known_tokens_say(
     model: Loaded, num_tokens: int, num_lanes: int, prefix_tokens: int, mem: bool

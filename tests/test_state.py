@@ -15,7 +15,9 @@ RANGES = [(0, 4), (2, 4), (2, 9), (0, 12), (5, 12), (11, 12), (1, 2)]
 def numbered(num_slots: int = NUM_SLOTS, *, room_slots: int | None = None) -> State:
     """Slots that hold their own number, and the row's: [B, H, P, *] a tensor, two tensors a layer,
     two layers."""
-    slots = torch.arange(num_slots).view(1, 1, -1, 1) + 100 * torch.arange(NUM_ROWS).view(-1, 1, 1, 1)
+    slots = torch.arange(num_slots).view(1, 1, -1, 1) + 100 * torch.arange(NUM_ROWS).view(
+        -1, 1, 1, 1
+    )
     memory = tuple(
         (slots.expand(-1, 2, -1, 4) + 1000.0 * layer, slots.expand(-1, 1, -1, 3) + 0.5)
         for layer in range(2)
