@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
+from typing import Protocol
 
 MOST = 12288
 ONE = 1 << 24
@@ -357,8 +358,30 @@ class Digits:
         return bit
 
 
+class Coder(Protocol):
+    """What gives the bit that has a probability."""
+
+    def bit(self, ones: int) -> int: ...
+
+
+def first_passing() -> list[Adaptive]:
+    return [Adaptive(2**21, 6, 254) for _ in range(4)]
+
+
+def read_offset(coder: Coder, passing: Sequence[Adaptive]) -> int:
+    offset = 0
+    while offset < 64:
+        adaptive = passing[min(offset, 3)]
+        bit = coder.bit(adaptive.ones)
+        adaptive.add(bit)
+        if not bit:
+            break
+        offset += 1
+    return offset
+
+
 def read_tokens(
-    digits: Digits,
+    digits: Coder,
     nodes: Sequence[Node],
     num_lanes: int,
     order: Sequence[tuple[int, int]],
@@ -369,22 +392,14 @@ def read_tokens(
     x: (place, turns before, node) -> the model's log-odds, in nats.
     """
     prose = Prose(nodes, num_lanes)
-    passing = [Adaptive(2**21, 6, 254) for _ in range(4)]
+    passing = first_passing()
     offsets = [0] * num_lanes
     met = set()
     found: dict[int, int] = {}
     for lane, place in order:
         if len(prose.lanes[lane]) % 96 == 0:
-            offset = 0
-            while offset < 64:
-                adaptive = passing[min(offset, 3)]
-                bit = digits.bit(adaptive.ones)
-                adaptive.add(bit)
-                if not bit:
-                    break
-                offset += 1
-            offsets[lane] = offset
-            met.add(offset)
+            offsets[lane] = read_offset(digits, passing)
+            met.add(offsets[lane])
 
         def odds(depth: int, node: int, place: int = place, offset: int = offsets[lane]) -> int:
             return 0 if offset == 64 else rounded(x(place, depth, node), offset)
@@ -396,7 +411,7 @@ def read_tokens(
 # Line ends
 
 
-def read_flags(digits: Digits, text: bytes) -> list[int]:
+def read_flags(coder: Coder, text: bytes) -> list[int]:
     """For each joint of a segment's decoded bytes, whether it was a line end."""
     column = 0
     columns = []
@@ -427,7 +442,7 @@ def read_flags(digits: Digits, text: bytes) -> list[int]:
         near, left = min(max(d, -12), 12), min(max(room, 0), 12)
         one = by_end.setdefault((settled, passed, near, opens), _guess(passed, near))
         two = by_room.setdefault((fits, passed, left, opens), _guess(passed, -left if fits else 1))
-        flag = digits.bit((one.ones + two.ones) // 2)
+        flag = coder.bit((one.ones + two.ones) // 2)
         one.add(flag)
         two.add(flag)
         flags.append(flag)
