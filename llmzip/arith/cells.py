@@ -36,9 +36,12 @@ class Grid:
     def __init__(self, offset: int) -> None:
         cells = range(-_CELLS_A_SIDE, _CELLS_A_SIDE + 1)
         shift = _CELL * offset // NUM_OFFSETS
-        values = [_bend(_CELL * cell + shift) for cell in cells]
-        self._edges = [_bend(_CELL * cell + shift + _CELL // 2) / NAT for cell in cells[:-1]]
-        self._values = [max(-MAX_ODDS, min(MAX_ODDS, value)) for value in values]
+        values = [max(-MAX_ODDS, min(MAX_ODDS, _bend(_CELL * cell + shift))) for cell in cells]
+        edges = [_bend(_CELL * cell + shift + _CELL // 2) / NAT for cell in cells[:-1]]
+        # The outermost cells round alike: what lies between them is no edge.
+        real = [index for index in range(len(edges)) if values[index] != values[index + 1]]
+        self._edges = [edges[index] for index in real]
+        self._values = [values[index] for index in real] + [values[real[-1] + 1]]
         self._edge_array = np.array(self._edges)
         self._value_array = np.array(self._values, dtype=np.int32)
 

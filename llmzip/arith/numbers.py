@@ -47,8 +47,3 @@ STRETCH = [
 def stretch(ones16: int) -> int:
     """ln(p / (1 - p)) in units of 1 / NAT, for p of 16 bits."""
     return STRETCH[ones16 >> 16 - _STRETCH_BITS]
-
-
-def clamp_odds(odds: int) -> int:
-    """Log-odds within the table."""
-    return MAX_ODDS if odds > MAX_ODDS else -MAX_ODDS if odds < -MAX_ODDS else odds

@@ -99,6 +99,8 @@ class State:
 
         In a room the slots behind them move down: this state is spent. Attention alone can forget.
         """
+        if first == last:
+            return self
         behind = self.num_slots - last
         memory = []
         for layer in self.memory:
@@ -163,6 +165,7 @@ def stack_states(states: Sequence[State], *, room_slots: int | None = None) -> S
 
     room_slots: reserve this many slots a row, for decoding.
     """
+    assert not any(state.num_forgotten for state in states), "rows must agree on what they forgot"
     num_slots = max(state.num_slots for state in states)
     live = torch.cat([F.pad(s.live, (0, num_slots - s.num_slots)) for s in states])
     room = None if room_slots is None else Room(room_slots)
