@@ -11,13 +11,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-import torch
-
 from llmzip.arith.decode import Encoded, SegmentDecoder, decode_wave
 from llmzip.arith.lanes import BLOCK_TOKENS, Lanes, shape_of
-from llmzip.arith.outlook import Outlook
+from llmzip.arith.outlook import outlook_of
 from llmzip.arith.reading import Reader, opening_embeds
-from llmzip.arith.tree import build_tree
+from llmzip.arith.shared import SharedMem
 from llmzip.arith.wrap import rewrap, walk_flags
 from llmzip.errors import Corrupt, IntegrityError
 from llmzip.lm.model import FrozenLM
@@ -33,7 +31,6 @@ from llmzip.store.container import (
     content_hash,
     segment_check,
 )
-from llmzip.store.vectors import mem_bits
 
 # Positions that the lanes of a wave remember, all together: 46 KB each in the default model.
 _WAVE_POSITIONS = {"cpu": 20_000, "cuda": 1 << 19, "mps": 1 << 16}
@@ -110,7 +107,7 @@ class _Decoder:
         if arith.mem is not None:
             if arith.mem_dim != lm.dim:
                 raise Corrupt(f"vectors of {arith.mem_dim} dimensions for a model of {lm.dim}")
-            mem = torch.from_numpy(mem_bits(arith.mem)).view(torch.bfloat16).float()  # [K, D]
+            mem = SharedMem(grid=arith.mem).mem
         if container.start_id is not None and container.start_id >= lm.vocab_size:
             raise Corrupt(f"start token {container.start_id} of {lm.vocab_size}")
         if arith.window_tokens % BLOCK_TOKENS:
@@ -123,11 +120,7 @@ class _Decoder:
             if length > lm.max_positions:
                 raise Corrupt(f"a lane of {length} positions, for a model of {lm.max_positions}")
         self._device = lm.device.type
-        self._outlook = Outlook(
-            build_tree(tokens.meanings[: lm.vocab_size]),
-            lm.device,
-            noise=perturb * guard_value(arith.guard_code),
-        )
+        self._outlook = outlook_of(lm, tokens, noise=perturb * guard_value(arith.guard_code))
         self._reader = Reader(lm, self._outlook, opening, window_tokens=arith.window_tokens)
 
     def decode(

@@ -6,7 +6,6 @@ found. Called by `codec`.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +15,10 @@ import numpy as np
 
 from llmzip.arith.decode import measure_noise
 from llmzip.arith.encode import encode_segment, replay_segment
-from llmzip.arith.outlook import Floats, Outlook
+from llmzip.arith.outlook import Floats, Outlook, outlook_of
 from llmzip.arith.reading import Reader, opening_embeds
 from llmzip.arith.segments import WINDOW_TOKENS, Segment, cut_segments, prefix_tokens
 from llmzip.arith.shared import MOST_TRIED, SharedMem, learn_shared
-from llmzip.arith.tree import build_tree
 from llmzip.arith.wrap import choose_wrap
 from llmzip.arith_decoding import decode_arith
 from llmzip.assembly import blank_container, pack_stored, zstd_bytes
@@ -71,11 +69,10 @@ def arith_parts(
 ) -> bytes:
     """The container of `data`, whose parts are `parts`, verified; what zstd holds in less is
     stored."""
-    tree = build_tree(shop.tokens.meanings[: shop.judge.vocab_size])
     job = _Job(
         shop=shop,
         settings=settings,
-        outlook=Outlook(tree, shop.judge.device),
+        outlook=outlook_of(shop.judge, shop.tokens),
         tell=on_progress,
         cancel=cancel,
     )
@@ -186,18 +183,17 @@ def _read(reader: Reader, segments: Sequence[Segment], job: _Job) -> list[Floats
 def _dear_parts(
     parts: Sequence[Part], segments: Sequence[Segment], odds: Sequence[Floats], job: _Job
 ) -> set[int]:
-    """Which parts the model alone needs more bits for than zstd does."""
-    tree = job.outlook.tree
+    """Which parts the model alone needs more bits for than zstd does; of one part, none."""
+    if sum(part.ids is not None for part in parts) < 2:
+        return set()
+    meanings = job.shop.tokens.meanings
     ends, costs = [], []  # of each token: where it ends in the unwrapped text, and its bits
     for segment, own in zip(segments, odds, strict=True):
-        ids = np.array(segment.ids)
-        signed = np.where(tree.bits[ids] == 1, -own, own)
-        bits = np.where(tree.nodes[ids] >= 0, np.logaddexp(0, signed), 0).sum(axis=1)
-        sizes = np.array([len(job.shop.tokens.meanings[token] or b"") for token in segment.ids])
+        sizes = np.array([len(meanings[token] or b"") for token in segment.ids])
         # A text of line ends taken out is a little shorter than the original: stretch it.
         stretch = len(segment.original) / max(1, len(segment.unwrapped))
         ends.append(sizes * stretch)
-        costs.append(bits / math.log(2))
+        costs.append(job.outlook.path_bits(own, np.array(segment.ids)))
     places, bits = np.cumsum(np.concatenate(ends)), np.concatenate(costs)
     dear = set()
     begin = 0

@@ -5,7 +5,6 @@ Owns the sample and how its figures are stretched to the whole. Called by `codec
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Sequence
@@ -13,10 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from llmzip.arith.lanes import shape_of
-from llmzip.arith.outlook import Outlook
+from llmzip.arith.outlook import outlook_of
 from llmzip.arith.reading import Reader, opening_embeds
 from llmzip.arith.segments import WINDOW_TOKENS
-from llmzip.arith.tree import build_tree
 from llmzip.arith.wrap import choose_wrap, unwrap
 from llmzip.assembly import pack_stored, xz_bytes
 from llmzip.config import CompressSettings
@@ -47,8 +45,7 @@ def estimate_arith(
     wrap = choose_wrap(text)
     ids = shop.tokens.ids_of(unwrap(text, wrap)[0] if wrap else text)
     on_progress(Progress(stage="measure", tokens_total=len(ids), bytes_total=len(data)))
-    tree = build_tree(shop.tokens.meanings[: shop.judge.vocab_size])
-    outlook = Outlook(tree, shop.judge.device)
+    outlook = outlook_of(shop.judge, shop.tokens)
     opening = opening_embeds(shop.judge, shop.start_id, None)
     reader = Reader(shop.judge, outlook, opening, window_tokens=WINDOW_TOKENS)
     began = time.monotonic()
@@ -59,8 +56,7 @@ def estimate_arith(
         first = (len(ids) - size) * number // max(1, count - 1)
         sample = ids[first : first + size]
         odds = reader.known_odds(shape_of(size, 1, 0), sample, cancel=cancel)
-        signed = np.where(tree.bits[sample] == 1, -odds, odds)
-        bits += np.where(tree.nodes[sample] >= 0, np.logaddexp(0, signed), 0).sum() / math.log(2)
+        bits += outlook.path_bits(odds, np.array(sample)).sum()
         num_read += size
     seconds_a_token = (time.monotonic() - began) / num_read
     coded = bits / num_read * len(ids) / 8 * (_SHORT_SAMPLE_LOSS if len(ids) > size else 1.0)

@@ -5,7 +5,7 @@ Owns the cells, fine near even odds and coarse where a decision is nearly certai
 costs less), and the offsets: the same grid shifted by part of a cell. Two machines whose log-odds
 differ by less than the distance from an edge round alike. The encoder names for each block of
 tokens a shift that leaves no edge within the guard, so nothing else need be sent. Called by
-`llmzip.arith.outlook`.
+`llmzip.arith.encode` and `llmzip.arith.coding`.
 """
 
 from __future__ import annotations

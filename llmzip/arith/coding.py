@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llmzip.arith.cells import NO_OFFSET
+from llmzip.arith.cells import GRIDS, NO_OFFSET, Grid
 from llmzip.arith.forecast import Forecast
 from llmzip.arith.tree import Tree
 from llmzip.store.rangecoder import ONE, AdaptiveBit, RangeCoder
@@ -25,6 +25,7 @@ class SegmentCoder:
     def __init__(self, coder: RangeCoder, tree: Tree, num_lanes: int) -> None:
         self.forecast = Forecast(tree, num_lanes)
         self._coder = coder
+        self._grids: list[Grid | None] = [None] * num_lanes
         self._passed = [AdaptiveBit(_FIRST_GUESS, seen=6) for _ in range(_OFFSET_CLASSES)]
 
     def offset(self, lane: int, offset: int | None) -> int | None:
@@ -38,6 +39,14 @@ class SegmentCoder:
             if not bit:
                 return number
         return NO_OFFSET
+
+    def read_grid(self, lane: int) -> Grid | None:
+        """The grid that a lane's next token is read under, None where the model has no say; a
+        reader asks for it before every token."""
+        offset = self.offset(lane, None)
+        if offset is not None:
+            self._grids[lane] = None if offset == NO_OFFSET else GRIDS[offset]
+        return self._grids[lane]
 
     def token(self, lane: int, odds: Callable[[int, int], int], token: int | None) -> int:
         """Code or read a lane's next token. odds: as `Forecast.code` wants them."""

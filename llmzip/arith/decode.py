@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmzip.arith.cells import GRIDS, NO_OFFSET, Grid
 from llmzip.arith.coding import SegmentCoder, without_model
 from llmzip.arith.lanes import Lanes
 from llmzip.arith.outlook import Floats, Outlook
@@ -39,7 +38,6 @@ class SegmentDecoder:
         self.reader = RangeReader(encoded.stream, what="stream")
         self._outlook = outlook
         self._coder = SegmentCoder(self.reader, outlook.tree, encoded.lanes.num_lanes)
-        self._grids: list[Grid | None] = [None] * encoded.lanes.num_lanes
         self.has_failed = False  # wrong tokens, or bytes that are no code of any
 
     def next_token(self, lane: int, masses: Floats | None) -> int:
@@ -53,10 +51,7 @@ class SegmentDecoder:
         return int(self._outlook.tree.leaf_tokens[0])
 
     def _read_token(self, lane: int, masses: Floats | None) -> int:
-        offset = self._coder.offset(lane, None)
-        if offset is not None:
-            self._grids[lane] = None if offset == NO_OFFSET else GRIDS[offset]
-        grid = self._grids[lane]
+        grid = self._coder.read_grid(lane)
         if grid is None:
             return self._coder.token(lane, without_model, None)
         if masses is None:  # log-odds of 0, rounded as all others are

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from llmzip.arith.cells import GRIDS, NO_OFFSET, Grid
+from llmzip.arith.cells import GRIDS, NO_OFFSET
 from llmzip.arith.coding import OFFSET_TOKENS, SegmentCoder, without_model
 from llmzip.arith.outlook import Floats
 from llmzip.arith.segments import Segment
@@ -78,15 +78,11 @@ def replay_segment(
     reader = RangeReader(stream, what="stream")
     lanes = segment.lanes
     coder = SegmentCoder(reader, tree, lanes.num_lanes)
-    grids: list[Grid | None] = [None] * lanes.num_lanes
     for number, (lane, place) in enumerate(lanes.order):
         if number % _TOKENS_BETWEEN_LOOKS == 0:
             check_cancelled(cancel)
             on_tokens(number)
-        offset = coder.offset(lane, None)
-        if offset is not None:
-            grids[lane] = None if offset == NO_OFFSET else GRIDS[offset]
-        grid, own = grids[lane], odds[place].tolist()
+        grid, own = coder.read_grid(lane), odds[place].tolist()
         rounded = [] if grid is None else [grid.value(x) for x in own]
         token = coder.token(lane, without_model if grid is None else _given(rounded), None)
         if token != segment.ids[place]:

@@ -15,11 +15,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from llmzip.arith.tree import Tree
+from llmzip.arith.tree import Tree, build_tree
+from llmzip.lm.model import FrozenLM
+from llmzip.lm.tokens import Tokens
 
 Floats = npt.NDArray[np.float64]
 
 _FLOOR = 2.0**-13  # share of all mass that is dealt out by the tree's own weights
+
+
+def outlook_of(lm: FrozenLM, tokens: Tokens, *, noise: float = 0.0) -> Outlook:
+    """The outlook of a model on its vocabulary."""
+    return Outlook(build_tree(tokens.meanings[: lm.vocab_size]), lm.device, noise=noise)
 
 
 class Outlook:
@@ -65,6 +72,13 @@ class Outlook:
         odds: Floats = np.log((right - middle) / (middle - left))
         odds[nodes < 0] = 0.0
         return odds
+
+    def path_bits(self, odds: Floats, tokens: npt.NDArray[np.int64]) -> Floats:
+        """What each token costs at these log-odds of its way. odds: [N, depth] -> [N]."""
+        signed = np.where(self.tree.bits[tokens] == 1, -odds, odds)
+        nats = np.where(self.tree.nodes[tokens] >= 0, np.logaddexp(0, signed), 0).sum(axis=1)
+        bits: Floats = nats / math.log(2)
+        return bits
 
     def node_odds(self, masses: Floats, node: int) -> float:
         """Log-odds of a right turn at one node. masses: [num_leaves + 1]."""

@@ -81,7 +81,7 @@ class Tokens:
     @property
     def meanings(self) -> Sequence[bytes | None]:
         """The bytes of each id; None for one that stands for none."""
-        return tuple(self._table)
+        return self._table
 
     def bytes_of(self, ids: Sequence[int]) -> bytes:
         """The bytes that `ids` mean. Raises `Corrupt` at an id that means none."""
