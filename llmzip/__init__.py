@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from llmzip.config import (
     DEFAULT_MAX_OUTPUT_BYTES,
     DEFAULT_MAX_PATCHES,
+    VERSION,
     Attention,
     Codec,
     CompressSettings,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
     BytesLike: TypeAlias = bytes | bytearray | memoryview
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "Corrupt",

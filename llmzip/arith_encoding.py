@@ -21,6 +21,7 @@ from llmzip.arith.segments import WINDOW_TOKENS, Segment, cut_segments, prefix_t
 from llmzip.arith.shared import MOST_TRIED, SharedMem, learn_shared
 from llmzip.arith.wrap import choose_wrap
 from llmzip.arith_decoding import decode_arith
+from llmzip.arith_keeping import Keeper
 from llmzip.assembly import blank_container, pack_stored, zstd_bytes
 from llmzip.config import CompressSettings
 from llmzip.errors import IntegrityError
@@ -38,6 +39,7 @@ from llmzip.store.container import (
     segment_check,
     write_container,
 )
+from llmzip.store.journal import Journal
 from llmzip.workshop import Workshop
 
 _GUARD_OF_NOISE = 8.0  # a file bears so many times the noise measured on it
@@ -54,6 +56,7 @@ class _Job:
     shop: Workshop
     settings: CompressSettings
     outlook: Outlook
+    keeper: Keeper
     tell: OnProgress
     cancel: threading.Event | None
 
@@ -64,15 +67,17 @@ def arith_parts(
     shop: Workshop,
     settings: CompressSettings,
     *,
+    journal: Journal | None = None,
     on_progress: OnProgress,
     cancel: threading.Event | None,
 ) -> bytes:
     """The container of `data`, whose parts are `parts`, verified; what zstd holds in less is
-    stored."""
+    stored. journal: where finished segments are kept, and those of an earlier run are found."""
     job = _Job(
         shop=shop,
         settings=settings,
         outlook=outlook_of(shop.judge, shop.tokens),
+        keeper=Keeper(journal),
         tell=on_progress,
         cancel=cancel,
     )
@@ -92,7 +97,7 @@ def _pack(data: bytes, parts: Sequence[Part], job: _Job) -> bytes | None:
         return None
     shared = _learn_shared(segments, job)
     reader = _reader(shared, job)
-    odds = _read(reader, segments, job)
+    odds = _read(reader, segments, shared, job)
     dear = _dear_parts(parts, segments, odds, job)
     if dear and any(part.ids is not None for i, part in enumerate(parts) if i not in dear):
         kept = [replace(p, ids=None) if i in dear else p for i, p in enumerate(parts)]
@@ -136,15 +141,12 @@ def _learn_shared(segments: Sequence[Segment], job: _Job) -> SharedMem | None:
     def on_step(done: int, total: int) -> None:
         job.tell(Progress(stage="share", tokens_right=done, tokens_total=total))
 
-    return learn_shared(
-        job.shop.lm,
-        segments,
-        start_id=job.shop.start_id,
-        num_mem=job.settings.shared_mem,
-        seed=job.settings.seed,
-        on_step=on_step,
-        cancel=job.cancel,
-    )
+    num_mem, seed = job.settings.shared_mem, job.settings.seed
+    learn = partial(
+        learn_shared, job.shop.lm, segments, start_id=job.shop.start_id,
+        num_mem=num_mem, seed=seed, on_step=on_step, cancel=job.cancel,
+    )  # fmt: skip
+    return job.keeper.shared(segments, num_mem, seed, learn)
 
 
 def _reader(shared: SharedMem | None, job: _Job) -> Reader:
@@ -170,12 +172,18 @@ def _teller(stage: Stage, segments: Sequence[Segment], job: _Job) -> Callable[[i
     return tell
 
 
-def _read(reader: Reader, segments: Sequence[Segment], job: _Job) -> list[Floats]:
+def _read(
+    reader: Reader, segments: Sequence[Segment], shared: SharedMem | None, job: _Job
+) -> list[Floats]:
     tell = _teller("measure", segments, job)
-    return [
-        reader.known_odds(
+
+    def read(index: int, segment: Segment) -> Floats:
+        return reader.known_odds(
             segment.lanes, segment.ids, on_tokens=partial(tell, index), cancel=job.cancel
         )
+
+    return [
+        job.keeper.odds(segment, shared, partial(read, index, segment))
         for index, segment in enumerate(segments)
     ]
 
@@ -218,19 +226,23 @@ def _code(
     segments: Sequence[Segment], odds: Sequence[Floats], guard: float, job: _Job
 ) -> tuple[ArithSegment, ...]:
     tell = _teller("code", segments, job)
+
+    def code(index: int, segment: Segment, own: Floats) -> bytes:
+        return encode_segment(
+            job.outlook.tree, segment, own,
+            guard=guard, on_tokens=partial(tell, index), cancel=job.cancel,
+        )  # fmt: skip
+
     return tuple(
         ArithSegment(
             num_tokens=len(segment.ids),
             num_bytes=len(segment.original),
             check=segment_check(segment.original),
             num_lanes=segment.lanes.num_lanes,
-            stream=encode_segment(
-                job.outlook.tree, segment, own,
-                guard=guard, on_tokens=partial(tell, index), cancel=job.cancel,
-            ),
+            stream=job.keeper.stream(segment, own, guard, partial(code, index, segment, own)),
         )
         for index, (segment, own) in enumerate(zip(segments, odds, strict=True))
-    )  # fmt: skip
+    )
 
 
 def _runs(parts: Sequence[Part]) -> tuple[Run, ...]:

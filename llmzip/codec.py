@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from typing import TypeVar
 
 import torch
@@ -18,7 +19,7 @@ from llmzip.arith_decoding import decode_arith
 from llmzip.arith_encoding import arith_parts
 from llmzip.arith_estimate import estimate_arith
 from llmzip.assembly import pack_stored
-from llmzip.config import CompressSettings, DecompressSettings
+from llmzip.config import VERSION, CompressSettings, DecompressSettings
 from llmzip.decoding import decode_container, join_runs
 from llmzip.encoding import cram_parts
 from llmzip.errors import ModelMismatch, ModelUnavailable, SettingsError
@@ -30,31 +31,51 @@ from llmzip.lm.zoo import DEFAULT_MODEL, MODELS, ModelFiles, resolve
 from llmzip.planning import Part, tokenised_parts
 from llmzip.progress import OnProgress, Progress, check_cancelled
 from llmzip.runtime import borrowed_torch
-from llmzip.store.container import Container, read_container
+from llmzip.store.container import Container, content_hash, read_container
+from llmzip.store.journal import Journal
 from llmzip.triage import split_stretches
 from llmzip.workshop import Workshop, open_workshop
 
 _Result = TypeVar("_Result")
+
+# Settings that a later run may change: the digest says which model it is, and the others change
+# only how long it takes.
+_NOT_BINDING = ("model", "revision", "offline", "compute")
 
 
 def compress_bytes(
     data: bytes,
     settings: CompressSettings,
     *,
+    journal: Journal | None = None,
     on_progress: OnProgress | None = None,
     cancel: threading.Event | None = None,
 ) -> bytes:
     """The `.crm` container of `data`, already decoded once and found equal.
 
-    Raises ModelUnavailable, SettingsError, Interrupted; never "failed to converge".
+    journal: where work is kept, and that of an earlier run is found; its owner removes it once the
+    result is safe. Raises ModelUnavailable, SettingsError, ResumeRefused, Interrupted; never
+    "failed to converge".
     """
     started = time.monotonic()
     budget = settings.time_budget_s
+    facts = _facts(data, settings)
+    if journal is not None:
+        journal.check(facts)
+
+    def begin(files: ModelFiles) -> None:
+        if journal is not None:
+            journal.begin({**facts, "model": files.digest.hex()})
 
     def work(parts: list[Part], shop: Workshop, tell: OnProgress) -> bytes:
         found = []
         if settings.codec != "cram":
-            found.append(arith_parts(data, parts, shop, settings, on_progress=tell, cancel=cancel))
+            found.append(
+                arith_parts(
+                    data, parts, shop, settings,
+                    journal=journal, on_progress=tell, cancel=cancel,
+                )
+            )  # fmt: skip
         if settings.codec == "cram" or settings.try_cram:
             found.append(
                 cram_parts(
@@ -63,6 +84,7 @@ def compress_bytes(
                     shop,
                     settings,
                     deadline=None if budget is None else started + budget,
+                    journal=journal,
                     on_progress=tell,
                     cancel=cancel,
                 )
@@ -74,6 +96,7 @@ def compress_bytes(
         settings,
         work,
         stored=lambda: pack_stored(data),
+        on_model=begin,
         on_progress=on_progress,
         cancel=cancel,
     )
@@ -115,6 +138,7 @@ def _with_workshop(
     work: Callable[[list[Part], Workshop, OnProgress], _Result],
     *,
     stored: Callable[[], _Result],
+    on_model: Callable[[ModelFiles], None] = lambda files: None,
     on_progress: OnProgress | None,
     cancel: threading.Event | None,
 ) -> _Result:
@@ -132,6 +156,7 @@ def _with_workshop(
             report=lambda line: tell(Progress(stage="model", message=line)),
         )
         check_cancelled(cancel)
+        on_model(files)
         tokens = Tokens.load(files.path)
         parts = tokenised_parts(stretches, tokens)
         if all(part.ids is None for part in parts):
@@ -139,6 +164,19 @@ def _with_workshop(
         shop = open_workshop(files, tokens, settings.compute)
         check_cancelled(cancel)
         return work(parts, shop, tell)
+
+
+def _facts(data: bytes, settings: CompressSettings) -> dict[str, object]:
+    """What the work on an input depends on, all but the model."""
+    return {
+        "input": {"bytes": len(data), "hash": content_hash(data).hex()},
+        "settings": {
+            field.name: getattr(settings, field.name)
+            for field in fields(settings)
+            if field.name not in _NOT_BINDING
+        },
+        "version": VERSION,
+    }
 
 
 def decompress_bytes(

@@ -18,6 +18,7 @@ Preset = Literal["fast", "balanced", "small"]
 Codec = Literal["cram", "arith", "auto"]
 Verify = Literal["quick", "full"]
 
+VERSION = "0.1.0"  # of llmzip
 DEFAULT_MAX_OUTPUT_BYTES = 1 << 30
 DEFAULT_MAX_STEPS = 240  # for vectors of 16 bits
 DEFAULT_MAX_PATCHES = 1 / 8

@@ -17,10 +17,12 @@ import torch
 from llmzip.assembly import blank_container
 from llmzip.config import DEFAULT_MAX_STEPS, CompressSettings
 from llmzip.cram.calibration import BF16_SAFE_MARGIN
+from llmzip.cram.checkpoint import pack_crammed, pack_state, unpack_crammed, unpack_state
 from llmzip.cram.chunking import Segment
 from llmzip.cram.effort import EFFORTS
 from llmzip.cram.engine import Engine, EngineSettings
 from llmzip.cram.tasks import Crammed
+from llmzip.cram.underway import EngineState, OnSave
 from llmzip.decoding import decode_container, join_runs
 from llmzip.errors import IntegrityError
 from llmzip.lm.devices import trim_heap
@@ -36,11 +38,13 @@ from llmzip.store.container import (
     read_container,
     write_container,
 )
+from llmzip.store.journal import Journal
 from llmzip.store.residual import pack_patches
 from llmzip.store.vectors import GridMem, MemBits
 from llmzip.workshop import Workshop
 
 _ID_BITS = 15.0  # of a token that is stored by its id in a coded file
+_KEPT = "chunks"  # in the journal
 
 
 def cram_parts(
@@ -50,17 +54,24 @@ def cram_parts(
     settings: CompressSettings,
     *,
     deadline: float | None = None,
+    journal: Journal | None = None,
     on_progress: OnProgress,
     cancel: threading.Event | None,
 ) -> bytes:
     """The container of `data`, whose parts are `parts`, decoded once more from its own bytes.
 
-    deadline: of `time.monotonic`; what is not crammed by then is stored.
+    deadline: of `time.monotonic`; what is not crammed by then is stored. journal: where finished
+    chunks are kept, and those of an earlier run are found.
     """
-    plan = plan_parts(parts, shop, settings, on_progress=on_progress, cancel=cancel)
-    crammed = list(
-        cram_plan(plan, shop, settings, deadline=deadline, on_progress=on_progress, cancel=cancel)
+    plan = plan_parts(
+        parts, shop, settings, journal=journal, on_progress=on_progress, cancel=cancel
     )
+    crammed = list(
+        cram_plan(
+            plan, shop, settings,
+            deadline=deadline, journal=journal, on_progress=on_progress, cancel=cancel,
+        )
+    )  # fmt: skip
     container = assemble(data, plan, crammed, shop, settings)
     packed = write_container(container)
     stored = sum(len(run.data) for run in container.runs if isinstance(run, StoredRun))
@@ -94,6 +105,7 @@ def make_engine(
     *,
     deadline: float | None = None,
     on_step: Callable[[int], None],
+    on_save: OnSave | None = None,
     cancel: threading.Event | None = None,
 ) -> Engine:
     """The engine for a plan's chunks. on_step gets the tokens right among those under way."""
@@ -113,6 +125,7 @@ def make_engine(
             deadline=deadline,
         ),
         on_step=on_step,
+        on_save=on_save,
         cancel=cancel,
     )
 
@@ -123,10 +136,11 @@ def cram_plan(
     settings: CompressSettings,
     *,
     deadline: float | None = None,
+    journal: Journal | None = None,
     on_progress: OnProgress = lambda event: None,
     cancel: threading.Event | None = None,
 ) -> Iterator[Crammed]:
-    """Finished chunks, in no fixed order."""
+    """Finished chunks, in no fixed order; first those that the journal has."""
     progress = Progress(
         stage="cram",
         chunks_total=sum(len(segment.spans) for segment in plan.segments),
@@ -138,8 +152,8 @@ def cram_plan(
     def on_step(num_right: int) -> None:
         on_progress(replace(progress, tokens_right=finished_tokens + num_right))
 
-    engine = make_engine(plan, shop, settings, deadline=deadline, on_step=on_step, cancel=cancel)
-    for chunk in engine.run(plan.tasks):
+    def count(chunk: Crammed) -> None:
+        nonlocal finished_tokens, progress
         finished_tokens += chunk.task.num_tokens
         done = progress.chunks_done + 1
         progress = replace(
@@ -149,8 +163,38 @@ def cram_plan(
             bytes_done=progress.bytes_done + len(shop.tokens.bytes_of(chunk.task.ids)),
             output_bytes=progress.output_bytes + stored_bytes(chunk),
         )
+
+    kept, state, on_save = _work_so_far(plan, shop, journal)
+    for chunk in kept:
+        count(chunk)
+    if kept:
+        progress = replace(progress, chunks_kept=len(kept), bytes_kept=progress.bytes_done)
+        on_progress(replace(progress, tokens_right=finished_tokens))
+        yield from kept
+    engine = make_engine(
+        plan, shop, settings, deadline=deadline, on_step=on_step, on_save=on_save, cancel=cancel
+    )
+    for chunk in engine.run(plan.tasks, state):
+        count(chunk)
         on_progress(replace(progress, tokens_right=finished_tokens))
         yield chunk
+
+
+def _work_so_far(
+    plan: Plan, shop: Workshop, journal: Journal | None
+) -> tuple[list[Crammed], EngineState | None, OnSave | None]:
+    """Chunks that an earlier run finished, what it had under way, and how this run saves."""
+    if journal is None:
+        return [], None, None
+
+    def save(accepted: Sequence[Crammed], state: EngineState) -> None:
+        journal.keep(_KEPT, pack_crammed(accepted) if accepted else b"", pack_state(state))
+
+    segments = {segment.index: segment for segment in plan.segments}
+    kept = [chunk for data in journal.kept(_KEPT) for chunk in unpack_crammed(data, segments)]
+    packed = journal.state(_KEPT)
+    state = unpack_state(packed, segments, shop.lm.device) if packed else None
+    return kept, state, save
 
 
 def assemble(

@@ -23,6 +23,10 @@ class InputError(LlmzipError):
     exit_code = 1
 
 
+class ResumeRefused(InputError):
+    """Work that an earlier run left is of another input, model, version or of other settings."""
+
+
 class SettingsError(LlmzipError):
     """A setting outside what llmzip accepts (the shell's usage errors share the code)."""
 

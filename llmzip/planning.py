@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from llmzip.config import CompressSettings
+from llmzip.cram.checkpoint import pack_segments, unpack_segments
 from llmzip.cram.chunking import Segment, longest_chunk, plan_segments
 from llmzip.cram.effort import EFFORTS, Effort, chunk_budget_bits, grid_plan
 from llmzip.cram.rounding import GridPlan
 from llmzip.cram.tasks import Task
 from llmzip.lm.tokens import Tokens
 from llmzip.progress import OnProgress, Progress, check_cancelled
+from llmzip.store.journal import Journal
 from llmzip.triage import Stretch
 from llmzip.workshop import Workshop
 
@@ -30,6 +33,7 @@ _SEGMENTS_WANTED = 64
 _SHORTEST_CONTEXT_TOKENS = 64  # a shorter one only makes chunks wait for each other
 _PLANNING_SHARE = 0.1  # of a time budget: reading takes a twentieth of the time of cramming
 _LOWEST_BUDGET_BITS = 48.0
+_KEPT = "plan"  # in the journal
 _BF16_SAFE_LOAD = 0.6  # of vectors on a grid, which hold less where margins are to be wide
 
 
@@ -84,11 +88,12 @@ def plan_parts(
     shop: Workshop,
     settings: CompressSettings,
     *,
+    journal: Journal | None = None,
     on_progress: OnProgress = lambda event: None,
     cancel: threading.Event | None = None,
 ) -> Plan:
     """Read every part with the model and cut it. Within a time budget, what is not read in a tenth
-    of it is left out of the segments."""
+    of it is left out of the segments. A plan in the journal stays as it is."""
     on_progress(Progress(stage="measure", bytes_total=sum(len(part.data) for part in parts)))
     num_tokens = sum(len(part.ids or ()) for part in parts)
     grid = grid_plan(settings.preset, settings.bits, settings.max_steps)
@@ -99,27 +104,45 @@ def plan_parts(
     room = shop.judge.max_positions - settings.num_mem - 1
     longest = min(longest_chunk(settings.num_mem), max(1, room // 2))
     context = max(0, min(context, room - longest))
-    budget = settings.budget_bits or _default_budget_bits(shop, settings, grid)
+    kept = journal.kept(_KEPT) if journal else []
+    if kept:
+        segments = unpack_segments(kept[-1], [part.ids for part in parts])
+    else:
+        cut = partial(
+            plan_segments, shop.lm, start_id=shop.start_id, context_tokens=context,
+            budget_bits=settings.budget_bits or _default_budget_bits(shop, settings, grid),
+            max_chunk_tokens=longest, spared=0.0 if grid is None else settings.max_patches,
+        )  # fmt: skip
+        segments = _cut_parts(parts, cut, settings.time_budget_s, cancel)
+        if journal:
+            journal.keep(_KEPT, pack_segments(segments))
+    planned = list(zip(parts, segments, strict=True))
+    return Plan(parts=planned, context_tokens=context, grid=grid)
+
+
+def _cut_parts(
+    parts: Sequence[Part],
+    cut: Callable[..., Iterator[Segment]],
+    time_budget_s: float | None,
+    cancel: threading.Event | None,
+) -> list[list[Segment]]:
+    """The segments of each part. cut: of tokens and the index of the first segment."""
     late = float("inf")
-    if settings.time_budget_s is not None:
-        late = time.monotonic() + _PLANNING_SHARE * settings.time_budget_s
-    planned: list[tuple[Part, Sequence[Segment]]] = []
+    if time_budget_s is not None:
+        late = time.monotonic() + _PLANNING_SHARE * time_budget_s
+    found: list[list[Segment]] = []
     index = 0
     for part in parts:
-        segments: list[Segment] = []
-        if part.ids is not None and time.monotonic() < late:
-            for segment in plan_segments(
-                shop.lm, part.ids, start_id=shop.start_id, context_tokens=context,
-                budget_bits=budget, max_chunk_tokens=longest, first_index=index,
-                spared=0.0 if grid is None else settings.max_patches,
-            ):  # fmt: skip
-                check_cancelled(cancel)
-                segments.append(segment)
-                if time.monotonic() >= late:
-                    break
-            index += len(segments)
-        planned.append((part, segments))
-    return Plan(parts=planned, context_tokens=context, grid=grid)
+        found.append([])
+        if part.ids is None or time.monotonic() >= late:
+            continue
+        for segment in cut(part.ids, first_index=index):
+            check_cancelled(cancel)
+            found[-1].append(segment)
+            index += 1
+            if time.monotonic() >= late:
+                break
+    return found
 
 
 def _default_context(effort: Effort, num_tokens: int, *, is_grid: bool) -> int:

@@ -28,12 +28,14 @@ class Progress:
     message: str = ""
     chunks_done: int = 0
     chunks_total: int = 0
+    chunks_kept: int = 0  # of those done, by an earlier run
     tokens_right: int = (
         0  # tokens that greedy decoding would get right now, finished chunks included
     )
     tokens_total: int = 0
     bytes_done: int = 0  # original bytes in finished chunks
     bytes_total: int = 0
+    bytes_kept: int = 0  # of those done, by an earlier run
     output_bytes: int = 0  # container bytes so far, vectors and patches
 
 

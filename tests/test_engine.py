@@ -25,6 +25,7 @@ from llmzip.cram.effort import most_patches, stop_rule
 from llmzip.cram.engine import Engine, EngineSettings
 from llmzip.cram.optimizer import Rows, Slot, start_slot
 from llmzip.cram.tasks import Crammed, Task
+from llmzip.cram.underway import EngineState
 from llmzip.errors import LimitExceeded
 from llmzip.lm.devices import MemoryGauge
 from llmzip.lm.layout import pad_ids
@@ -404,7 +405,10 @@ class TestTimeBudget:
         for lost in ((0,), (1,), (2, 3)):
 
             def run(
-                engine: Engine, tasks: Iterator[Task], lost: tuple[int, ...] = lost
+                engine: Engine,
+                tasks: Iterator[Task],
+                state: EngineState | None = None,
+                lost: tuple[int, ...] = lost,
             ) -> Iterator[Crammed]:
                 every = sorted(real(engine, tasks), key=lambda chunk: chunk.task.place)
                 yield from (chunk for i, chunk in enumerate(every) if i not in lost)

@@ -28,8 +28,8 @@ RANKS = {
     "__main__": 7,
 }
 CODEC_PARTS = {
-    "arith_decoding", "arith_encoding", "arith_estimate", "assembly", "codec", "decoding",
-    "encoding", "estimate", "planning", "runtime", "triage", "workshop",
+    "arith_decoding", "arith_encoding", "arith_estimate", "arith_keeping", "assembly", "codec",
+    "decoding", "encoding", "estimate", "planning", "runtime", "triage", "workshop",
 }  # fmt: skip
 REPORT_PARTS = {"report", "report_text"}
 OWNERS = {

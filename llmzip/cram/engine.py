@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -24,7 +24,8 @@ from llmzip.cram.effort import most_patches, stop_rule
 from llmzip.cram.optimizer import Rows, Slot, as_stored, start_slot
 from llmzip.cram.rounding import GridGoal, GridPlan
 from llmzip.cram.tasks import Crammed, Task, split, step_tokens
-from llmzip.errors import LimitExceeded
+from llmzip.cram.underway import EngineState, OnSave, num_right
+from llmzip.errors import Interrupted, LimitExceeded
 from llmzip.lm.devices import (
     MemoryGauge,
     empty_cache,
@@ -44,6 +45,7 @@ _CERTIFY_POSITIONS = 2048
 _CERTIFY_ROWS = 24
 _HURRIED_STEP_TOKENS = 128
 _OPTIMISER_SLACK = 0.2  # logits
+_SAVE_SECONDS = 60.0  # between two times that what is under way is saved, if no chunk is accepted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +80,14 @@ class Engine:
         settings: EngineSettings,
         *,
         on_step: Callable[[int], None] = lambda num_right: None,
+        on_save: OnSave | None = None,
         cancel: threading.Event | None = None,
     ) -> None:
+        """on_save: called with chunks just accepted and what is under way then; about every minute
+        and when the run is cancelled, with no chunks."""
         self._lm, self._judge, self._settings = lm, judge, settings
-        self._on_step, self._cancel = on_step, cancel
+        self._on_step, self._on_save, self._cancel = on_step, on_save, cancel
+        self._saved_at = time.monotonic()
         self._contexts = Contexts(lm)
         self._judge_contexts = self._contexts if judge is lm else Contexts(judge)
         self._num_right_waiting = 0  # tokens of chunks that wait for certification
@@ -104,50 +110,73 @@ class Engine:
             # Fewer chunks under way at a time: fewer that are not finished when time is up.
             self._batch_tokens = min(self._batch_tokens, _HURRIED_STEP_TOKENS)
 
-    def run(self, tasks: Iterator[Task]) -> Iterator[Crammed]:
+    def run(self, tasks: Iterator[Task], state: EngineState | None = None) -> Iterator[Crammed]:
         """Cram every task, yielding chunks as they are accepted, in no fixed order.
 
         A task may come back as several chunks (split) or as a literal one; its tokens are always
-        covered, unless the deadline passes first.
+        covered, unless the deadline passes first. state: of an earlier run on the same tasks, to go
+        on from; it is used up.
         """
-        again: deque[Task | Slot] = deque()  # sent back, split or put off; served before new tasks
-        slots: list[Slot] = []
-        finished: list[Slot] = []
+        state = state or EngineState()
+        queue = islice(tasks, state.taken, None)
         exhausted = False
         while True:
-            while not self._is_late() and (again or not exhausted):
-                task = again.popleft() if again else next(tasks, None)
+            try:
+                accepted = self._take_stock(state)
+                if accepted or self._is_save_due():
+                    self._save(accepted, state)
+                yield from accepted
+                if self._is_late() or (exhausted and not state.slots and not state.again):
+                    return
+                exhausted = self._fill(state, queue)
+                if state.slots and not self._is_late():
+                    self._advance(state)
+                if self._is_late():  # what is nearly right may still do, with more patches
+                    state.finished.extend(slot for slot in state.slots if self._may_do(slot))
+                    state.slots = []
+            except Interrupted:
+                self._save([], state)
+                raise
+
+    def _take_stock(self, state: EngineState) -> list[Crammed]:
+        """Certify finished chunks, unless there is time to wait for more of them."""
+        finished = state.finished
+        self._num_right_waiting = sum(num_right(slot) for slot in finished)
+        over = self._is_late() or not state.slots
+        if not finished or not (over or not self._can_wait(finished)):
+            return []
+        began = time.monotonic()
+        outcomes = list(self._certify(finished))
+        self._last_certify_seconds = time.monotonic() - began
+        self.certify_seconds += self._last_certify_seconds
+        trim_heap(self._judge.device)
+        state.again.extend(each for each in outcomes if not isinstance(each, Crammed))
+        state.finished = []
+        self._num_right_waiting = 0
+        return [each for each in outcomes if isinstance(each, Crammed)]
+
+    def _save(self, accepted: Sequence[Crammed], state: EngineState) -> None:
+        if self._on_save is not None:
+            self._on_save(accepted, state)
+        self._saved_at = time.monotonic()
+
+    def _is_save_due(self) -> bool:
+        return self._on_save is not None and time.monotonic() > self._saved_at + _SAVE_SECONDS
+
+    def _fill(self, state: EngineState, queue: Iterator[Task]) -> bool:
+        """Start tasks while there is room; says whether the queue is empty."""
+        while not self._is_late():
+            if not state.again:
+                task = next(queue, None)
                 if task is None:
-                    exhausted = True
-                    break
-                if slots and not self._fits(slots, task):
-                    again.appendleft(task)
-                    break
-                slots.append(task if isinstance(task, Slot) else self._start(task))
-            if slots and not self._is_late():
-                again.extend(self._advance(slots))
-                finished.extend(slot for slot in slots if slot.is_settled)
-                slots = [slot for slot in slots if not slot.is_settled]
-            if self._is_late():  # what is nearly right may still do, with more patches
-                finished.extend(slot for slot in slots if self._may_do(slot))
-                slots = []
-            self._num_right_waiting = sum(_num_right(slot) for slot in finished)
-            over = self._is_late() or not slots
-            if finished and (over or not self._can_wait(finished)):
-                began = time.monotonic()
-                outcomes = list(self._certify(finished))
-                self._last_certify_seconds = time.monotonic() - began
-                self.certify_seconds += self._last_certify_seconds
-                trim_heap(self._judge.device)
-                for outcome in outcomes:
-                    if isinstance(outcome, Crammed):
-                        yield outcome
-                    else:
-                        again.append(outcome)
-                finished = []
-                self._num_right_waiting = 0
-            if self._is_late() or (not slots and not again and exhausted):
-                return
+                    return True
+                state.again.append(task)
+                state.taken += 1
+            if state.slots and not self._fits(state.slots, state.again[0]):
+                return False
+            new = state.again.pop(0)
+            state.slots.append(new if isinstance(new, Slot) else self._start(new))
+        return False
 
     def _is_late(self) -> bool:
         """Whether the deadline is so near that what is crammed can just be certified and decoded
@@ -168,10 +197,10 @@ class Engine:
         together = [new, *(slot.task for slot in slots)]
         return step_tokens(together, self._settings.num_mem) <= self._batch_tokens
 
-    def _advance(self, slots: list[Slot]) -> list[Slot]:
-        """Step until some slot is settled or time is up; returns slots put off for lack of
-        memory, which are taken out of `slots`."""
-        put_off: list[Slot] = []
+    def _advance(self, state: EngineState) -> None:
+        """Step until some slot is settled, it is time to save, or time is up. For lack of memory,
+        half of the slots are put off."""
+        slots, put_off = state.slots, list[Slot]()
         try:
             self._steps(slots)
         except RuntimeError as error:
@@ -187,13 +216,15 @@ class Engine:
             kept = len(slots) // 2
             put_off = slots[kept:]
             del slots[kept:]
+            state.again.extend(put_off)
         # Only now: while it is handled, an error holds on to the step's tensors.
         trim_heap(self._lm.device)
         if put_off:
             empty_cache(self._lm.device)
         elif self._gauge is not None:
             self._batch_tokens = self._gauge.step_tokens(self._batch_tokens)
-        return put_off
+        state.finished.extend(slot for slot in slots if slot.is_settled)
+        state.slots = [slot for slot in slots if not slot.is_settled]
 
     def _steps(self, slots: Sequence[Slot]) -> None:
         grid = self._settings.grid
@@ -210,8 +241,9 @@ class Engine:
             rows.look()
             self.chunk_steps += between_looks * len(slots)
             self.token_steps += between_looks * num_tokens
-            self._on_step(self._num_right_waiting + sum(_num_right(slot) for slot in slots))
-            if any(slot.is_settled for slot in slots) or self._is_late():
+            self._on_step(self._num_right_waiting + sum(num_right(slot) for slot in slots))
+            is_settled = any(slot.is_settled for slot in slots)
+            if is_settled or self._is_save_due() or self._is_late():
                 return
 
     def _can_wait(self, finished: Sequence[Slot]) -> bool:
@@ -293,7 +325,3 @@ class Engine:
             slot.mem = slot.rounding.leave().mem
             return True
         return 0 <= slot.num_wrong <= self._most_patches(slot.task)
-
-
-def _num_right(slot: Slot) -> int:
-    return slot.task.num_tokens - slot.num_wrong

@@ -71,6 +71,7 @@ __all__ = [
     "margin_code",
     "margin_value",
     "parse_container",
+    "read_chunks",
     "read_container",
     "segment_check",
     "write_container",
@@ -242,7 +243,8 @@ def _read_planes(opened: OpenedFile) -> Container:
     )
 
 
-def _read_chunks(opened: OpenedFile, columns: Columns) -> Iterator[Chunk]:
+def read_chunks(opened: OpenedFile, columns: Columns) -> Iterator[Chunk]:
+    """The chunks of all runs; leaves the file's planes at the stored bytes. Raises Corrupt."""
     header, model = opened.header, opened.header.model
     if not model:
         return
@@ -264,7 +266,7 @@ def _read_chunks(opened: OpenedFile, columns: Columns) -> Iterator[Chunk]:
 
 def _read_cram_runs(opened: OpenedFile, columns: Columns) -> tuple[Run, ...]:
     """Chunks and stored bytes, dealt out to the runs."""
-    chunks = iter(list(_read_chunks(opened, columns)))
+    chunks = iter(list(read_chunks(opened, columns)))
     stored = _read_stored(opened)
     return tuple(
         CramRun(chunks=tuple(islice(chunks, total.num_chunks)))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES
 from llmzip.store.arithplane import ArithColumns
-from llmzip.store.container import parse_container
+from llmzip.store.container import read_chunks
 from llmzip.store.header import Header
 from llmzip.store.opening import OpenedFile, Sizes, open_file
 
@@ -39,9 +39,9 @@ def summarise_container(
 ) -> Summary:
     """The figures of a file.
 
-    Sizes, checksums, header and columns are checked, raw planes too; coded planes and shared
-    vectors are not decoded, which takes too long for a look at a large file. Raises what
-    `parse_container` raises.
+    Sizes, checksums, header and columns are checked, raw vectors and patches too. Coded planes and
+    shared vectors are not decoded, nor stored bytes unpacked: that takes too long for a look at a
+    large file, or at a small one that holds 1 GiB. Raises what `parse_container` raises.
     """
     opened = open_file(data, max_output_bytes=max_output_bytes)
     header, columns = opened.header, opened.columns
@@ -51,7 +51,7 @@ def summarise_container(
     if coded:
         num_patches, num_patched = coded.num_patches, coded.num_patched
     else:
-        chunks = parse_container(data, max_output_bytes=max_output_bytes).container.chunks
+        chunks = read_chunks(opened, columns)
         counts = [len(chunk.patches) for chunk in chunks if chunk.mem is not None]
         num_patches, num_patched = sum(counts), sum(count > 0 for count in counts)
     stored = [run.num_bytes for run in columns.runs if not run.num_chunks]

@@ -1,0 +1,105 @@
+"""What a run of the arith codec keeps in the journal: every result that takes the model or long.
+
+Owns under which name each is found again: a hash of all that it depends on. Does not know how it is
+made. Called by `arith_encoding`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llmzip.arith.outlook import Floats
+from llmzip.arith.segments import Segment
+from llmzip.arith.shared import SharedMem
+from llmzip.errors import Corrupt
+from llmzip.store.journal import Journal
+from llmzip.store.vectors import GridMem
+
+_Array = npt.NDArray[Any]
+
+
+class Keeper:
+    """Results by what they depend on; without a journal every one is made."""
+
+    def __init__(self, journal: Journal | None) -> None:
+        self._journal = journal
+
+    def shared(
+        self,
+        segments: Sequence[Segment],
+        num_mem: int | None,
+        seed: int,
+        make: Callable[[], SharedMem | None],
+    ) -> SharedMem | None:
+        """The shared vectors of these segments, if any."""
+
+        def arrays() -> list[_Array]:
+            found = make()
+            return [] if found is None else [found.grid.symbols, found.grid.steps]
+
+        ids = [np.array(segment.ids) for segment in segments]
+        found = self._arrays("shared", [np.array([num_mem or -1, seed]), *ids], arrays)
+        return SharedMem(grid=GridMem(symbols=found[0], steps=found[1])) if found else None
+
+    def odds(
+        self, segment: Segment, shared: SharedMem | None, make: Callable[[], Floats]
+    ) -> Floats:
+        """The log-odds of a segment behind these vectors."""
+        grid = [] if shared is None else [shared.grid.symbols, shared.grid.steps]
+        causes = [np.array(segment.ids), np.array([segment.lanes.num_lanes]), *grid]
+        (found,) = self._arrays("odds", causes, lambda: [make()])
+        return found
+
+    def stream(
+        self, segment: Segment, odds: Floats, guard: float, make: Callable[[], bytes]
+    ) -> bytes:
+        """The stream of a segment."""
+        text = np.frombuffer(segment.original, dtype=np.uint8)
+        return self._bytes("stream", [odds, np.array([guard]), text], make)
+
+    def _arrays(
+        self, kind: str, causes: Sequence[_Array], make: Callable[[], list[_Array]]
+    ) -> list[_Array]:
+        made: list[_Array] = []
+
+        def packed() -> bytes:
+            made.extend(make())
+            out = BytesIO()
+            np.save(out, np.array(len(made)))
+            for array in made:
+                np.save(out, array)
+            return out.getvalue()
+
+        data = self._bytes(kind, causes, packed)
+        if made or not data:
+            return made
+        try:
+            source = BytesIO(data)
+            count = int(np.load(source, allow_pickle=False))
+            return [np.load(source, allow_pickle=False) for _ in range(count)]
+        except (ValueError, EOFError, OSError) as error:
+            raise Corrupt(
+                f"the work kept of an earlier run makes no sense: {error}",
+                hint="--restart discards it and starts anew",
+            ) from error
+
+    def _bytes(self, kind: str, causes: Sequence[_Array], make: Callable[[], bytes]) -> bytes:
+        if self._journal is None:
+            return make()
+        digest = blake2b(digest_size=16)
+        for array in causes:
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        name = f"{kind}:{digest.hexdigest()}"
+        kept = self._journal.kept(name)
+        if kept:
+            return kept[-1]
+        data = make()
+        self._journal.keep(name, data)
+        return data

@@ -1,0 +1,36 @@
+"""What is under way in the cram engine.
+
+Owns the state that one run can leave and another go on from. Knows nothing of how it moves on.
+Called by `cram.engine` and `cram.checkpoint`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from llmzip.cram.optimizer import Slot
+from llmzip.cram.tasks import Crammed, Task
+
+
+@dataclass(kw_only=True)
+class EngineState:
+    """All that the engine holds between two steps: with it, another run goes on to the same bits.
+
+    On an accelerator nearly so: there the batch follows the memory that is free.
+    """
+
+    taken: int = 0  # tasks that were taken from the queue
+    again: list[Task | Slot] = field(default_factory=list)  # sent back, split or put off; first
+    slots: list[Slot] = field(default_factory=list)
+    finished: list[Slot] = field(default_factory=list)  # wait for certification
+
+
+# Takes the chunks just accepted, and what is under way then.
+OnSave: TypeAlias = Callable[[Sequence[Crammed], EngineState], None]
+
+
+def num_right(slot: Slot) -> int:
+    """Tokens of a chunk that greedy decoding would get right now."""
+    return slot.task.num_tokens - slot.num_wrong

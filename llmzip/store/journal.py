@@ -1,0 +1,323 @@
+"""Work in progress on disk: what is done of a compression, so that a run that was stopped goes on.
+
+Owns the `.part` file beside an output: whose work it is, its records, its lock. Does not know what
+a record says. Made by `llmzip.cli.job`, written by `llmzip.encoding` and `llmzip.arith_encoding`.
+
+The file is a magic, then records, only ever appended and each synced. A record is a u8 and two u32,
+the sizes of what follows: a name, bytes that are *kept*, bytes of a *state* that takes the place of
+the state before it under that name (zstd). A CRC32 ends it, which goes on from the record before,
+so that no record can stand in another's place. What is torn or damaged ends the file there. The
+first record says whose work it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from zlib import crc32
+
+import zstandard
+
+from llmzip.errors import InputError, ResumeRefused
+from llmzip.store.disk import NEW_FILE, OLD_FILE, is_at, lock, sync_directory, write_all
+
+MAGIC = b"\x89CRMPART\r\n\x1a\n\x01"  # the last byte: layout of the records
+SUFFIX = ".part"
+_SIZES = struct.Struct("<BII")
+_CRC_BYTES = 4
+_OWNER, _RUN = "owner", "run"
+_COMPACT_BYTES = 64 << 20  # a larger file that is mostly states of the past is written anew
+_READ_BYTES = 1 << 22
+
+Facts = Mapping[str, object]  # of what the work depends on: JSON values
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Bytes in the file."""
+
+    offset: int
+    size: int
+
+
+@dataclass(kw_only=True)
+class _Contents:
+    """Where the valid records of a file are, and where they end."""
+
+    kept: dict[str, list[_Place]] = field(default_factory=dict)
+    states: dict[str, _Place] = field(default_factory=dict)
+    order: list[tuple[str, _Place]] = field(default_factory=list)  # all that is kept
+    end: int = 0
+    crc: int = 0
+
+
+class Journal:
+    """The records of one output's work. Locked until it is closed: one run at a time writes it."""
+
+    def __init__(self, path: str, handle: int) -> None:
+        self.path = path
+        self._handle = handle
+        self._contents = _Contents()
+        self.torn_bytes = 0  # dropped at the end when it was opened
+        self._owner: Facts | None = None
+        self._is_begun = False  # something was written by this run
+
+    @classmethod
+    def open(cls, path: str) -> Journal:
+        """The journal at `path`, new where there is none. Raises InputError for what is no journal,
+        and where another process writes it."""
+        try:
+            handle = _locked(path)
+            journal = cls(path, handle)
+            try:
+                journal._read()
+            except BaseException:
+                os.close(handle)
+                raise
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}") from error
+        return journal
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything is in it that a later run would go on from."""
+        kept = self._contents.kept.keys() - {_OWNER, _RUN}
+        return bool(kept or self._contents.states)
+
+    def check(self, facts: Facts) -> None:
+        """Raise ResumeRefused unless the work in it depends on just these facts; those that it has
+        and `facts` has not are not compared. An empty journal is anyone's."""
+        for key, value in facts.items() if self._owner else ():
+            assert self._owner is not None
+            if self._owner.get(key) != value:
+                why = _difference(key, self._owner.get(key), value)
+                raise ResumeRefused(
+                    f"{self.path} holds work that this run cannot go on from: {why}. "
+                    "Nothing was written.",
+                    hint="--restart discards that work and starts anew",
+                )
+
+    def begin(self, facts: Facts) -> None:
+        """Go on with the work in it, or start work that depends on these facts. Raises
+        ResumeRefused."""
+        self.check(facts)
+        if self._owner is None:
+            self._owner = dict(facts)
+            self.keep(_OWNER, json.dumps(facts, sort_keys=True).encode())
+        self.keep(_RUN, json.dumps({"process": os.getpid()}).encode())
+
+    def keep(self, name: str, kept: bytes, state: bytes = b"") -> None:
+        """Add a record; it is on disk when this returns. state: takes the place of the one before.
+
+        Raises InputError where the disk does not take it; all before it stays.
+        """
+        packed = zstandard.ZstdCompressor(level=1).compress(state) if state else b""
+        try:
+            if not self._is_begun:
+                self._start_writing()
+            self._append(name, kept, packed)
+            os.fsync(self._handle)
+            if self._contents.end > _COMPACT_BYTES:
+                self._compact()
+        except OSError as error:
+            raise InputError(
+                f"cannot write {self.path}: {error.strerror}",
+                hint="the work so far is kept in it: make room, then run the same command again",
+            ) from error
+
+    def kept(self, name: str) -> list[bytes]:
+        """What was kept under a name, in order."""
+        return [self._load(place) for place in self._contents.kept.get(name, ())]
+
+    def state(self, name: str) -> bytes:
+        """The last state under a name; empty: there is none."""
+        place = self._contents.states.get(name)
+        if place is None:
+            return b""
+        return zstandard.ZstdDecompressor().decompress(self._load(place))
+
+    def close(self) -> None:
+        """Unlock it. A file without work is taken away."""
+        if not self.has_work:
+            self.remove()
+        elif self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def remove(self) -> None:
+        """Take the file away: the work is done, or is not wanted."""
+        if self._handle >= 0:
+            if is_at(self._handle, self.path):
+                os.unlink(self.path)
+                sync_directory(os.path.dirname(self.path) or os.curdir)
+            os.close(self._handle)
+            self._handle = -1
+
+    def restart(self) -> None:
+        """Drop all that is in it."""
+        os.ftruncate(self._handle, 0)
+        os.fsync(self._handle)
+        self._contents, self._owner, self.torn_bytes = _Contents(), None, 0
+
+    def _start_writing(self) -> None:
+        os.ftruncate(self._handle, self._contents.end)  # what is torn would end all that follows
+        if not self._contents.end:
+            self._write(MAGIC)
+            self._contents.end = len(MAGIC)
+            sync_directory(os.path.dirname(self.path) or os.curdir)
+        self._is_begun = True
+
+    def _append(self, name: str, kept: bytes, state: bytes) -> None:
+        found = self._contents
+        head = _SIZES.pack(len(name.encode()), len(kept), len(state)) + name.encode()
+        crc = crc32(state, crc32(kept, crc32(head, found.crc)))
+        try:
+            self._write(head + kept + state + crc.to_bytes(_CRC_BYTES, "little"))
+        except OSError:
+            os.ftruncate(self._handle, found.end)
+            raise
+        _note(found, name, found.end + len(head), len(kept), len(state))
+        found.end += len(head) + len(kept) + len(state) + _CRC_BYTES
+        found.crc = crc
+
+    def _write(self, data: bytes) -> None:
+        os.lseek(self._handle, self._contents.end, os.SEEK_SET)
+        write_all(self._handle, data)
+
+    def _load(self, place: _Place) -> bytes:
+        try:
+            return _read_at(self._handle, place.offset, place.size)
+        except OSError as error:
+            raise InputError(f"cannot read {self.path}: {error.strerror}") from error
+
+    def _read(self) -> None:
+        size = os.fstat(self._handle).st_size
+        start = _read_at(self._handle, 0, min(size, len(MAGIC)))
+        if not MAGIC.startswith(start):
+            raise InputError(
+                f"{self.path} is not work of this llmzip", hint="move it away, or choose another -o"
+            )
+        if start == MAGIC:
+            self._contents.end = len(MAGIC)
+            while self._read_record(size):
+                pass
+        self.torn_bytes = size - self._contents.end
+        owner = self.kept(_OWNER)
+        self._owner = json.loads(owner[0]) if owner else None
+
+    def _read_record(self, size: int) -> bool:
+        """Whether a valid record starts where the last one ended."""
+        found = self._contents
+        body = found.end + _SIZES.size
+        if body > size:
+            return False
+        name_bytes, kept_bytes, state_bytes = _SIZES.unpack(
+            _read_at(self._handle, found.end, _SIZES.size)
+        )
+        end = body + name_bytes + kept_bytes + state_bytes
+        if end + _CRC_BYTES > size:
+            return False
+        crc = found.crc
+        for offset in range(found.end, end, _READ_BYTES):
+            crc = crc32(_read_at(self._handle, offset, min(_READ_BYTES, end - offset)), crc)
+        if crc != int.from_bytes(_read_at(self._handle, end, _CRC_BYTES), "little"):
+            return False
+        name = _read_at(self._handle, body, name_bytes).decode()
+        _note(found, name, body + name_bytes, kept_bytes, state_bytes)
+        found.end, found.crc = end + _CRC_BYTES, crc
+        return True
+
+    def _compact(self) -> None:
+        """Write the file anew without the states of the past, if that halves it."""
+        live = sum(place.size for _, place in self._contents.order)
+        live += sum(place.size for place in self._contents.states.values())
+        if 2 * live > self._contents.end:
+            return
+        path = self.path + ".new"
+        if os.path.lexists(path):
+            os.unlink(path)  # of a run that was killed here; the lock is ours
+        fresh = Journal(path, os.open(path, NEW_FILE, 0o600))
+        try:
+            lock(fresh._handle)
+            fresh._start_writing()
+            for name, place in self._contents.order:
+                fresh._append(name, self._load(place), b"")
+            for name, place in self._contents.states.items():
+                fresh._append(name, b"", self._load(place))
+            os.fsync(fresh._handle)
+            os.replace(path, self.path)
+        except BaseException:
+            os.close(fresh._handle)
+            os.unlink(path)
+            raise
+        sync_directory(os.path.dirname(self.path) or os.curdir)
+        os.close(self._handle)
+        self._handle, self._contents = fresh._handle, fresh._contents
+
+
+def _locked(path: str) -> int:
+    """The opened file, locked and still at its path."""
+    while True:
+        try:
+            handle = os.open(path, OLD_FILE)
+        except FileNotFoundError:
+            try:
+                handle = os.open(path, NEW_FILE, 0o600)
+            except FileExistsError:
+                continue
+        try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise InputError(f"{path} is not a file", hint="move it away")
+            if not lock(handle):
+                raise InputError(
+                    f"{_writer(path, handle)} is writing {path}",
+                    hint="wait for it, stop it, or choose another output with -o",
+                )
+            if is_at(handle, path):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # it was finished, or written anew, in between
+
+
+def _writer(path: str, handle: int) -> str:
+    """Who has it locked, as far as the file tells."""
+    reader = Journal(path, handle)
+    reader._read()
+    runs = reader.kept(_RUN)
+    return f"process {json.loads(runs[-1])['process']}" if runs else "another llmzip"
+
+
+def _note(found: _Contents, name: str, offset: int, kept_bytes: int, state_bytes: int) -> None:
+    if kept_bytes:
+        place = _Place(offset, kept_bytes)
+        found.kept.setdefault(name, []).append(place)
+        found.order.append((name, place))
+    if state_bytes:
+        found.states[name] = _Place(offset + kept_bytes, state_bytes)
+
+
+def _read_at(handle: int, offset: int, size: int) -> bytes:
+    os.lseek(handle, offset, os.SEEK_SET)
+    parts = []
+    while size > 0:
+        part = os.read(handle, size)
+        if not part:
+            raise OSError(0, "it became shorter")
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _difference(key: str, before: object, now: object) -> str:
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return f"the {key} is another one"
+    if key == "input":
+        return "it is of another input, or the input has changed since"
+    other = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+    return f"other {key}: " + ", ".join(f"{k} was {before.get(k)}, is {now.get(k)}" for k in other)
