@@ -168,8 +168,9 @@ def cram_plan(
     for chunk in kept:
         count(chunk)
     if kept:
-        progress = replace(progress, chunks_kept=len(kept), bytes_kept=progress.bytes_done)
-        on_progress(replace(progress, tokens_right=finished_tokens))
+        progress = replace(progress, bytes_kept=progress.bytes_done)
+        say = f"resumed: {len(kept)} of {progress.chunks_total} chunks were finished before"
+        on_progress(replace(progress, message=say, tokens_right=finished_tokens))
         yield from kept
     engine = make_engine(
         plan, shop, settings, deadline=deadline, on_step=on_step, on_save=on_save, cancel=cancel

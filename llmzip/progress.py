@@ -28,7 +28,6 @@ class Progress:
     message: str = ""
     chunks_done: int = 0
     chunks_total: int = 0
-    chunks_kept: int = 0  # of those done, by an earlier run
     tokens_right: int = (
         0  # tokens that greedy decoding would get right now, finished chunks included
     )

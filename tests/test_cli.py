@@ -41,7 +41,7 @@ from llmzip.store.container import write_container
 
 calls = []
 
-def compress_bytes(data, settings, *, on_progress=None, cancel=None):
+def compress_bytes(data, settings, *, journal=None, on_progress=None, cancel=None):
     calls.append(settings)
     on_progress(Progress(stage="model", message="using a toy"))
     on_progress(Progress(stage="cram", chunks_total=2, bytes_done=5, bytes_total=len(data)))
@@ -818,6 +818,7 @@ def test_a_second_interrupt_does_not_wait_for_the_step(book):
     book.write_bytes(b"stuck text")
     process = start(book, "compress", "book.txt")
     wait_for(process.stderr, b"using a toy")
+    time.sleep(0.3)  # and on to the work itself
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
     assert process.poll() is None  # one is not enough for a step that does not look
@@ -856,7 +857,8 @@ def wait_for_reading(process):
 
 
 def test_a_failure_after_a_signal_counts_as_the_signal(book, codec, capfd):
-    def fail(data, settings, *, on_progress, cancel):
+    def fail(data, settings, *, on_progress, cancel, **more):
+        on_progress(Progress(stage="cram"))  # from here on there is something to lose
         os.kill(os.getpid(), signal.SIGTERM)
         assert cancel.wait(5)
         raise errors.ModelUnavailable("the fetch died of the same signal")

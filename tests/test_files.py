@@ -71,13 +71,13 @@ def test_another_group_gets_no_more_than_everybody(book, monkeypatch):
 def test_the_temporary_file_is_private_until_it_is_published(book, monkeypatch):
     os.chmod(book, 0o644)
     seen = []
-    real = files._write_all
+    real = files.write_all
 
     def look(handle, data):
         seen.append(stat.S_IMODE(os.fstat(handle).st_mode))
         real(handle, data)
 
-    monkeypatch.setattr(files, "_write_all", look)
+    monkeypatch.setattr(files, "write_all", look)
     convert(book)
     assert seen == [0o600]
 

@@ -10,10 +10,8 @@ from llmzip import config
 from llmzip.cli import options
 from llmzip.cli.console import say, write_json, write_text
 from llmzip.cli.forecast import forecast_fields, forecast_text
-from llmzip.cli.job import JobSettings, Outcome, run_dry, run_job
-from llmzip.cli.signals import Stop
+from llmzip.cli.job import JobSettings, Outcome, Tools, run_dry, run_job
 from llmzip.cli.startup import heavy_imports
-from llmzip.progress import OnProgress
 from llmzip.report import Report, read_report
 from llmzip.report_text import compare_text, count_text, larger_text
 
@@ -53,8 +51,12 @@ def compress(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     force: options.Force = False,
+    restart: options.Restart = False,
 ) -> None:
-    """Compress FILE into FILE.crm. The original is kept."""
+    """Compress FILE into FILE.crm. The original is kept.
+
+    What is done is kept in FILE.crm.part: after an end that was none, the same command goes on.
+    """
     settings = config.CompressSettings(
         model=model,
         revision=revision,
@@ -78,16 +80,19 @@ def compress(
         ),
     )
     job = JobSettings(
-        file=file, output=output, force=force, json=json, quiet=quiet, verbose=verbose
-    )
+        file=file, output=output, force=force, restart=restart,
+        json=json, quiet=quiet, verbose=verbose,
+    )  # fmt: skip
     (_forecast if dry_run else _run)(job, settings)
 
 
 def _forecast(job: JobSettings, settings: config.CompressSettings) -> None:
-    def work(data: bytes, on_progress: OnProgress, stop: Stop) -> Estimate:
-        with stop.at_once(), heavy_imports():
+    def work(data: bytes, tools: Tools) -> Estimate:
+        with heavy_imports():
             from llmzip.codec import estimate_bytes
-        return estimate_bytes(data, settings, on_progress=on_progress, cancel=stop.cancel)
+        return estimate_bytes(
+            data, settings, on_progress=tools.on_progress, cancel=tools.stop.cancel
+        )
 
     name, estimate = run_dry(job, work, on_read=_warn_if_compressed)
     if job.json:
@@ -97,16 +102,20 @@ def _forecast(job: JobSettings, settings: config.CompressSettings) -> None:
 
 
 def _run(job: JobSettings, settings: config.CompressSettings) -> None:
-    def work(data: bytes, on_progress: OnProgress, stop: Stop) -> bytes:
-        with stop.at_once(), heavy_imports():
+    def work(data: bytes, tools: Tools) -> bytes:
+        with heavy_imports():
             from llmzip.codec import compress_bytes
-        return compress_bytes(data, settings, on_progress=on_progress, cancel=stop.cancel)
+        return compress_bytes(
+            data, settings,
+            journal=tools.journal, on_progress=tools.on_progress, cancel=tools.stop.cancel,
+        )  # fmt: skip
 
     outcome = run_job(
         job,
         work,
         default_target=lambda path: path + SUFFIX,
         is_binary=True,
+        keeps_work=True,
         on_read=_warn_if_compressed,
     )
     report = read_report(outcome.result, max_output_bytes=len(outcome.source_data))

@@ -10,11 +10,9 @@ from llmzip import config
 from llmzip.cli import options
 from llmzip.cli.compress import SUFFIX
 from llmzip.cli.console import say, write_json
-from llmzip.cli.job import JobSettings, Outcome, run_job
-from llmzip.cli.signals import Stop
+from llmzip.cli.job import JobSettings, Outcome, Tools, run_job
 from llmzip.cli.startup import heavy_imports
 from llmzip.errors import InputError
-from llmzip.progress import OnProgress
 from llmzip.report import Report, read_report
 
 
@@ -55,10 +53,12 @@ def decompress(
 
 
 def _run(job: JobSettings, settings: config.DecompressSettings) -> None:
-    def work(data: bytes, on_progress: OnProgress, stop: Stop) -> bytes:
-        with stop.at_once(), heavy_imports():
+    def work(data: bytes, tools: Tools) -> bytes:
+        with heavy_imports():
             from llmzip.codec import decompress_bytes
-        return decompress_bytes(data, settings, on_progress=on_progress, cancel=stop.cancel)
+        return decompress_bytes(
+            data, settings, on_progress=tools.on_progress, cancel=tools.stop.cancel
+        )
 
     outcome = run_job(job, work, default_target=_strip_suffix, is_binary=False)
     report = read_report(outcome.source_data, max_output_bytes=settings.max_output_bytes)

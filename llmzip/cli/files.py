@@ -1,28 +1,28 @@
 """Input and output files: what may be read, what may be written, and how a result appears.
 
-Owns the checks made before any work, and publishing: a result is whole and synced under a private
-name before it gets its own, and no other file is lost on the way. Knows nothing of containers.
-Called by `cli.job` and `cli.info`.
+Owns the checks made before any work, and publishing: a result is whole, synced and read back under
+a private name before it gets its own, and no other file is lost on the way. Knows nothing of
+containers. Called by `cli.job`, `cli.info` and `cli.test`.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import blake2b
 from io import FileIO
 from typing import BinaryIO
 
 from llmzip.cli.console import write_stdout
 from llmzip.errors import InputError
+from llmzip.store.disk import NEW_FILE, OLD_FILE, is_at, lock, sync_directory, write_all
 
 STDIO = "-"
-_NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_WRONLY
-_NEW_FILE |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_READ_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +35,26 @@ class Source:
     status: os.stat_result | None  # None: not known to the system (a stream in memory)
 
     def read(self) -> bytes:
-        """All of it. Raises InputError."""
+        """All of it. Raises InputError, also for a file that changes meanwhile."""
         try:
-            return self.stream.read()
+            data = self.stream.read()
         except OSError as error:
             raise InputError(f"cannot read {self.name}: {error.strerror}") from error
+        if self.path is not None and self.has_changed(size=len(data)):
+            raise InputError(f"{self.name} changed while it was read", hint="try again")
+        return data
+
+    def has_changed(self, *, size: int) -> bool:
+        """Whether the file that was opened, of `size` bytes, or what now has its name, is not what
+        it was then. False for a stream, and for what is gone."""
+        if self.path is None or self.status is None:
+            return False
+        try:
+            now = os.stat(self.path)
+        except OSError:
+            return False
+        same = os.path.samestat(now, self.status) and now.st_mtime_ns == self.status.st_mtime_ns
+        return not (same and now.st_size == size)
 
     def close(self) -> None:
         if self.name != STDIO:
@@ -113,7 +128,7 @@ def plan_target(
     if status is not None:
         _refuse_existing(path, status, source, force)
     try:
-        with _temporary(_directory(path)):
+        with _temporary(path):
             pass
     except OSError as error:
         raise InputError(f"cannot write into {_directory(path)}: {error.strerror}") from error
@@ -132,7 +147,7 @@ def publish(target: Target, data: bytes, source: Source) -> None:
     try:
         if target.is_stream:
             with open(target.path, "wb", buffering=0) as stream:
-                _write_all(stream.fileno(), data)
+                write_all(stream.fileno(), data)
         else:
             _publish_file(target.path, data, source, replace=target.replace)
     except FileExistsError as error:
@@ -144,16 +159,29 @@ def publish(target: Target, data: bytes, source: Source) -> None:
 
 
 def _publish_file(path: str, data: bytes, source: Source, *, replace: bool) -> None:
-    with _temporary(_directory(path)) as (file, temporary):
-        _write_all(file.fileno(), data)
+    with _temporary(path) as (file, temporary):
+        write_all(file.fileno(), data)
         _copy_status(file.fileno(), temporary, source)
         os.fsync(file.fileno())
-        file.close()  # some systems do not rename an open file
+        _check_written(file.fileno(), data, path)
+        if os.name == "nt":  # which does not rename an open file
+            file.close()
         if replace:
             os.replace(temporary, path)
         else:
             _publish_new(temporary, path)
-    _sync_directory(_directory(path))
+    sync_directory(_directory(path))
+
+
+def _check_written(handle: int, data: bytes, path: str) -> None:
+    """Read back what was written."""
+    view = memoryview(data)
+    os.lseek(handle, 0, os.SEEK_SET)
+    while view:
+        part = os.read(handle, min(len(view), _READ_BYTES))
+        if not part or part != view[: len(part)]:
+            raise InputError(f"{path}: the disk gives back other bytes than were written")
+        view = view[len(part) :]
 
 
 def _publish_new(temporary: str, path: str) -> None:
@@ -163,7 +191,7 @@ def _publish_new(temporary: str, path: str) -> None:
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links; if that is not the cause, this fails, too
-        os.close(os.open(path, _NEW_FILE, 0o600))
+        os.close(os.open(path, NEW_FILE, 0o600))
         try:
             os.replace(temporary, path)
         except BaseException:
@@ -172,22 +200,50 @@ def _publish_new(temporary: str, path: str) -> None:
 
 
 @contextmanager
-def _temporary(directory: str) -> Iterator[tuple[FileIO, str]]:
-    """A new private file, gone when the block ends (unless it was renamed)."""
-    path = os.path.join(directory, f".llmzip-{secrets.token_hex(8)}.part")
-    file = FileIO(os.open(path, _NEW_FILE, 0o600), "w")
+def _temporary(target: str) -> Iterator[tuple[FileIO, str]]:
+    """A new private file beside the target, gone when the block ends (unless it was renamed).
+
+    It always has the same name, so that one left by a run that was killed is found and taken away.
+    """
+    mark = blake2b(os.path.basename(target).encode(errors="surrogateescape"), digest_size=8)
+    path = os.path.join(_directory(target), f".llmzip-{mark.hexdigest()}.tmp")
+    file = FileIO(_own(path), "r+")
     try:
         yield file, path
     finally:
-        file.close()
         with suppress(FileNotFoundError):
+            if file.closed or is_at(file.fileno(), path):
+                os.unlink(path)
+        file.close()
+
+
+def _own(path: str) -> int:
+    """A new file that is locked and has this name."""
+    while True:
+        try:
+            handle = os.open(path, NEW_FILE, 0o600)
+        except FileExistsError:
+            _take_away_stale(path)
+            continue
+        if lock(handle) and is_at(handle, path):
+            return handle
+        os.close(handle)  # another run was quicker
+
+
+def _take_away_stale(path: str) -> None:
+    try:
+        handle = os.open(path, OLD_FILE)
+    except FileNotFoundError:
+        return
+    try:
+        if not lock(handle):
+            raise InputError(
+                f"another llmzip is writing {path}", hint="wait for it, or stop it, and try again"
+            )
+        if is_at(handle, path):
             os.unlink(path)
-
-
-def _write_all(handle: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(handle, view[: 1 << 24]) :]
+    finally:
+        os.close(handle)
 
 
 def _copy_status(handle: int, path: str, source: Source) -> None:
@@ -214,15 +270,6 @@ def _copy_owner(handle: int, status: os.stat_result, mode: int) -> int:
     except OSError:
         mode &= ~0o070 | (mode & 0o007) << 3
     return mode
-
-
-def _sync_directory(directory: str) -> None:
-    with suppress(OSError):  # not every platform opens directories; the file itself is synced
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _directory(path: str) -> str:

@@ -1,27 +1,32 @@
 """One file in, one file out: the frame that compress and decompress share.
 
 Owns the order of things: refuse what cannot end well, read, work, publish; a dry job ends with the
-work. Knows nothing of what the work is. Called by `cli.compress` and `cli.decompress`.
+work. Also what is said of work that is kept when a job ends early. Knows nothing of what the work
+is. Called by `cli.compress`, `cli.decompress` and `cli.test`.
 """
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from llmzip.cli.files import STDIO, Source, open_source, plan_target, publish
+from llmzip.cli.console import say
+from llmzip.cli.files import STDIO, Source, Target, open_source, plan_target, publish
 from llmzip.cli.progress import show_progress
 from llmzip.cli.signals import Stop, stop_on_signals
-from llmzip.errors import SettingsError
-from llmzip.progress import OnProgress, check_cancelled
+from llmzip.errors import ResumeRefused, SettingsError
+from llmzip.progress import OnProgress, Progress, check_cancelled
 from llmzip.report import printable
 
+if TYPE_CHECKING:
+    from llmzip.store.journal import Journal
+
 _Result = TypeVar("_Result")
-Work: TypeAlias = Callable[[bytes, OnProgress, Stop], _Result]
-OnRead: TypeAlias = Callable[[bytes], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +34,25 @@ class JobSettings:
     """What the user said about files and messages."""
 
     file: str
-    output: str | None
-    force: bool
+    output: str | None = None
+    force: bool = False
+    restart: bool = False  # drop what an earlier run left
     json: bool
     quiet: bool
     verbose: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """What a job lends to its work."""
+
+    on_progress: OnProgress
+    stop: Stop
+    journal: Journal | None = None
+
+
+Work: TypeAlias = Callable[[bytes, Tools], _Result]
+OnRead: TypeAlias = Callable[[bytes], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +72,13 @@ def run_job(
     *,
     default_target: Callable[[str], str],
     is_binary: bool,
+    keeps_work: bool = False,
     on_read: OnRead = lambda data: None,
 ) -> Outcome:
-    """Read, `work`, publish. `on_read` sees the input before the work. Raises LlmzipError."""
+    """Read, `work`, publish. `on_read` sees the input before the work. Raises LlmzipError.
+
+    keeps_work: beside an output that is a file, what is done is kept until it is published.
+    """
     started = time.monotonic()
     with stop_on_signals() as stop:
         with _opened(settings.file, stop) as source:
@@ -72,9 +95,14 @@ def run_job(
                     hint="use -o FILE, or leave --json out",
                 )
             data = _read(source, stop)
-        result = _work(data, settings, work, on_read, stop)
-        with stop.at_once("the output is incomplete") if target.is_stream else nullcontext():
-            publish(target, result, source)
+        with _kept_work(target, settings, stop) if keeps_work else nullcontext() as kept:
+            result = _work(data, settings, work, on_read, stop, kept)
+            with stop.at_once("the output is incomplete") if target.is_stream else nullcontext():
+                publish(target, result, source)
+            if kept:
+                kept.journal.remove()
+        if source.has_changed(size=len(data)):
+            say(f"warning: {_name(source)} has changed; the result is of what it was when read")
     return Outcome(
         source_name=_name(source),
         target_name="standard output" if target.path is None else printable(target.path),
@@ -95,6 +123,57 @@ def run_dry(
         return _name(source), _work(data, settings, work, on_read, stop)
 
 
+class _Kept:
+    """The work of a job on disk, and how far it is."""
+
+    def __init__(self, journal: Journal, stop: Stop) -> None:
+        self.journal = journal
+        self._stop = stop
+        self._last = Progress(stage="model")
+
+    def follow(self, event: Progress) -> None:
+        """Note an event. With the first of the work itself there is something to lose."""
+        if event.stage != "model":
+            self._stop.waits = True
+        if event.chunks_done and event.stage == "cram":
+            self._last = event
+
+    def describe(self) -> str:
+        name = printable(self.journal.path)
+        if not self._last.chunks_done:
+            return f"the work so far is kept in {name}"
+        return f"{self._last.chunks_done} of {self._last.chunks_total} chunks are kept in {name}"
+
+
+@contextmanager
+def _kept_work(target: Target, settings: JobSettings, stop: Stop) -> Iterator[_Kept | None]:
+    """The journal beside the target; work in it outlives every end but a good one."""
+    if target.path is None or target.is_stream:
+        yield None
+        return
+    from llmzip.store.journal import SUFFIX, Journal
+
+    journal = Journal.open(target.path + SUFFIX)
+    kept = _Kept(journal, stop)
+    try:
+        if settings.restart:
+            journal.restart()
+        elif journal.torn_bytes and not settings.quiet:
+            say(
+                f"note: the last {journal.torn_bytes:,} bytes of {printable(journal.path)} are torn"
+            )
+        yield kept
+    except BaseException as error:
+        if journal.has_work and (stop.cancel.is_set() or isinstance(error, KeyboardInterrupt)):
+            stop.outcome = kept.describe()
+            stop.hint = f"resume: {shlex.join(['llmzip', *sys.argv[1:]])}"
+        elif journal.has_work and not isinstance(error, ResumeRefused):
+            say(f"note: {kept.describe()}; the same command goes on from there")
+        raise
+    finally:
+        journal.close()
+
+
 @contextmanager
 def _opened(file: str, stop: Stop) -> Iterator[Source]:
     with stop.at_once():
@@ -109,11 +188,23 @@ def _read(source: Source, stop: Stop) -> bytes:
 
 
 def _work(
-    data: bytes, settings: JobSettings, work: Work[_Result], on_read: OnRead, stop: Stop
+    data: bytes,
+    settings: JobSettings,
+    work: Work[_Result],
+    on_read: OnRead,
+    stop: Stop,
+    kept: _Kept | None = None,
 ) -> _Result:
     on_read(data)
-    with show_progress(quiet=settings.quiet, verbose=settings.verbose) as on_progress:
-        result = work(data, on_progress, stop)
+    with show_progress(quiet=settings.quiet, verbose=settings.verbose) as show, stop.at_once():
+
+        def tell(event: Progress) -> None:
+            if kept:
+                kept.follow(event)
+            show(event)
+
+        tools = Tools(on_progress=tell, stop=stop, journal=kept.journal if kept else None)
+        result = work(data, tools)
     check_cancelled(stop.cancel)
     return result
 

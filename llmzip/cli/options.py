@@ -28,6 +28,9 @@ Output: TypeAlias = Annotated[
 Force: TypeAlias = Annotated[
     bool, typer.Option("-f", "--force", help="Replace the output file, once the new one is whole.")
 ]
+Restart: TypeAlias = Annotated[
+    bool, typer.Option("--restart", help="Discard what an earlier run left in the .part file.")
+]
 Json: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output.")
 ]

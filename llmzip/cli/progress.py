@@ -54,8 +54,9 @@ def describe(event: Progress, *, seconds: float) -> str:
     done = event.bytes_done
     if is_stream:  # a segment's bytes are done all at once, its tokens one after another
         done = max(done, event.bytes_total * event.tokens_right // event.tokens_total)
-    if done and seconds >= 1:
-        rate = done / seconds
+    new = done - event.bytes_kept
+    if new > 0 and seconds >= 1:
+        rate = new / seconds
         parts.append(f"{rate:,.0f} bytes/s" if rate >= 10 else f"{rate:.1f} bytes/s")
         if event.bytes_total > done:
             parts.append(f"{_clock((event.bytes_total - done) / rate)} left")

@@ -1,15 +1,17 @@
 """SIGINT and SIGTERM as an orderly stop.
 
-Owns the handlers while a command runs and the exit code that a signal leads to. Knows nothing of
-what is being stopped. Called by `cli.job` and `cli.model`.
+Owns the handlers while a command runs, the exit code that a signal leads to, and that the command
+ends in time whatever it is doing. Knows nothing of what is being stopped. Called by `cli.job` and
+`cli.model`.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -18,6 +20,9 @@ from llmzip.errors import Interrupted
 HINT = "run the same command again"
 NOTHING_WRITTEN = "nothing was written"
 _EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 143}
+# How long a signal that asks to stop at once waits for Python to see it: while a library works,
+# Python does not.
+_FIRST_SECONDS, _SECOND_SECONDS = 1.5, 0.5
 
 
 class Stop:
@@ -26,8 +31,10 @@ class Stop:
     def __init__(self) -> None:
         self.cancel = threading.Event()
         self.exit_code = 130
-        self._outcome = NOTHING_WRITTEN
-        self._waits = True
+        self.outcome = NOTHING_WRITTEN  # said if a signal ends the command
+        self.hint = HINT
+        self.is_over = threading.Event()
+        self.waits = True  # the first signal is obeyed between two steps
         self._num_signals = 0
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -38,7 +45,7 @@ class Stop:
         self.cancel.set()
         if self._num_signals > 2:  # something swallowed the exception of the second
             os._exit(self.exit_code)
-        if self._num_signals == 2 or not self._waits:
+        if self._num_signals == 2 or not self.waits:
             raise KeyboardInterrupt
         if os.isatty(2):
             os.write(2, b"\nstopping after this step; once more to stop at once\n")
@@ -46,15 +53,15 @@ class Stop:
     @contextmanager
     def at_once(self, outcome: str = NOTHING_WRITTEN) -> Iterator[None]:
         """For what may block and leaves nothing half done: here the first signal raises, too."""
-        before = self._outcome, self._waits
-        self._outcome, self._waits = outcome, False
+        before = self.outcome, self.waits
+        self.outcome, self.waits = outcome, False
         if self.cancel.is_set():
             raise KeyboardInterrupt
         yield
-        self._outcome, self._waits = before  # kept after an exception: it says what was going on
+        self.outcome, self.waits = before  # kept after an exception: it says what was going on
 
     def interrupted(self) -> Interrupted:
-        return Interrupted(self._outcome, exit_code=self.exit_code, hint=HINT)
+        return Interrupted(self.outcome, exit_code=self.exit_code, hint=self.hint)
 
 
 @contextmanager
@@ -64,14 +71,17 @@ def stop_on_signals() -> Iterator[Stop]:
     A signal that was ignored before (`nohup`, a shell's background job) stays ignored.
     """
     stop = Stop()
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for name in _EXIT_CODES:
-            number = getattr(signal, name, None)  # not every platform has all of them
-            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-                before[number] = signal.signal(number, stop.on_signal)
-    try:
+    if threading.current_thread() is not threading.main_thread():
         yield stop
+        return
+    before = {}
+    for name in _EXIT_CODES:
+        number = getattr(signal, name, None)  # not every platform has all of them
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            before[number] = signal.signal(number, stop.on_signal)
+    try:
+        with _watched(stop, before):
+            yield stop
     except KeyboardInterrupt as cause:
         raise stop.interrupted() from cause
     except Exception as cause:
@@ -81,3 +91,36 @@ def stop_on_signals() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+@contextmanager
+def _watched(stop: Stop, numbers: Collection[int]) -> Iterator[None]:
+    """A thread that ends the process where a signal must not wait and Python is busy elsewhere."""
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.setblocking(False)
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        watcher = threading.Thread(target=_watch, args=(reader, stop, numbers), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            stop.is_over.set()
+            signal.set_wakeup_fd(before)
+            writer.close()
+            watcher.join()
+
+
+def _watch(reader: socket.socket, stop: Stop, numbers: Collection[int]) -> None:
+    first = 0
+    while found := reader.recv(1):
+        number = found[0]
+        if number not in numbers:
+            continue
+        is_first, first = not first, first or number
+        if is_first and stop.waits:
+            continue
+        if not stop.is_over.wait(_FIRST_SECONDS if is_first else _SECOND_SECONDS):
+            code = _EXIT_CODES[signal.Signals(first).name]
+            os.write(2, f"interrupted: {stop.outcome} [exit {code}]\n".encode())
+            os._exit(code)
