@@ -166,7 +166,9 @@ def decompress(
     batch: int | None = None,
     attention: Attention = "sdpa",
     max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES,
+    max_tokens: int | None = None,
     span: tuple[int, int] | None = None,
+    chunks: tuple[int, int] | None = None,
     perturb: float = 0.0,
     offline: bool = False,
     progress: OnProgress | None = None,
@@ -174,8 +176,11 @@ def decompress(
 ) -> bytes:
     """The original of a `.crm` container, verified by its hash.
 
-    `span`: only the bytes from its first number up to its second, which is not included; of an
-    arith container only the segments that hold them are decoded, and verified by their own checks.
+    `span`: only the bytes from its first number up to its second, which is not included; `chunks`:
+    only those of the chunks (of an arith container: segments) from its first number to its second,
+    counted from 1. No more is decoded than they need, and it is verified by its own checks alone.
+    `max_tokens`: how many may be decoded at most; None for what the container's size makes
+    plausible.
     `perturb`: how much noise to add to the model's log-odds, as a share of what an arith container
     is made to bear; up to 1 nothing changes.
 
@@ -188,7 +193,9 @@ def decompress(
         model=model,
         revision=revision,
         max_output_bytes=max_output_bytes,
+        max_tokens=max_tokens,
         span=span,
+        chunks=chunks,
         perturb=perturb,
         offline=offline,
         compute=ComputeSettings(device=device, threads=threads, batch=batch, attention=attention),

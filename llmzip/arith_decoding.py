@@ -1,14 +1,14 @@
-"""An arith container and its model -> the original bytes, each segment checked, then the whole.
+"""An arith container and its model -> the texts of its segments, each checked.
 
 Owns what a container's numbers must satisfy before the model is run, which segments are decoded
-side by side, the retry after a failed check, and the choice of segments that a range of bytes
-needs. Knows nothing of files or settings. Called by `codec` and `arith_encoding`.
+side by side, and the retry after a failed check. Knows nothing of files or settings, nor of the
+whole that the texts make. Called by `codec`, `arith_encoding` and `salvage`.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from llmzip.arith.decode import Encoded, SegmentDecoder, decode_wave
@@ -17,55 +17,44 @@ from llmzip.arith.outlook import outlook_of
 from llmzip.arith.reading import Reader, opening_embeds
 from llmzip.arith.shared import SharedMem
 from llmzip.arith.wrap import rewrap, walk_flags
-from llmzip.errors import Corrupt, IntegrityError
+from llmzip.errors import Corrupt
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.tokens import Tokens
 from llmzip.progress import OnProgress, Progress, Stage
 from llmzip.store.arithrecords import guard_value
-from llmzip.store.container import (
-    Arith,
-    ArithRun,
-    ArithSegment,
-    Container,
-    StoredRun,
-    content_hash,
-    segment_check,
-)
+from llmzip.store.container import Arith, ArithSegment, Container, segment_check
 
 # Positions that the lanes of a wave remember, all together: 46 KB each in the default model.
 _WAVE_POSITIONS = {"cpu": 20_000, "cuda": 1 << 19, "mps": 1 << 16}
-_HINT = "the file is intact but decodes to other text here; try --device cpu"
 
 
-def decode_arith(
+def decode_segments_of(
     container: Container,
     lm: FrozenLM,
     tokens: Tokens,
     *,
-    span: tuple[int, int] | None = None,
+    wanted: Iterable[int] | None = None,
     perturb: float = 0.0,
     batch: int | None = None,
     fallback: Callable[[], FrozenLM] | None = None,
     stage: Stage = "decode",
     on_progress: OnProgress = lambda event: None,
     cancel: threading.Event | None = None,
-) -> bytes:
-    """The original bytes, or those of `span` (first, last), for which only the segments that hold
-    them are decoded. IntegrityError, naming the first bad segment, where they fail their checks.
+) -> list[bytes | None]:
+    """The text of each segment; None where it is not `wanted`, or fails its check.
 
     perturb: random noise to add to the model's log-odds, as a share of the file's guard.
     fallback: loads the model for the CPU, used when another device gives other tokens.
     """
     arith = container.arith
     assert arith is not None
-    first, last = span or (0, container.original_bytes)
-    wanted = _segments_of(container, first, last)
-    texts: dict[int, bytes] = {}
+    wanted = list(range(len(arith.segments)) if wanted is None else wanted)
+    texts: list[bytes | None] = [None] * len(arith.segments)
     attempts: list[Callable[[], FrozenLM]] = [lambda: lm]
     if fallback is not None and lm.device.type != "cpu":
         attempts.append(fallback)
     for load in attempts:
-        todo = [index for index in wanted if index not in texts]
+        todo = [index for index in wanted if texts[index] is None]
         if todo:
             progress = Progress(
                 stage=stage,
@@ -75,19 +64,7 @@ def decode_arith(
             )
             decoder = _Decoder(container, arith, load(), tokens, batch, perturb)
             decoder.decode(todo, texts, progress, on_progress, cancel)
-    for index in wanted:
-        if index not in texts:
-            raise IntegrityError(
-                f"segment {index + 1} of {len(arith.segments)} decodes to different text. Nothing "
-                "was written.",
-                hint=_HINT,
-            )
-    data = _gather(container, [texts.get(i, b"") for i in range(len(arith.segments))], first, last)
-    if span is None and content_hash(data) != container.original_hash:
-        raise IntegrityError(
-            "the decoded text fails the hash of the whole file. Nothing was written.", hint=_HINT
-        )
-    return data
+    return texts
 
 
 class _Decoder:
@@ -126,7 +103,7 @@ class _Decoder:
     def decode(
         self,
         todo: Sequence[int],
-        texts: dict[int, bytes],
+        texts: list[bytes | None],
         progress: Progress,
         on_progress: OnProgress,
         cancel: threading.Event | None,
@@ -193,47 +170,3 @@ class _Decoder:
 
 def _shape(segment: ArithSegment, arith: Arith) -> Lanes:
     return shape_of(segment.num_tokens, segment.num_lanes, arith.prefix_tokens)
-
-
-def _segments_of(container: Container, first: int, last: int) -> list[int]:
-    """The segments that hold text of the original's bytes from `first` up to `last`."""
-    assert container.arith is not None
-    needed = []
-    place = text = 0
-    for run in container.runs:
-        if isinstance(run, ArithRun):
-            low, high = max(first - place, 0), min(last - place, run.num_bytes)
-            if low < high:
-                needed.append((text + low, text + high))
-            text += run.num_bytes
-        place += run.num_bytes
-    found = []
-    start = 0
-    for index, segment in enumerate(container.arith.segments):
-        end = start + segment.num_bytes
-        if any(low < end and start < high for low, high in needed):
-            found.append(index)
-        start = end
-    return found
-
-
-def _gather(container: Container, texts: Sequence[bytes], first: int, last: int) -> bytes:
-    """The original's bytes from `first` up to `last`. texts: of all segments, empty where no byte
-    of it is asked for."""
-    assert container.arith is not None
-    text = b"".join(
-        found.ljust(segment.num_bytes, b"\0")
-        for found, segment in zip(texts, container.arith.segments, strict=True)
-    )
-    parts = []
-    place = at = 0
-    for run in container.runs:
-        low = min(max(first - place, 0), run.num_bytes)
-        high = max(min(last - place, run.num_bytes), low)
-        if isinstance(run, StoredRun):
-            parts.append(run.data[low:high])
-        else:
-            parts.append(text[at + low : at + high])
-            at += run.num_bytes
-        place += run.num_bytes
-    return b"".join(parts)

@@ -20,12 +20,13 @@ from llmzip.arith.reading import Reader, opening_embeds
 from llmzip.arith.segments import WINDOW_TOKENS, Segment, cut_segments, prefix_tokens
 from llmzip.arith.shared import MOST_TRIED, SharedMem, learn_shared
 from llmzip.arith.wrap import choose_wrap
-from llmzip.arith_decoding import decode_arith
+from llmzip.arith_decoding import decode_segments_of
 from llmzip.arith_keeping import Keeper
 from llmzip.assembly import blank_container, pack_stored, zstd_bytes
 from llmzip.config import CompressSettings
 from llmzip.errors import IntegrityError
 from llmzip.lm.layout import segment_start
+from llmzip.pieces import restore
 from llmzip.planning import Part
 from llmzip.progress import OnProgress, Progress, Stage
 from llmzip.store.arithrecords import guard_code, guard_value
@@ -276,12 +277,12 @@ def _verify(
     assert container.arith is not None
     num_tokens = sum(len(segment.ids) for segment in segments)
     if job.settings.verify == "full" or num_tokens <= _FULLY_VERIFIED_TOKENS:
-        decoded = decode_arith(
+        texts = decode_segments_of(
             container, job.shop.judge, job.shop.tokens,
             batch=job.settings.compute.batch, stage="verify",
             on_progress=job.tell, cancel=job.cancel,
         )  # fmt: skip
-        if decoded != data:
+        if restore(container, texts) != data:
             raise IntegrityError("the finished container does not give the input back")
         return
     tell = _teller("verify", segments, job)

@@ -9,30 +9,32 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import fields
 from typing import TypeVar
 
 import torch
 
-from llmzip.arith_decoding import decode_arith
+from llmzip.arith_decoding import decode_segments_of
 from llmzip.arith_encoding import arith_parts
 from llmzip.arith_estimate import estimate_arith
 from llmzip.assembly import pack_stored
 from llmzip.config import VERSION, CompressSettings, DecompressSettings
-from llmzip.decoding import decode_container, join_runs
+from llmzip.decoding import decode_chunks_of
 from llmzip.encoding import cram_parts
-from llmzip.errors import ModelMismatch, ModelUnavailable, SettingsError
+from llmzip.errors import LimitExceeded, ModelMismatch, ModelUnavailable, SettingsError
 from llmzip.estimate import Estimate, estimate_parts, estimate_stored
 from llmzip.lm.devices import pick_device
 from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import DEFAULT_MODEL, MODELS, ModelFiles, resolve
+from llmzip.pieces import Layout, Texts, restore
 from llmzip.planning import Part, tokenised_parts
 from llmzip.progress import OnProgress, Progress, check_cancelled
 from llmzip.runtime import borrowed_torch
 from llmzip.store.container import Container, content_hash, read_container
 from llmzip.store.journal import Journal
+from llmzip.store.limits import check_work
 from llmzip.triage import split_stretches
 from llmzip.workshop import Workshop, open_workshop
 
@@ -89,7 +91,13 @@ def compress_bytes(
                     cancel=cancel,
                 )
             )
-        return min(found, key=len)
+        packed = min(found, key=len)
+        try:
+            made = read_container(packed, max_output_bytes=len(data))
+            check_work(made.num_tokens, len(packed))
+        except LimitExceeded:  # the same few words over and over: zstd needs next to nothing
+            packed = pack_stored(data)
+        return packed
 
     return _with_workshop(
         data,
@@ -191,53 +199,68 @@ def decompress_bytes(
     Raises FormatError, LimitExceeded, ModelUnavailable, ModelMismatch, IntegrityError, Interrupted.
     """
     container = read_container(data, max_output_bytes=settings.max_output_bytes)
-    if settings.span is not None and settings.span[1] > container.original_bytes:
+    check_work(container.num_tokens, len(data), settings.max_tokens)
+    layout = Layout.of(container)
+    span = settings.span
+    if span is not None and span[1] > container.original_bytes:
         raise SettingsError(
-            f"--bytes ends at {settings.span[1]}, the original has {container.original_bytes} bytes"
+            f"--bytes ends at {span[1]}, the original has {container.original_bytes} bytes"
         )
+    if settings.chunks is not None:
+        span = layout.span_of(*settings.chunks)
     if settings.perturb and container.arith is None:
         raise SettingsError("--perturb needs a file of the arith codec")
+    wanted = layout.wanted(*(span or (0, container.original_bytes)))
+    texts: Texts = []
+    if wanted:
+        texts = decode_pieces(
+            container, settings, wanted=wanted, on_progress=on_progress, cancel=cancel
+        )
+    return restore(container, texts, span)
+
+
+def decode_pieces(
+    container: Container,
+    settings: DecompressSettings,
+    *,
+    wanted: range,
+    unreadable: Collection[int] | None = None,
+    on_progress: OnProgress | None = None,
+    cancel: threading.Event | None = None,
+) -> Texts:
+    """The text of each piece that is wanted, by the model that the container was made with; None
+    where it fails its check, and of chunks that are `unreadable` or follow one in their segment.
+
+    Raises ModelUnavailable, ModelMismatch, Corrupt, Interrupted.
+    """
+    tell = on_progress or (lambda event: None)
     with borrowed_torch(settings.compute.threads):
-        if not container.needs_model:
-            return _part(join_runs(container, []), settings)
         files = _matching_model(container, settings)
         tokens = Tokens.load(files.path)
         device = pick_device(settings.compute.device)
-        attention = settings.compute.attention
 
-        def load(device: torch.device) -> FrozenLM:
+        def load(device: torch.device = device) -> FrozenLM:
             return load_model(
-                files, device=device, dtype=torch.float32, attention=attention, decode_only=True
-            )
+                files, device=device, dtype=torch.float32,
+                attention=settings.compute.attention, decode_only=True,
+            )  # fmt: skip
 
+        def fallback() -> FrozenLM:
+            return load(torch.device("cpu"))
+
+        batch = settings.compute.batch
         if container.arith is not None:
-            return decode_arith(
-                container,
-                load(device),
-                tokens,
-                span=settings.span,
-                perturb=settings.perturb,
-                batch=settings.compute.batch,
-                fallback=lambda: load(torch.device("cpu")),
-                on_progress=on_progress or (lambda event: None),
-                cancel=cancel,
-            )
-        return _part(
-            decode_container(
-                container,
-                load(device),
-                tokens,
-                batch=settings.compute.batch,
-                fallback=lambda: load(torch.device("cpu")),
-                on_progress=on_progress or (lambda event: None),
-                cancel=cancel,
-            ),
-            settings,
-        )
-
-
-def _part(data: bytes, settings: DecompressSettings) -> bytes:
-    return data if settings.span is None else data[settings.span[0] : settings.span[1]]
+            return decode_segments_of(
+                container, load(), tokens,
+                wanted=[index for index in wanted if index not in (unreadable or ())],
+                perturb=settings.perturb, batch=batch, fallback=fallback,
+                on_progress=tell, cancel=cancel,
+            )  # fmt: skip
+        return decode_chunks_of(
+            container, load(), tokens,
+            wanted=wanted, unreadable=unreadable, batch=batch, fallback=fallback,
+            on_progress=tell, cancel=cancel,
+        )  # fmt: skip
 
 
 def _matching_model(container: Container, settings: DecompressSettings) -> ModelFiles:

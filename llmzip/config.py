@@ -159,7 +159,9 @@ class DecompressSettings:
     )
     revision: str | None = None
     max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
+    max_tokens: int | None = None  # to be decoded; None: what the file's size makes plausible
     span: tuple[int, int] | None = None  # first and last (not included) byte wanted; None: all
+    chunks: tuple[int, int] | None = None  # first and last chunk wanted, counted from 1; None: all
     perturb: float = 0.0  # noise to add to the model's output, as a share of what the file bears
     offline: bool = False
     compute: ComputeSettings = ComputeSettings()
@@ -169,6 +171,21 @@ class DecompressSettings:
         _require(
             self.span is None or 0 <= self.span[0] <= self.span[1],
             "--bytes is A:B, from byte A up to byte B, which is not included",
+        )
+        _require(
+            self.chunks is None or 1 <= self.chunks[0] <= self.chunks[1],
+            "--chunks is I-J, from chunk I up to chunk J, counted from 1",
+        )
+        _require(
+            self.max_tokens is None or self.max_tokens >= 0,
+            "--max-tokens is a number of tokens, at least 0",
+        )
+        _require(
+            self.span is None or self.chunks is None, "--bytes and --chunks exclude each other"
+        )
+        _require(
+            not self.salvage or (self.span is None and self.chunks is None),
+            "--salvage is of the whole file: it goes with neither --bytes nor --chunks",
         )
         _require(
             math.isfinite(self.perturb) and 0 <= self.perturb <= 1e6,

@@ -1,24 +1,26 @@
-"""A container and its model -> the original bytes, checked chunk by chunk and as a whole.
+"""A container and its model -> the texts of its chunks, each checked.
 
-Owns what a container's numbers must satisfy before the model is run, the retries after a failed
-check, and the order in which bytes are put together. Knows nothing of files or settings. Called
-by `codec`, when decompressing and to verify what was compressed.
+Owns what a container's numbers must satisfy before the model is run, how far segments are decoded,
+and the retries after a failed check. Knows nothing of files or settings, nor of the whole that the
+texts make. Called by `codec` and `encoding`, to decompress and to verify what was compressed, and
+by `salvage`.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from llmzip.cram.decode import DecodeChunk, decode_segments
-from llmzip.errors import Corrupt, IntegrityError
+from llmzip.errors import Corrupt
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.tokens import Tokens
 from llmzip.progress import OnProgress, Progress, Stage
-from llmzip.store.container import Chunk, Container, CramRun, StoredRun, chunk_check, content_hash
+from llmzip.store.container import Chunk, Container, chunk_check
+from llmzip.store.residual import Patch
 from llmzip.store.vectors import mem_bits
 
 # Rows decoded together: as many as the positions allow that memory is meant to hold, since a step
@@ -35,48 +37,50 @@ class _Attempt:
     batch: int
 
 
-def decode_container(
+def decode_chunks_of(
     container: Container,
     lm: FrozenLM,
     tokens: Tokens,
     *,
+    wanted: range | None = None,
+    unreadable: Collection[int] | None = None,
     batch: int | None = None,
     fallback: Callable[[], FrozenLM] | None = None,
     stage: Stage = "decode",
     on_progress: OnProgress = lambda event: None,
     cancel: threading.Event | None = None,
-) -> bytes:
-    """The original bytes. IntegrityError, naming the first bad chunk, where they fail their hashes.
+) -> list[bytes | None]:
+    """The text of each chunk; None where it is not needed for those `wanted`, or fails its check.
 
-    fallback: loads the model for the CPU, used when another device gives other tokens.
+    unreadable: chunks of a damaged file that cannot be decoded, nor what follows them in their
+    segments. fallback: loads the model for the CPU, used when another device gives other tokens.
     """
     chunks = container.chunks
-    segments = _segments(chunks)
-    _check_fits(container, segments, lm)
-    first_chunk = [0]
-    for segment in segments:
-        first_chunk.append(first_chunk[-1] + len(segment))
+    wanted = range(len(chunks)) if wanted is None else wanted
+    if unreadable is not None:  # any token may stand in a damaged file
+        foreign = {index for index, chunk in enumerate(chunks) if _foreign(chunk, lm)}
+        unreadable = foreign.union(unreadable)
+    segments = _segments(chunks, wanted, unreadable or ())
+    needed = [[chunks[index] for index in each] for each in segments]
+    _check_fits(container, needed, lm)
     texts: list[bytes | None] = [None] * len(chunks)
     progress = Progress(
-        stage=stage, chunks_total=len(chunks), bytes_total=sum(c.num_bytes for c in chunks)
+        stage=stage,
+        chunks_total=sum(map(len, needed)),
+        bytes_total=sum(chunk.num_bytes for each in needed for chunk in each),
     )
-
-    attempts = [
-        _Attempt(lm=lambda: lm, batch=batch or _batch_rows(segments, container.num_mem, lm))
-    ]
-    attempts.append(_Attempt(lm=lambda: lm, batch=1))
+    rows = batch or _batch_rows(needed, container.num_mem, lm)
+    attempts = [_Attempt(lm=lambda: lm, batch=rows), _Attempt(lm=lambda: lm, batch=1)]
     if fallback is not None and lm.device.type != "cpu":
         attempts.append(_Attempt(lm=fallback, batch=1))
     for attempt in attempts:
-        todo = [
-            i for i in range(len(segments)) if None in texts[first_chunk[i] : first_chunk[i + 1]]
-        ]
+        todo = [each for each in segments if any(texts[index] is None for index in each)]
 
-        def on_chunk(segment: int, wave: int, ids: list[int], todo: list[int] = todo) -> None:
+        def on_chunk(segment: int, wave: int, ids: list[int], todo: list[range] = todo) -> bool:
             nonlocal progress
-            index = first_chunk[todo[segment]] + wave
+            index = todo[segment][wave]
             if texts[index] is not None:
-                return
+                return True
             texts[index] = _checked_text(chunks[index], ids, tokens)
             if texts[index] is not None:
                 progress = replace(
@@ -85,44 +89,18 @@ def decode_container(
                     bytes_done=progress.bytes_done + chunks[index].num_bytes,
                 )
             on_progress(progress)
+            return texts[index] is not None
 
         if todo:
             decode_segments(
                 attempt.lm(),
-                [[_decode_chunk(chunk) for chunk in segments[i]] for i in todo],
+                [[_decode_chunk(chunks[index]) for index in each] for each in todo],
                 start_id=container.start_id,
                 batch=attempt.batch,
                 on_chunk=on_chunk,
                 cancel=cancel,
             )
-    return join_runs(container, texts)
-
-
-def join_runs(container: Container, texts: Sequence[bytes | None]) -> bytes:
-    """The whole original from the texts of its chunks, checked.
-
-    texts: None for a chunk that failed its check. Raises IntegrityError.
-    """
-    hint = "the file is intact but decodes to other text here; try --device cpu"
-    if None in texts:
-        bad = texts.index(None)
-        raise IntegrityError(
-            f"chunk {bad + 1} of {len(texts)} decodes to different text. Nothing was written.",
-            hint=hint,
-        )
-    parts: list[bytes] = []
-    decoded = iter(texts)
-    for run in container.runs:
-        if isinstance(run, CramRun):
-            parts.extend(next(decoded) or b"" for _ in run.chunks)
-        elif isinstance(run, StoredRun):
-            parts.append(run.data)
-    data = b"".join(parts)
-    if len(data) != container.original_bytes or content_hash(data) != container.original_hash:
-        raise IntegrityError(
-            "the decoded text fails the hash of the whole file. Nothing was written.", hint=hint
-        )
-    return data
+    return texts
 
 
 def _checked_text(chunk: Chunk, ids: list[int], tokens: Tokens) -> bytes | None:
@@ -143,18 +121,22 @@ def _decode_chunk(chunk: Chunk) -> DecodeChunk:
 
 def _batch_rows(segments: Sequence[Sequence[Chunk]], num_mem: int, lm: FrozenLM) -> int:
     kind = lm.device.type
-    longest = max(sum(chunk.num_tokens for chunk in segment) for segment in segments)
+    longest = max((sum(chunk.num_tokens for chunk in each) for each in segments), default=0)
     rows = _BATCH_POSITIONS[kind] // (1 + longest + num_mem)
     return min(max(rows, _FEWEST_ROWS), _MOST_ROWS[kind])
 
 
-def _segments(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
-    segments: list[list[Chunk]] = []
-    for chunk in chunks:
-        if chunk.starts_segment:
-            segments.append([])
-        segments[-1].append(chunk)
-    return segments
+def _segments(chunks: Sequence[Chunk], wanted: range, unreadable: Collection[int]) -> list[range]:
+    """The chunks of each segment that has wanted ones: from its first to the last wanted, and no
+    further than can be read."""
+    starts = [index for index, chunk in enumerate(chunks) if chunk.starts_segment]
+    found = []
+    for first, last in zip(starts, [*starts[1:], len(chunks)], strict=True):
+        if first < wanted.stop and wanted.start < last:
+            last = min(last, wanted.stop)
+            last = next((index for index in range(first, last) if index in unreadable), last)
+            found.append(range(first, last))
+    return [each for each in found if each]
 
 
 def _check_fits(container: Container, segments: Sequence[Sequence[Chunk]], lm: FrozenLM) -> None:
@@ -163,11 +145,15 @@ def _check_fits(container: Container, segments: Sequence[Sequence[Chunk]], lm: F
         raise Corrupt(f"vectors of {container.mem_dim} dimensions for a model of {lm.dim}")
     if container.start_id is not None and container.start_id >= lm.vocab_size:
         raise Corrupt(f"start token {container.start_id} of {lm.vocab_size}")
-    for chunk in container.chunks:
-        for position, token in chunk.patches:
-            if isinstance(token, int) and token >= lm.vocab_size:
-                raise Corrupt(f"patch at position {position}: token {token} of {lm.vocab_size}")
     for segment in segments:
+        for chunk in segment:
+            for position, token in _foreign(chunk, lm):
+                raise Corrupt(f"patch at position {position}: token {token} of {lm.vocab_size}")
         length = 1 + container.num_mem + sum(chunk.num_tokens for chunk in segment)
         if length > lm.max_positions:
             raise Corrupt(f"a segment of {length} positions, for a model of {lm.max_positions}")
+
+
+def _foreign(chunk: Chunk, lm: FrozenLM) -> list[Patch]:
+    """Patches whose token the model does not have."""
+    return [(p, t) for p, t in chunk.patches if isinstance(t, int) and t >= lm.vocab_size]

@@ -23,10 +23,11 @@ from llmzip.cram.effort import EFFORTS
 from llmzip.cram.engine import Engine, EngineSettings
 from llmzip.cram.tasks import Crammed
 from llmzip.cram.underway import EngineState, OnSave
-from llmzip.decoding import decode_container, join_runs
+from llmzip.decoding import decode_chunks_of
 from llmzip.errors import IntegrityError
 from llmzip.lm.devices import trim_heap
 from llmzip.lm.tokens import Tokens
+from llmzip.pieces import restore
 from llmzip.planning import Part, Plan, plan_parts
 from llmzip.progress import OnProgress, Progress
 from llmzip.store.container import (
@@ -80,9 +81,10 @@ def cram_parts(
         say = f"time budget: {unwanted:,} of {len(data):,} bytes are stored, not crammed"
         on_progress(Progress(stage="cram", message=say))
     found = read_container(packed, max_output_bytes=len(data))
-    if found.needs_model:
+    texts: list[bytes | None] = []
+    if found.needs_model:  # something was crammed in time
         trim_heap(shop.judge.device)
-        decoded = decode_container(
+        texts = decode_chunks_of(
             found,
             shop.judge,
             shop.tokens,
@@ -91,9 +93,9 @@ def cram_parts(
             on_progress=on_progress,
             cancel=cancel,
         )
-    else:  # nothing was crammed in time
-        decoded = join_runs(found, [])
-    if decoded != data:  # the hashes agree, so this would be a fault of the container's own
+    if (
+        restore(found, texts) != data
+    ):  # the hashes agree, so this would be a fault of the container's own
         raise IntegrityError("the finished container does not give the input back")
     return packed
 

@@ -26,13 +26,14 @@ from llmzip.cram.effort import EFFORTS
 from llmzip.cram.engine import Engine, EngineSettings
 from llmzip.cram.optimizer import as_stored
 from llmzip.cram.tasks import Crammed, Task
-from llmzip.decoding import decode_container
+from llmzip.decoding import decode_chunks_of
 from llmzip.encoding import assemble, make_engine
 from llmzip.lm.devices import pick_device
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows, segment_start
 from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import DEFAULT_MODEL, ModelFiles, resolve
+from llmzip.pieces import restore
 from llmzip.planning import plan_parts, tokenised_parts
 from llmzip.store.container import read_container, write_container
 from llmzip.triage import split_stretches
@@ -106,7 +107,8 @@ def engine_job(text: bytes, preset: Preset, machine: Machine) -> Sample:
     crammed = list(engine.run(plan.tasks))
     cram_seconds = time.monotonic() - cramming
     packed = write_container(assemble(text, plan, crammed, shop, settings))
-    is_exact = decode_container(read_container(packed), shop.judge, shop.tokens) == text
+    found = read_container(packed)
+    is_exact = restore(found, decode_chunks_of(found, shop.judge, shop.tokens)) == text
     return Sample(
         seconds=time.monotonic() - began,
         cram_seconds=cram_seconds,

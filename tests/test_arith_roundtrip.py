@@ -16,12 +16,13 @@ import torch
 from llmzip import arith_encoding, codec
 from llmzip.arith.outlook import Floats, Outlook
 from llmzip.arith.reading import Reader, Steps
-from llmzip.arith_decoding import decode_arith
+from llmzip.arith_decoding import decode_segments_of
 from llmzip.config import CompressSettings, ComputeSettings, DecompressSettings
 from llmzip.errors import Corrupt, IntegrityError, LlmzipError, SettingsError
 from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import DEFAULT_MODEL, resolve
+from llmzip.pieces import restore
 from llmzip.store.arithrecords import guard_value
 from llmzip.store.container import Container, StoredRun, read_container, write_container
 from tests.tiny_models import ARCHITECTURES, TEXT
@@ -319,7 +320,8 @@ def test_decoding_takes_another_model_of_the_same_weights(model: str) -> None:
     files = resolve(model)
     container = read_container(compress(PROSE, model))
     lm = load_model(files, device=CPU, dtype=torch.float32, attention="sdpa")
-    assert decode_arith(container, lm, Tokens.load(files.path)) == PROSE
+    texts = decode_segments_of(container, lm, Tokens.load(files.path))
+    assert restore(container, texts) == PROSE
 
 
 @pytest.mark.real_model

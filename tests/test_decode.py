@@ -48,10 +48,11 @@ def decode(
     got: dict[tuple[int, int], list[int]] = {}
     places: dict[int, int] = {}
 
-    def on_chunk(segment: int, chunk: int, ids: list[int]) -> None:
+    def on_chunk(segment: int, chunk: int, ids: list[int]) -> bool:
         assert chunk == places.get(segment, 0)  # in order, once
         places[segment] = chunk + 1
         got[segment, chunk] = ids
+        return True
 
     decode_segments(lm, segments, start_id=start_id, batch=batch, on_chunk=on_chunk)
     return got

@@ -17,11 +17,12 @@ from torch import Tensor
 from llmzip import codec
 from llmzip.config import CompressSettings, ComputeSettings, DecompressSettings
 from llmzip.cram.calibration import BF16_SAFE_MARGIN
-from llmzip.decoding import decode_container
+from llmzip.decoding import decode_chunks_of
 from llmzip.errors import IntegrityError
 from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import DEFAULT_MODEL, MODELS, ModelFiles, resolve
+from llmzip.pieces import restore
 from llmzip.store.container import read_container
 
 CPU = torch.device("cpu")
@@ -65,7 +66,8 @@ class Files:
 
     def decode(self, packed: bytes, lm: object, *, batch: int = 7) -> bytes:
         tokens = Tokens.load(self.model.path)
-        return decode_container(read_container(packed), lm, tokens, batch=batch)  # type: ignore[arg-type]
+        found = read_container(packed)
+        return restore(found, decode_chunks_of(found, lm, tokens, batch=batch))  # type: ignore[arg-type]
 
 
 def check_plain(files: Files) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,8 +12,15 @@ from llmzip.cli.compress import SUFFIX
 from llmzip.cli.console import say, write_json
 from llmzip.cli.job import JobSettings, Outcome, Tools, run_job
 from llmzip.cli.startup import heavy_imports
-from llmzip.errors import InputError
+from llmzip.errors import InputError, IntegrityError, SettingsError
 from llmzip.report import Report, read_report
+from llmzip.report_text import count_text
+
+if TYPE_CHECKING:
+    from llmzip.salvage import Salvaged
+
+_MOST_GAPS_SHOWN = 20
+_Defaults = config.DecompressSettings
 
 
 def decompress(
@@ -26,8 +33,11 @@ def decompress(
     batch: options.Batch = None,
     attention: options.Attention = config.ComputeSettings.attention,
     byte_range: options.Bytes = None,
-    perturb: options.Perturb = config.DecompressSettings.perturb,
-    max_output: options.MaxOutput = config.DecompressSettings.max_output_bytes,
+    chunks: options.Chunks = None,
+    salvage: options.Salvage = False,
+    perturb: options.Perturb = _Defaults.perturb,
+    max_output: options.MaxOutput = _Defaults.max_output_bytes,
+    max_tokens: options.MaxTokens = None,
     offline: options.Offline = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -39,7 +49,10 @@ def decompress(
         model=model,
         revision=revision,
         max_output_bytes=max_output,
+        max_tokens=max_tokens,
         span=options.span_of(byte_range),
+        chunks=options.chunks_of(chunks),
+        salvage=salvage,
         perturb=perturb,
         offline=offline,
         compute=options.compute_settings(
@@ -49,7 +62,9 @@ def decompress(
     job = JobSettings(
         file=file, output=output, force=force, json=json, quiet=quiet, verbose=verbose
     )
-    _run(job, settings)
+    if salvage and (settings.span or settings.chunks):
+        raise SettingsError("--salvage is of the whole file: leave --bytes and --chunks out")
+    (_salvage if salvage else _run)(job, settings)
 
 
 def _run(job: JobSettings, settings: config.DecompressSettings) -> None:
@@ -70,15 +85,64 @@ def _run(job: JobSettings, settings: config.DecompressSettings) -> None:
         say(f"{report.to_text(name=outcome.source_name)}seconds   {outcome.seconds:.1f}")
 
 
+def _salvage(job: JobSettings, settings: config.DecompressSettings) -> None:
+    found: list[Salvaged] = []
+
+    def work(data: bytes, tools: Tools) -> bytes:
+        with heavy_imports():
+            from llmzip.salvage import salvage_bytes
+        found.append(
+            salvage_bytes(data, settings, on_progress=tools.on_progress, cancel=tools.stop.cancel)
+        )
+        return found[0].data
+
+    outcome = run_job(job, work, default_target=_strip_suffix, is_binary=False)
+    if job.json:
+        write_json(_salvage_fields(found[0], outcome))
+    if not job.quiet:
+        for line in _salvage_lines(found[0], outcome):
+            say(line)
+    if found[0].gaps:
+        raise typer.Exit(IntegrityError.exit_code)
+
+
+def _salvage_lines(found: Salvaged, outcome: Outcome) -> list[str]:
+    line = f"{outcome.source_name} → {outcome.target_name}  "
+    if not found.gaps:
+        return [f"{line}{found.original_bytes:,} bytes, nothing is lost, verified"]
+    whole = f"{found.num_intact:,} of {count_text(found.num_pieces, found.noun)} intact"
+    lost = f"{found.num_lost_bytes:,} of {found.original_bytes:,} bytes lost"
+    gaps = [f"lost: bytes {first:,} to {last - 1:,}" for first, last in found.gaps]
+    more = len(gaps) - _MOST_GAPS_SHOWN
+    rest = [f"and {count_text(more, 'gap')} more"] if more > 0 else []
+    note = "note: each gap is marked in the text; what is intact passed its own check alone"
+    return [f"{line}{whole}, {lost}", *gaps[:_MOST_GAPS_SHOWN], *rest, note]
+
+
+def _salvage_fields(found: Salvaged, outcome: Outcome) -> dict[str, object]:
+    return {
+        "schema": 1,
+        "original_bytes": found.original_bytes,
+        "lost_bytes": found.num_lost_bytes,
+        "gaps": [list(gap) for gap in found.gaps],
+        f"{found.noun}s": found.num_pieces,
+        f"intact_{found.noun}s": found.num_intact,
+        "seconds": outcome.seconds,
+    }
+
+
 def _summary(outcome: Outcome, report: Report, settings: config.DecompressSettings) -> str:
     line = f"{outcome.source_name} → {outcome.target_name}  {report.container_bytes:,} → "
-    if settings.span is not None:
+    is_part = settings.span is not None or settings.chunks is not None
+    if is_part:
         line += f"{len(outcome.result):,} of "
     line += f"{report.original_bytes:,} bytes, "
-    if report.arith is None:
+    if report.codec == "arith":
+        line += "codec arith, "
+    # The hash is of the whole file: a part has only the checks of its own pieces.
+    if not is_part or not report.needs_model:
         return line + "verified"
-    # The hash is of the whole file: a part has only the checks of its segments.
-    return line + "codec arith, " + ("verified" if settings.span is None else "segments verified")
+    return line + ("segments verified" if report.arith else "chunks verified")
 
 
 def _strip_suffix(path: str) -> str:

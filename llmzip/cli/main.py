@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from llmzip import __version__
-from llmzip.cli import compress, decompress, info, model
+from llmzip.cli import compress, decompress, info, model, test
 from llmzip.cli.console import say, write_text
 from llmzip.cli.panels import PanelCommand
 from llmzip.cli.signals import HINT, NOTHING_WRITTEN
@@ -37,6 +37,7 @@ app = typer.Typer(
 )
 app.command(cls=PanelCommand)(compress.compress)
 app.command(cls=PanelCommand)(decompress.decompress)
+app.command(cls=PanelCommand)(test.test)
 app.command()(info.info)
 app.add_typer(model.app, name="model")
 

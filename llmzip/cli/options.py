@@ -20,6 +20,7 @@ _NUMBER = r"\d+(?:\.\d+)?"
 _PLAIN_SECONDS = re.compile(_NUMBER, re.ASCII)
 _TIME = re.compile("".join(f"(?:({_NUMBER}){unit})?" for unit in _UNIT_SECONDS), re.ASCII)
 _SPAN = re.compile(r"(\d{1,18}):(\d{1,18})", re.ASCII)
+_CHUNKS = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?", re.ASCII)
 
 Output: TypeAlias = Annotated[
     str | None,
@@ -172,8 +173,30 @@ Bytes: TypeAlias = Annotated[
     typer.Option(
         "--bytes",
         metavar="A:B",
-        help="Only the original's bytes from A up to B, without B; an arith file is decoded no "
-        "further than they need.",
+        help="Only the original's bytes from A up to B, without B; no more is decoded than they "
+        "need.",
+    ),
+]
+Chunks: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--chunks",
+        metavar="I-J",
+        help="Only the bytes of chunks I to J, counted from 1; of arith files, of segments.",
+    ),
+]
+Salvage: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--salvage", help="Of a damaged file, give what is intact, gaps marked; exit 6 if any."
+    ),
+]
+MaxTokens: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--max-tokens",
+        metavar="N",
+        help="Refuse files with more tokens to decode.  [default: 64 a byte of the file + 65536]",
     ),
 ]
 Perturb: TypeAlias = Annotated[
@@ -212,6 +235,18 @@ def span_of(text: str | None) -> tuple[int, int] | None:
             f"--bytes: {text!r} is not a range of bytes", hint="write A:B, such as 0:1000"
         )
     return int(found[1]), int(found[2])
+
+
+def chunks_of(text: str | None) -> tuple[int, int] | None:
+    """ "I-J", or one number, as two. Raises SettingsError."""
+    if text is None:
+        return None
+    found = _CHUNKS.fullmatch(text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2] or found[1]):
+        raise SettingsError(
+            f"--chunks: {text!r} is not a range of chunks", hint="write I-J, such as 3-5"
+        )
+    return int(found[1]), int(found[2] or found[1])
 
 
 def seconds_of(time: str | None) -> float | None:

@@ -12,6 +12,7 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,6 +27,10 @@ from llmzip.store.residual import Ranked
 # Segments under way, in waves: more of them leave more choice of chunks of like length, and each
 # holds the memory of its context.
 _WAVES_UNDER_WAY = 2
+
+
+# Takes segment, chunk and tokens; says whether what follows in the segment is worth decoding.
+OnChunk: TypeAlias = Callable[[int, int, list[int]], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,11 +186,11 @@ def decode_segments(
     *,
     start_id: int | None,
     batch: int,
-    on_chunk: Callable[[int, int, list[int]], None],
+    on_chunk: OnChunk,
     cancel: threading.Event | None = None,
 ) -> None:
-    """Decode independent segments, `batch` chunks at a time, calling on_chunk(segment, chunk, ids)
-    for every chunk; the chunks of a segment come in order."""
+    """Decode independent segments, `batch` chunks at a time; the chunks of a segment come in
+    order."""
     # Longest first: what is left at the end is short, and neighbours are alike.
     waiting = deque(sorted(range(len(segments)), key=lambda i: -_num_tokens(segments[i])))
     under_way: list[_Segment] = []
@@ -203,8 +208,8 @@ def decode_segments(
             under_way = [s for s in under_way if s.index not in done]
 
 
-def _skip_literals(segment: _Segment, on_chunk: Callable[[int, int, list[int]], None]) -> bool:
-    """Take chunks that need no model off the front; says whether any chunk is left."""
+def _skip_literals(segment: _Segment, on_chunk: OnChunk) -> bool:
+    """Take chunks that need no model off the front; says whether any chunk is left to decode."""
     while segment.place < len(segment.chunks):
         chunk = segment.chunks[segment.place]
         if chunk.mem is not None:
@@ -215,12 +220,10 @@ def _skip_literals(segment: _Segment, on_chunk: Callable[[int, int, list[int]], 
     return False
 
 
-def _finish_chunk(
-    segment: _Segment, ids: list[int], on_chunk: Callable[[int, int, list[int]], None]
-) -> None:
-    on_chunk(segment.index, segment.place, ids)
+def _finish_chunk(segment: _Segment, ids: list[int], on_chunk: OnChunk) -> None:
+    goes_on = on_chunk(segment.index, segment.place, ids)
     segment.lead = segment.lead + ids
-    segment.place += 1
+    segment.place = segment.place + 1 if goes_on else len(segment.chunks)
 
 
 def _next_wave(under_way: Sequence[_Segment], batch: int) -> list[_Segment]:
@@ -235,7 +238,7 @@ def _next_wave(under_way: Sequence[_Segment], batch: int) -> list[_Segment]:
 def _decode_wave(
     lm: FrozenLM,
     wave: Sequence[_Segment],
-    on_chunk: Callable[[int, int, list[int]], None],
+    on_chunk: OnChunk,
     cancel: threading.Event | None,
 ) -> None:
     """Decode the next chunk of every segment."""

@@ -45,7 +45,7 @@ _CERTIFY_POSITIONS = 2048
 _CERTIFY_ROWS = 24
 _HURRIED_STEP_TOKENS = 128
 _OPTIMISER_SLACK = 0.2  # logits
-_SAVE_SECONDS = 60.0  # between two times that what is under way is saved, if no chunk is accepted
+_SAVE_SECONDS = 20.0  # between two times that what is under way is saved, if no chunk is accepted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class Engine:
         on_save: OnSave | None = None,
         cancel: threading.Event | None = None,
     ) -> None:
-        """on_save: called with chunks just accepted and what is under way then; about every minute
+        """on_save: called with chunks just accepted and what is under way then; now and then
         and when the run is cancelled, with no chunks."""
         self._lm, self._judge, self._settings = lm, judge, settings
         self._on_step, self._on_save, self._cancel = on_step, on_save, cancel

@@ -67,6 +67,7 @@ __all__ = [
     "Sizes",
     "StoredRun",
     "chunk_check",
+    "container_of",
     "content_hash",
     "margin_code",
     "margin_value",
@@ -223,6 +224,12 @@ def _read_planes(opened: OpenedFile) -> Container:
         runs = _read_arith_runs(opened, opened.columns)
     else:
         runs = _read_cram_runs(opened, opened.columns)
+    return container_of(header, runs, arith)
+
+
+def container_of(header: Header, runs: tuple[Run, ...], arith: Arith | None) -> Container:
+    """What the header says, with these contents. Nothing is checked."""
+    model = header.model
     return Container(
         original_bytes=header.original_bytes,
         original_hash=header.original_hash,

@@ -8,6 +8,7 @@ fields that both need. Does not know what the vectors mean, nor the chunks. Call
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -96,6 +97,21 @@ def unpack_grids(
         raise Corrupt("vector plane: not what its own contents are written as")
     steps = (STEP_UNIT * codes).astype(np.uint16)
     return [GridMem(symbols=symbols[i], steps=steps[i]) for i in range(count)]
+
+
+def salvage_grids(
+    data: bytes | memoryview, code: GridCode, *, count: int, num_mem: int, dim: int
+) -> list[GridMem | None]:
+    """What a damaged plane still gives: vectors of which those before the damage are right."""
+    symbols = np.zeros((count, num_mem, dim), dtype=np.int16)
+    codes = np.full((count, num_mem), -1, dtype=np.int32)
+    with suppress(Corrupt):
+        _walk(RangeReader(data, what="vector plane"), code, symbols, codes)
+    steps = (STEP_UNIT * codes).astype(np.uint16)
+    return [
+        GridMem(symbols=symbols[i], steps=steps[i]) if (codes[i] >= 0).all() else None
+        for i in range(count)
+    ]
 
 
 @lru_cache(maxsize=4)

@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from zlib import crc32
 
-from llmzip.errors import Corrupt, LimitExceeded, Truncated
+from llmzip.errors import Corrupt, Truncated
 from llmzip.store.arithplane import ArithColumns, decode_arith_columns, max_columns_bytes
 from llmzip.store.columns import Columns, decode_columns
 from llmzip.store.header import COLUMNS_ZSTD, CRC_BYTES, Header, read_header
+from llmzip.store.limits import check_size
 from llmzip.store.squeeze import frame_content_bytes, unsqueeze
 from llmzip.store.varint import Cursor
 
@@ -58,11 +59,7 @@ def open_file(data: bytes, *, max_output_bytes: int) -> OpenedFile:
         raise Truncated(f"the file has {len(data)} of {file_bytes} bytes")
     if len(data) > file_bytes:
         raise Corrupt(f"{len(data) - file_bytes} trailing bytes after byte {file_bytes}")
-    if header.original_bytes > max_output_bytes:
-        raise LimitExceeded(
-            f"the original has {header.original_bytes} bytes, the limit is {max_output_bytes}",
-            hint="raise the limit with --max-output if you trust this file",
-        )
+    check_size(header.original_bytes, max_output_bytes)
     view = memoryview(data)
     body_end = file_bytes - tail_bytes
     body_crc = int.from_bytes(view[body_end : body_end + CRC_BYTES], "little")
@@ -73,7 +70,7 @@ def open_file(data: bytes, *, max_output_bytes: int) -> OpenedFile:
     planes = Cursor(view[header_bytes:body_end], what="body", base=header_bytes)
     return OpenedFile(
         header=header,
-        columns=_read_columns(header, planes.part(header.columns_bytes, what="columns")),
+        columns=read_columns(header, planes.part(header.columns_bytes, what="columns")),
         planes=planes,
         sizes=Sizes(
             vector_bytes=header.vector_bytes,
@@ -85,7 +82,8 @@ def open_file(data: bytes, *, max_output_bytes: int) -> OpenedFile:
     )
 
 
-def _read_columns(header: Header, cursor: Cursor) -> Columns | ArithColumns:
+def read_columns(header: Header, cursor: Cursor) -> Columns | ArithColumns:
+    """The columns of a file, from the plane of its own. Raises Corrupt."""
     table, arith = header.table, header.model.arith if header.model else None
     if header.required & COLUMNS_ZSTD:
         frame = cursor.take(cursor.remaining)

@@ -7,6 +7,7 @@ a kind with parameters. Does not know why a token was patched. Called by `llmzip
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -85,17 +86,33 @@ def read_coded_patches(
     return found
 
 
+def salvage_coded_patches(
+    data: bytes | memoryview, chunks: Sequence[ChunkPatches], *, num_patches: int
+) -> list[tuple[Patch, ...]]:
+    """What a damaged plane still gives: patches of the first chunks, up to the damage right."""
+    found: list[tuple[Patch, ...]] = []
+    with suppress(Corrupt, OverflowError):
+        _walk(RangeReader(data, what="patch plane"), chunks, num_patches, given=False, result=found)
+    return found
+
+
 def _literal_tokens(chunks: Sequence[ChunkPatches]) -> int:
     return sum(chunk.num_tokens for chunk in chunks if chunk.is_literal)
 
 
 def _walk(
-    coder: RangeCoder, chunks: Sequence[ChunkPatches], num_patches: int, *, given: bool
+    coder: RangeCoder,
+    chunks: Sequence[ChunkPatches],
+    num_patches: int,
+    *,
+    given: bool,
+    result: list[tuple[Patch, ...]] | None = None,
 ) -> list[tuple[Patch, ...]]:
-    """Code every chunk in order. A writer is given the patches, a reader returns them."""
+    """Code every chunk in order. A writer is given the patches, a reader returns them, and adds
+    each chunk's to `result` as it goes."""
     free_tokens = sum(chunk.num_tokens for chunk in chunks if not chunk.is_literal)
     models = _Models(tokens_left=free_tokens, patches_left=num_patches)
-    result = []
+    result = [] if result is None else result
     for chunk in chunks:
         patches = chunk.patches if given else None
         if chunk.is_literal:

@@ -131,6 +131,12 @@ class Container:
         return tuple(chunk for run in self.runs if isinstance(run, CramRun) for chunk in run.chunks)
 
     @property
+    def num_tokens(self) -> int:
+        """What the model has to decode for all of it."""
+        pieces = self.arith.segments if self.arith else self.chunks
+        return sum(piece.num_tokens for piece in pieces)
+
+    @property
     def is_coded(self) -> bool:
         """Whether its chunks' vectors are on grids, and its planes entropy-coded."""
         return self.needs_model and self.arith is None and self.bits < RAW_BITS
@@ -212,7 +218,7 @@ def check_container(container: Container) -> None:
             container == blank, "without a run that needs a model all model fields must be empty"
         )
     for number, chunk in enumerate(container.chunks):
-        _check_chunk(chunk, container, number=number)
+        check_chunk(chunk, container, number=number)
 
 
 def check_name(name: str, *, what: str) -> None:
@@ -278,8 +284,9 @@ def check_start(start_id: int | None) -> None:
         _require(0 <= start_id <= MAX_TOKEN_ID, f"start token {start_id}, at most {MAX_TOKEN_ID}")
 
 
-def _check_chunk(chunk: Chunk, container: Container, *, number: int) -> None:
-    """All but infinities and NaNs of raw vectors, which `vectors` refuses for all at once."""
+def check_chunk(chunk: Chunk, container: Container, *, number: int) -> None:
+    """Raise Corrupt for a chunk that breaks a rule: all rules but that against infinities and NaNs
+    of raw vectors, which `vectors` refuses for all at once."""
     wrong, mem = "", chunk.mem
     if not 1 <= chunk.num_tokens <= MAX_CHUNK_TOKENS:
         wrong = f"{chunk.num_tokens} tokens, at most {MAX_CHUNK_TOKENS}"

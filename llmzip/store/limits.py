@@ -1,0 +1,33 @@
+"""What a file may ask for without being asked whether it is meant.
+
+Owns the two limits and their defaults. Knows nothing of how a file is read. Called by
+`llmzip.store.opening`, `llmzip.store.salvage` and `llmzip.codec`.
+"""
+
+from __future__ import annotations
+
+from llmzip.errors import LimitExceeded
+
+# Tokens to be decoded. No file that is smaller than what zstd makes of its text comes near it.
+TOKENS_PER_FILE_BYTE, TOKENS_OF_ANY_FILE = 64, 1 << 16
+
+
+def check_size(original_bytes: int, max_output_bytes: int) -> None:
+    """Raise LimitExceeded for an original over the limit."""
+    if original_bytes > max_output_bytes:
+        raise LimitExceeded(
+            f"the original has {original_bytes} bytes, the limit is {max_output_bytes}",
+            hint="raise the limit with --max-output if you trust this file",
+        )
+
+
+def check_work(num_tokens: int, file_bytes: int, max_tokens: int | None = None) -> None:
+    """Raise LimitExceeded where a file asks for more tokens to be decoded than `max_tokens`, by
+    default than its own size makes plausible."""
+    most = TOKENS_OF_ANY_FILE + TOKENS_PER_FILE_BYTE * file_bytes
+    most = most if max_tokens is None else max_tokens
+    if num_tokens > most:
+        raise LimitExceeded(
+            f"the file asks for {num_tokens} tokens to be decoded, the limit is {most}",
+            hint="raise the limit with --max-tokens if you trust this file",
+        )
