@@ -184,10 +184,6 @@ class DecompressSettings:
             self.span is None or self.chunks is None, "--bytes and --chunks exclude each other"
         )
         _require(
-            not self.salvage or (self.span is None and self.chunks is None),
-            "--salvage is of the whole file: it goes with neither --bytes nor --chunks",
-        )
-        _require(
             math.isfinite(self.perturb) and 0 <= self.perturb <= 1e6,
             "--perturb is a share of the file's guard, from 0 up",
         )

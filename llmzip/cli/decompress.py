@@ -52,7 +52,6 @@ def decompress(
         max_tokens=max_tokens,
         span=options.span_of(byte_range),
         chunks=options.chunks_of(chunks),
-        salvage=salvage,
         perturb=perturb,
         offline=offline,
         compute=options.compute_settings(
@@ -62,7 +61,7 @@ def decompress(
     job = JobSettings(
         file=file, output=output, force=force, json=json, quiet=quiet, verbose=verbose
     )
-    if salvage and (settings.span or settings.chunks):
+    if salvage and (settings.span is not None or settings.chunks is not None):
         raise SettingsError("--salvage is of the whole file: leave --bytes and --chunks out")
     (_salvage if salvage else _run)(job, settings)
 
