@@ -138,6 +138,14 @@ class _Kept:
         if event.chunks_done and event.stage == "cram":
             self._last = event
 
+    def leave(self) -> None:
+        """Tell what is kept and how to go on; where nothing is, leave nothing."""
+        if self.journal.has_work:
+            self._stop.outcome = self.describe()
+            self._stop.hint = f"resume: {shlex.join(['llmzip', *sys.argv[1:]])}"
+        else:
+            self.journal.remove()
+
     def describe(self) -> str:
         name = printable(self.journal.path)
         if not self._last.chunks_done:
@@ -155,6 +163,7 @@ def _kept_work(target: Target, settings: JobSettings, stop: Stop) -> Iterator[_K
 
     journal = Journal.open(target.path + SUFFIX)
     kept = _Kept(journal, stop)
+    stop.before_exit = kept.leave
     try:
         if settings.restart:
             journal.restart()
@@ -164,9 +173,8 @@ def _kept_work(target: Target, settings: JobSettings, stop: Stop) -> Iterator[_K
             )
         yield kept
     except BaseException as error:
-        if journal.has_work and (stop.cancel.is_set() or isinstance(error, KeyboardInterrupt)):
-            stop.outcome = kept.describe()
-            stop.hint = f"resume: {shlex.join(['llmzip', *sys.argv[1:]])}"
+        if stop.cancel.is_set() or isinstance(error, KeyboardInterrupt):
+            kept.leave()
         elif journal.has_work and not isinstance(error, ResumeRefused):
             say(f"note: {kept.describe()}; the same command goes on from there")
         raise

@@ -7,11 +7,13 @@ ends in time whatever it is doing. Knows nothing of what is being stopped. Calle
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
 import threading
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -20,9 +22,9 @@ from llmzip.errors import Interrupted
 HINT = "run the same command again"
 NOTHING_WRITTEN = "nothing was written"
 _EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 143}
-# How long a signal that asks to stop at once waits for Python to see it: while a library works,
-# Python does not.
-_FIRST_SECONDS, _SECOND_SECONDS = 1.5, 0.5
+# How long the command has to end by itself after a first and a second signal: while a library
+# works, Python sees neither. What is to be kept is on disk before there is a signal.
+_FIRST_SECONDS, _SECOND_SECONDS = 1.75, 0.5
 
 
 class Stop:
@@ -33,7 +35,7 @@ class Stop:
         self.exit_code = 130
         self.outcome = NOTHING_WRITTEN  # said if a signal ends the command
         self.hint = HINT
-        self.is_over = threading.Event()
+        self.before_exit: Callable[[], None] = lambda: None  # of a command that does not end itself
         self.waits = True  # the first signal is obeyed between two steps
         self._num_signals = 0
 
@@ -48,7 +50,7 @@ class Stop:
         if self._num_signals == 2 or not self.waits:
             raise KeyboardInterrupt
         if os.isatty(2):
-            os.write(2, b"\nstopping after this step; once more to stop at once\n")
+            os.write(2, b"\nstopping; once more to stop at once\n")
 
     @contextmanager
     def at_once(self, outcome: str = NOTHING_WRITTEN) -> Iterator[None]:
@@ -95,7 +97,7 @@ def stop_on_signals() -> Iterator[Stop]:
 
 @contextmanager
 def _watched(stop: Stop, numbers: Collection[int]) -> Iterator[None]:
-    """A thread that ends the process where a signal must not wait and Python is busy elsewhere."""
+    """A thread that ends the process in time, should Python be busy elsewhere."""
     reader, writer = socket.socketpair()
     with reader, writer:
         writer.setblocking(False)
@@ -105,22 +107,26 @@ def _watched(stop: Stop, numbers: Collection[int]) -> Iterator[None]:
         try:
             yield
         finally:
-            stop.is_over.set()
             signal.set_wakeup_fd(before)
             writer.close()
             watcher.join()
 
 
 def _watch(reader: socket.socket, stop: Stop, numbers: Collection[int]) -> None:
-    first = 0
-    while found := reader.recv(1):
-        number = found[0]
-        if number not in numbers:
-            continue
-        is_first, first = not first, first or number
-        if is_first and stop.waits:
-            continue
-        if not stop.is_over.wait(_FIRST_SECONDS if is_first else _SECOND_SECONDS):
+    first, deadline = 0, math.inf
+    while True:
+        left = deadline - time.monotonic()
+        reader.settimeout(None if math.isinf(left) else max(left, 1e-3))
+        try:
+            found = reader.recv(1)
+        except TimeoutError:
             code = _EXIT_CODES[signal.Signals(first).name]
-            os.write(2, f"interrupted: {stop.outcome} [exit {code}]\n".encode())
+            stop.before_exit()
+            os.write(2, f"interrupted: {stop.outcome} [exit {code}]\nhint: {stop.hint}\n".encode())
             os._exit(code)
+        if not found:  # the command has ended
+            return
+        if found[0] in numbers:
+            patience = _SECOND_SECONDS if first else _FIRST_SECONDS
+            deadline = min(deadline, time.monotonic() + patience)
+            first = first or found[0]
