@@ -83,7 +83,7 @@ class Keeper:
             source = BytesIO(data)
             count = int(np.load(source, allow_pickle=False))
             return [np.load(source, allow_pickle=False) for _ in range(count)]
-        except (ValueError, EOFError, OSError) as error:
+        except Exception as error:  # numpy has many for bytes that it did not write
             raise Corrupt(
                 f"the work kept of an earlier run makes no sense: {error}",
                 hint="--restart discards it and starts anew",

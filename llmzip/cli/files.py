@@ -107,10 +107,12 @@ def plan_target(
     default: Callable[[str], str],
     force: bool,
     is_binary: bool,
+    is_result: Callable[[str], bool] = lambda path: False,
 ) -> Target:
     """Decide where the result goes, and refuse now what would fail after the work.
 
-    `default` makes the output's path out of the input's. Raises InputError.
+    `default` makes the output's path out of the input's. is_result: whether a file that exists is
+    what the work will give. Raises InputError.
     """
     path = output
     if path is None:
@@ -125,9 +127,10 @@ def plan_target(
     if status is not None and (stat.S_ISCHR(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
         _refuse_terminal(path, status, is_binary)
         return Target(path=path, replace=False, is_stream=True)
-    if status is not None:
-        _refuse_existing(path, status, source, force)
     try:
+        if status is not None:
+            _take_away_stale(_temporary_name(path))  # of a run killed when it had published
+            _refuse_existing(path, status, source, force or is_result(path))
         with _temporary(path):
             pass
     except OSError as error:
@@ -151,6 +154,9 @@ def publish(target: Target, data: bytes, source: Source) -> None:
         else:
             _publish_file(target.path, data, source, replace=target.replace)
     except FileExistsError as error:
+        if _holds(target.path, data):
+            sync_directory(_directory(target.path))  # of a run killed before it did
+            return
         raise InputError(
             f"{target.path} appeared meanwhile; it was left alone", hint="use -f to replace it"
         ) from error
@@ -184,6 +190,15 @@ def _check_written(handle: int, data: bytes, path: str) -> None:
         view = view[len(part) :]
 
 
+def _holds(path: str, data: bytes) -> bool:
+    """Whether the file has just these bytes."""
+    try:
+        with open(path, "rb") as file:
+            return os.fstat(file.fileno()).st_size == len(data) and file.read() == data
+    except OSError:
+        return False
+
+
 def _publish_new(temporary: str, path: str) -> None:
     """Give the file its name, or raise FileExistsError: never the place of another file."""
     try:
@@ -205,8 +220,7 @@ def _temporary(target: str) -> Iterator[tuple[FileIO, str]]:
 
     It always has the same name, so that one left by a run that was killed is found and taken away.
     """
-    mark = blake2b(os.path.basename(target).encode(errors="surrogateescape"), digest_size=8)
-    path = os.path.join(_directory(target), f".llmzip-{mark.hexdigest()}.tmp")
+    path = _temporary_name(target)
     file = FileIO(_own(path), "r+")
     try:
         yield file, path
@@ -215,6 +229,11 @@ def _temporary(target: str) -> Iterator[tuple[FileIO, str]]:
             if file.closed or is_at(file.fileno(), path):
                 os.unlink(path)
         file.close()
+
+
+def _temporary_name(target: str) -> str:
+    mark = blake2b(os.path.basename(target).encode(errors="surrogateescape"), digest_size=8)
+    return os.path.join(_directory(target), f".llmzip-{mark.hexdigest()}.tmp")
 
 
 def _own(path: str) -> int:

@@ -7,19 +7,21 @@ is. Called by `cli.compress`, `cli.decompress` and `cli.test`.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from llmzip.cli.console import say
 from llmzip.cli.files import STDIO, Source, Target, open_source, plan_target, publish
 from llmzip.cli.progress import show_progress
 from llmzip.cli.signals import Stop, stop_on_signals
-from llmzip.errors import ResumeRefused, SettingsError
+from llmzip.errors import InputError, ResumeRefused, SettingsError
 from llmzip.progress import OnProgress, Progress, check_cancelled
 from llmzip.report import printable
 
@@ -88,6 +90,9 @@ def run_job(
                 default=default_target,
                 force=settings.force,
                 is_binary=is_binary,
+                is_result=lambda path: (
+                    keeps_work and not settings.restart and _was_published(path)
+                ),
             )
             if settings.json and target.path is None:
                 raise SettingsError(
@@ -97,10 +102,12 @@ def run_job(
             data = _read(source, stop)
         with _kept_work(target, settings, stop) if keeps_work else nullcontext() as kept:
             result = _work(data, settings, work, on_read, stop, kept)
+            if kept:
+                kept.note_result(result)
             with stop.at_once("the output is incomplete") if target.is_stream else nullcontext():
                 publish(target, result, source)
             if kept:
-                kept.journal.remove()
+                kept.remove()
         if source.has_changed(size=len(data)):
             say(f"warning: {_name(source)} has changed; the result is of what it was when read")
     return Outcome(
@@ -138,13 +145,26 @@ class _Kept:
         if event.chunks_done and event.stage == "cram":
             self._last = event
 
+    def note_result(self, result: bytes) -> None:
+        """Before it is published: a run that is killed at that leaves the result and the work."""
+        from llmzip.store.journal import RESULT
+
+        self.journal.keep(RESULT, _fingerprint(result))
+
+    def remove(self) -> None:
+        """The work is done."""
+        try:
+            self.journal.remove()
+        except OSError as error:
+            say(f"warning: cannot remove {printable(self.journal.path)}: {error.strerror}")
+
     def leave(self) -> None:
         """Tell what is kept and how to go on; where nothing is, leave nothing."""
         if self.journal.has_work:
             self._stop.outcome = self.describe()
             self._stop.hint = f"resume: {shlex.join(['llmzip', *sys.argv[1:]])}"
         else:
-            self.journal.remove()
+            self.journal.close()
 
     def describe(self) -> str:
         name = printable(self.journal.path)
@@ -180,6 +200,28 @@ def _kept_work(target: Target, settings: JobSettings, stop: Stop) -> Iterator[_K
         raise
     finally:
         journal.close()
+
+
+def _was_published(path: str) -> bool:
+    """Whether the file at `path` is what a run gave that was killed before its work was removed."""
+    from llmzip.store.journal import RESULT, SUFFIX, Journal
+
+    try:
+        if not os.path.exists(path + SUFFIX):
+            return False
+        with closing(Journal.open(path + SUFFIX)) as journal:
+            noted = journal.kept(RESULT)[-1:]
+        size = int.from_bytes(noted[0][:8], "little") if noted else -1
+        if size != os.path.getsize(path):
+            return False
+        with open(path, "rb") as file:
+            return [_fingerprint(file.read())] == noted
+    except (OSError, InputError):
+        return False
+
+
+def _fingerprint(data: bytes) -> bytes:
+    return len(data).to_bytes(8, "little") + blake2b(data, digest_size=32).digest()
 
 
 @contextmanager

@@ -24,7 +24,7 @@ NOTHING_WRITTEN = "nothing was written"
 _EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 143}
 # How long the command has to end by itself after a first and a second signal: while a library
 # works, Python sees neither. What is to be kept is on disk before there is a signal.
-_FIRST_SECONDS, _SECOND_SECONDS = 1.75, 0.5
+_FIRST_SECONDS, _SECOND_SECONDS = 1.5, 0.5
 
 
 class Stop:

@@ -92,6 +92,8 @@ def pack_crammed(chunks: Sequence[Crammed]) -> bytes:
 def unpack_crammed(data: bytes, segments: Mapping[int, Segment]) -> list[Crammed]:
     """What `pack_crammed` was given. segments: of the plan, by index. Raises Corrupt."""
     found: list[Crammed] = _unpack(data, segments, torch.device("cpu"))
+    if not isinstance(found, list) or not all(isinstance(chunk, Crammed) for chunk in found):
+        raise _nonsense("no chunks")
     return found
 
 
@@ -108,6 +110,8 @@ def pack_state(state: EngineState) -> bytes:
 def unpack_state(data: bytes, segments: Mapping[int, Segment], device: torch.device) -> EngineState:
     """What `pack_state` was given, for a model on `device`. Raises Corrupt."""
     state: EngineState = _unpack(data, segments, device)
+    if not isinstance(state, EngineState):
+        raise _nonsense("no state of an engine")
     return state
 
 
@@ -129,11 +133,18 @@ def _sound(read: Callable[[], Any]) -> Any:
     after: damage at this point is foul play, or another version's."""
     try:
         return read()
-    except (SafetensorError, ValueError, KeyError, TypeError, IndexError, StopIteration) as error:
-        raise Corrupt(
-            f"the work kept of an earlier run makes no sense: {error!r}",
-            hint="--restart discards it and starts anew",
-        ) from error
+    except (
+        SafetensorError, ValueError, LookupError, TypeError, AttributeError, StopIteration,
+        RecursionError,
+    ) as error:  # fmt: skip
+        raise _nonsense(repr(error)) from error
+
+
+def _nonsense(why: str) -> Corrupt:
+    return Corrupt(
+        f"the work kept of an earlier run makes no sense: {why}",
+        hint="--restart discards it and starts anew",
+    )
 
 
 def _pack(value: object) -> bytes:

@@ -7,7 +7,8 @@ The file is a magic, then records, only ever appended and each synced. A record 
 the sizes of what follows: a name, bytes that are *kept*, bytes of a *state* that takes the place of
 the state before it under that name (zstd). A CRC32 ends it, which goes on from the record before,
 so that no record can stand in another's place. What is torn or damaged ends the file there. The
-first record says whose work it is.
+first record says whose work it is; the last one, written before the output gets its name, which
+bytes get it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import stat
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from zlib import crc32
 
@@ -30,6 +32,8 @@ SUFFIX = ".part"
 _SIZES = struct.Struct("<BII")
 _CRC_BYTES = 4
 _OWNER, _RUN = "owner", "run"
+RESULT = "result"  # a name for what tells the finished bytes
+_NEW = ".new"  # beside the file while it is written anew
 _COMPACT_BYTES = 64 << 20  # a larger file that is mostly states of the past is written anew
 _READ_BYTES = 1 << 22
 
@@ -63,7 +67,7 @@ class Journal:
         self._handle = handle
         self._contents = _Contents()
         self.torn_bytes = 0  # dropped at the end when it was opened
-        self._owner: Facts | None = None
+        self._owner: Facts = {}  # empty: nobody's
         self._is_begun = False  # something was written by this run
 
     @classmethod
@@ -75,6 +79,7 @@ class Journal:
             journal = cls(path, handle)
             try:
                 journal._read()
+                _take_away(path + _NEW)  # of a run that was killed there; the lock is ours
             except BaseException:
                 os.close(handle)
                 raise
@@ -85,14 +90,13 @@ class Journal:
     @property
     def has_work(self) -> bool:
         """Whether anything is in it that a later run would go on from."""
-        kept = self._contents.kept.keys() - {_OWNER, _RUN}
+        kept = self._contents.kept.keys() - {_OWNER, _RUN, RESULT}
         return bool(kept or self._contents.states)
 
     def check(self, facts: Facts) -> None:
         """Raise ResumeRefused unless the work in it depends on just these facts; those that it has
-        and `facts` has not are not compared. An empty journal is anyone's."""
-        for key, value in facts.items() if self._owner else ():
-            assert self._owner is not None
+        and `facts` has not are not compared. A journal without work is anyone's."""
+        for key, value in facts.items() if self._owner and self.has_work else ():
             if self._owner.get(key) != value:
                 why = _difference(key, self._owner.get(key), value)
                 raise ResumeRefused(
@@ -105,7 +109,9 @@ class Journal:
         """Go on with the work in it, or start work that depends on these facts. Raises
         ResumeRefused."""
         self.check(facts)
-        if self._owner is None:
+        if not self.has_work:
+            self.restart()  # whoever began it has left nothing
+        if not self._owner:
             self._owner = dict(facts)
             self.keep(_OWNER, json.dumps(facts, sort_keys=True).encode())
         self.keep(_RUN, json.dumps({"process": os.getpid()}).encode())
@@ -138,30 +144,42 @@ class Journal:
         place = self._contents.states.get(name)
         if place is None:
             return b""
-        return zstandard.ZstdDecompressor().decompress(self._load(place))
+        try:
+            return zstandard.ZstdDecompressor().decompress(self._load(place))
+        except (zstandard.ZstdError, MemoryError) as error:
+            raise self._foreign() from error
 
     def close(self) -> None:
-        """Unlock it. A file without work is taken away."""
+        """Unlock it. A file without work is taken away, if that can be done."""
         if not self.has_work:
-            self.remove()
-        elif self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
+            with suppress(OSError):  # the next run knows that it holds nothing
+                self.remove()
+        self._let_go()
 
     def remove(self) -> None:
-        """Take the file away: the work is done, or is not wanted."""
-        if self._handle >= 0:
-            if is_at(self._handle, self.path):
+        """Take the file away: the work is done, or is not wanted. Raises OSError."""
+        try:
+            if self._handle >= 0 and is_at(self._handle, self.path):
                 os.unlink(self.path)
                 sync_directory(os.path.dirname(self.path) or os.curdir)
-            os.close(self._handle)
-            self._handle = -1
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        handle, self._handle = self._handle, -1
+        if handle >= 0:
+            with suppress(OSError):  # what counts was synced
+                os.close(handle)
 
     def restart(self) -> None:
-        """Drop all that is in it."""
-        os.ftruncate(self._handle, 0)
-        os.fsync(self._handle)
-        self._contents, self._owner, self.torn_bytes = _Contents(), None, 0
+        """Drop all that is in it. Raises InputError."""
+        try:
+            os.ftruncate(self._handle, 0)
+            os.fsync(self._handle)
+        except OSError as error:
+            raise InputError(f"cannot write {self.path}: {error.strerror}") from error
+        self._contents, self._owner, self.torn_bytes = _Contents(), {}, 0
+        self._is_begun = False
 
     def _start_writing(self) -> None:
         os.ftruncate(self._handle, self._contents.end)  # what is torn would end all that follows
@@ -198,16 +216,24 @@ class Journal:
         size = os.fstat(self._handle).st_size
         start = _read_at(self._handle, 0, min(size, len(MAGIC)))
         if not MAGIC.startswith(start):
-            raise InputError(
-                f"{self.path} is not work of this llmzip", hint="move it away, or choose another -o"
-            )
+            raise self._foreign()
         if start == MAGIC:
             self._contents.end = len(MAGIC)
             while self._read_record(size):
                 pass
         self.torn_bytes = size - self._contents.end
         owner = self.kept(_OWNER)
-        self._owner = json.loads(owner[0]) if owner else None
+        try:
+            self._owner = json.loads(owner[0]) if owner else {}
+        except (ValueError, RecursionError) as error:
+            raise self._foreign() from error
+        if not isinstance(self._owner, dict):
+            raise self._foreign()
+
+    def _foreign(self) -> InputError:
+        return InputError(
+            f"{self.path} is not work of this llmzip", hint="move it away, or choose another -o"
+        )
 
     def _read_record(self, size: int) -> bool:
         """Whether a valid record starts where the last one ended."""
@@ -226,7 +252,7 @@ class Journal:
             crc = crc32(_read_at(self._handle, offset, min(_READ_BYTES, end - offset)), crc)
         if crc != int.from_bytes(_read_at(self._handle, end, _CRC_BYTES), "little"):
             return False
-        name = _read_at(self._handle, body, name_bytes).decode()
+        name = _read_at(self._handle, body, name_bytes).decode(errors="replace")
         _note(found, name, body + name_bytes, kept_bytes, state_bytes)
         found.end, found.crc = end + _CRC_BYTES, crc
         return True
@@ -237,9 +263,7 @@ class Journal:
         live += sum(place.size for place in self._contents.states.values())
         if 2 * live > self._contents.end:
             return
-        path = self.path + ".new"
-        if os.path.lexists(path):
-            os.unlink(path)  # of a run that was killed here; the lock is ours
+        path = self.path + _NEW
         fresh = Journal(path, os.open(path, NEW_FILE, 0o600))
         try:
             lock(fresh._handle)
@@ -283,6 +307,11 @@ def _locked(path: str) -> int:
             os.close(handle)
             raise
         os.close(handle)  # it was finished, or written anew, in between
+
+
+def _take_away(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _writer(path: str, handle: int) -> str:

@@ -16,6 +16,7 @@ from llmzip.errors import Corrupt
 from llmzip.store.coded import CodedFields
 from llmzip.store.columns import Columns
 from llmzip.store.gridplane import pack_grids, unpack_grids
+from llmzip.store.limits import check_reading
 from llmzip.store.modelfields import ModelFields
 from llmzip.store.patchplane import ChunkPatches, pack_coded_patches, read_coded_patches
 from llmzip.store.records import Chunk, Container
@@ -52,7 +53,7 @@ def encode_planes(container: Container) -> Planes:
 def read_planes(
     model: ModelFields, columns: Columns, *, vectors: memoryview, patches: Cursor
 ) -> list[Content]:
-    """The vectors and patches of each chunk. Raises Corrupt."""
+    """The vectors and patches of each chunk. Raises Corrupt, LimitExceeded."""
     if model.coded:
         return _read_coded(model, model.coded, columns, vectors, patches)
     mems = unpack_vectors(
@@ -84,6 +85,8 @@ def _encode_coded(chunks: Sequence[Chunk]) -> Planes:
 def _read_coded(
     model: ModelFields, coded: CodedFields, columns: Columns, vectors: memoryview, patches: Cursor
 ) -> list[Content]:
+    if coded.num_patches:  # then every token is asked whether it has one
+        check_reading(sum(columns.num_tokens), len(vectors) + patches.remaining)
     mems = unpack_grids(
         vectors,
         coded.grid,

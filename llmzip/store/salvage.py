@@ -66,6 +66,8 @@ def read_damaged(data: bytes, *, max_output_bytes: int, max_tokens: int | None =
     planes = _cut(body, header)
     if len(planes[0]) < header.columns_bytes:
         raise Truncated(f"the file ends inside its table of chunks; {_HOPELESS}")
+    # Of a file that is cut short, no other size bounds the table: each chunk has a token.
+    check_work(header.table.num_chunks, len(data), max_tokens)
     try:
         columns = read_columns(header, Cursor(planes[0], what="columns", base=header_bytes))
     except Corrupt as error:

@@ -1,0 +1,147 @@
+"""`scripts/read_crm.py` beside llmzip: what both must find in a file; a zstd for older Pythons."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import read_crm
+import zstandard
+
+from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES
+from llmzip.errors import FormatError
+from llmzip.store.container import (
+    Arith,
+    ArithRun,
+    Container,
+    CramRun,
+    GridMem,
+    Ranked,
+    ReadResult,
+    StoredRun,
+    parse_container,
+)
+from llmzip.store.records import margin_code
+
+KINDS = {CramRun: "crammed", ArithRun: "arith", StoredRun: "stored"}
+
+
+class Unpacker:
+    """What `read_crm` needs of `compression.zstd.ZstdDecompressor`."""
+
+    def __init__(self) -> None:
+        self._unpacker = zstandard.ZstdDecompressor().decompressobj()
+
+    def decompress(self, frame: bytes, max_length: int) -> bytes:
+        return self._unpacker.decompress(frame)[:max_length]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._unpacker, name)
+
+
+def frame_info(frame: bytes) -> SimpleNamespace:
+    size = zstandard.frame_content_size(frame)
+    return SimpleNamespace(decompressed_size=None if size < 0 else size)
+
+
+# For `compression.zstd`, which Python has from 3.14 on.
+ZSTD = SimpleNamespace(
+    ZstdDecompressor=Unpacker, ZstdError=zstandard.ZstdError, get_frame_info=frame_info
+)
+
+
+def read(data: bytes) -> dict[str, Any]:
+    """What `read_crm` finds in a file, zstd planes too."""
+    with patch.object(read_crm, "zstd", read_crm.zstd or ZSTD):
+        found: dict[str, Any] = read_crm.read(data)
+    return found
+
+
+def read_container(data: bytes, *, max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES) -> Container:
+    """What llmzip reads, or its error: either way, `read_crm` must say the same of the file.
+
+    But of a file that is only too large, about which it knows no limit.
+    """
+    try:
+        result = parse_container(data, max_output_bytes=max_output_bytes)
+    except FormatError:
+        with pytest.raises(read_crm.BadFile):
+            read(data)
+        raise
+    check_agreement(read(data), result)
+    return result.container
+
+
+def check_agreement(found: dict[str, Any], result: ReadResult) -> None:
+    """`read_crm` and llmzip found the same in a file."""
+    container, sizes, head = result.container, result.sizes, found["header"]
+    check_header(head, container)
+    for name in ("vector_bytes", "patch_bytes", "stream_bytes", "stored_bytes"):
+        assert head.get(name, 0) == getattr(sizes, name), name
+    assert len(found["runs"]) == len(container.runs)
+    for theirs, ours in zip(found["runs"], container.runs, strict=True):
+        assert theirs[KINDS[type(ours)]] is True and theirs["num_bytes"] == ours.num_bytes
+        if isinstance(ours, CramRun):
+            assert theirs["num_chunks"] == len(ours.chunks)
+            assert theirs["num_tokens"] == sum(chunk.num_tokens for chunk in ours.chunks)
+        if isinstance(ours, StoredRun) and "data" in theirs:  # not without zstd
+            assert theirs["data"] == ours.data.hex()
+    check_chunks(found.get("chunks", []), container)
+    assert (container.arith is None) == ("segments" not in found)
+    if container.arith:
+        check_segments(found, container.arith)
+
+
+def check_header(head: dict[str, Any], container: Container) -> None:
+    for name in ("original_bytes", "xz_bytes", "zstd_bytes", "num_mem", "mem_dim", "bits"):
+        assert head.get(name, 0) == getattr(container, name), name
+    for name in ("model_id", "revision"):
+        assert head.get(name, "") == getattr(container, name), name
+    assert head["original_hash"] == container.original_hash.hex()
+    assert head.get("model_digest", "") == container.model_digest.hex()
+    assert head.get("start_id") == container.start_id
+    assert head.get("context_tokens", 0) == container.context_tokens
+    assert head.get("margin", 0) == margin_code(container.min_margin)
+    assert head.get("num_chunks", 0) == len(container.chunks)
+    assert head.get("num_literal", 0) == sum(chunk.mem is None for chunk in container.chunks)
+    assert head["model"] == container.needs_model and head["coded"] == container.is_coded
+    assert head["arith"] == (container.arith is not None)
+    assert head["bf16_safe"] == container.bf16_safe
+
+
+def check_chunks(chunks: list[dict[str, Any]], container: Container) -> None:
+    for theirs, ours in zip(chunks, container.chunks, strict=True):
+        for name in ("num_tokens", "num_bytes", "starts_segment"):
+            assert theirs[name] == getattr(ours, name), name
+        assert theirs["check"] == ours.check.to_bytes(2, "little").hex()
+        assert theirs["literal"] == (ours.mem is None)
+        patches = [
+            (position, token if isinstance(token, int) else Ranked(*token))
+            for position, token in theirs["patches"]
+        ]
+        assert patches == list(ours.patches)
+        if isinstance(ours.mem, np.ndarray):
+            assert theirs["vectors"] == [row.astype("<u2").tobytes().hex() for row in ours.mem]
+        else:
+            check_grid(theirs["vectors"], ours.mem)
+
+
+def check_segments(found: dict[str, Any], arith: Arith) -> None:
+    head = found["header"]
+    for name in ("prefix_tokens", "window_tokens", "wrap"):
+        assert head[name] == getattr(arith, name), name
+    assert head["guard"] == arith.guard_code and head["num_segments"] == len(arith.segments)
+    for theirs, ours in zip(found["segments"], arith.segments, strict=True):
+        for name in ("num_tokens", "num_bytes", "num_lanes"):
+            assert theirs[name] == getattr(ours, name), name
+        assert theirs["check"] == ours.check.to_bytes(4, "little").hex()
+        assert theirs["stream"] == ours.stream.hex()
+    check_grid(found["shared_vectors"], arith.mem)
+
+
+def check_grid(vectors: list[dict[str, Any]], mem: GridMem | None) -> None:
+    assert [vector["step"] for vector in vectors] == (mem.steps.tolist() if mem else [])
+    assert [vector["symbols"] for vector in vectors] == (mem.symbols.tolist() if mem else [])
