@@ -29,7 +29,8 @@ RANKS = {
 }
 CODEC_PARTS = {
     "arith_decoding", "arith_encoding", "arith_estimate", "arith_keeping", "assembly", "codec",
-    "decoding", "encoding", "estimate", "pieces", "planning", "runtime", "salvage", "triage", "workshop",
+    "decoding", "encoding", "estimate", "pieces", "planning", "runtime", "salvage", "triage",
+    "workshop",
 }  # fmt: skip
 REPORT_PARTS = {"report", "report_text"}
 OWNERS = {
