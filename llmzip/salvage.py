@@ -57,7 +57,7 @@ def salvage_bytes(
             on_progress=on_progress, cancel=cancel,
         )  # fmt: skip
     found = _gather(container, layout, texts)
-    if found.num_lost_bytes and not any(text is not None for text in texts):
+    if found.gaps and found.num_lost_bytes == found.original_bytes:
         raise IntegrityError("nothing in the file is intact. Nothing was written.")
     return found
 

@@ -32,17 +32,38 @@ TINY = ROOT / "tests" / "data" / "v1_tiny.crm"
 ARITH = ROOT / "tests" / "data" / "v1_arith.crm"
 TEXT = b"It was the best of times,\r\nit was the worst of times.\n"
 
-# Stores the bytes; counts its calls; "slow" waits for a cancel, "stuck" never looks.
+# Stores the bytes; counts its calls; "slow" waits for a cancel, "stuck" never looks; "long" keeps
+# three chunks in the journal, and "long slow" waits for a cancel after the second.
 FAKE_CODEC = """
 import os, time, types
 from llmzip.progress import Progress, check_cancelled
 from llmzip.store.container import Container, StoredRun, content_hash, read_container
 from llmzip.store.container import write_container
 
-calls = []
+calls, journals = [], []
+
+def on_chunk(done):
+    pass  # a test may do something here, when a chunk is on disk
+
+def keep_chunks(data, settings, journal, on_progress, cancel):
+    found = {"bytes": len(data), "hash": content_hash(data).hex()}
+    journal.begin({"input": found, "settings": {"seed": settings.seed}})
+    first = len(journal.kept("chunks"))
+    if first:
+        on_progress(Progress(stage="cram", chunks_done=first, chunks_total=3,
+                             message=f"resumed: {first} of 3 chunks were finished before"))
+    for done in range(first + 1, 4):
+        journal.keep("chunks", b"x")
+        on_progress(Progress(stage="cram", chunks_done=done, chunks_total=3))
+        on_chunk(done)
+        while data.startswith(b"long slow") and done == 2:
+            on_progress(Progress(stage="cram", chunks_done=2, chunks_total=3, message="waiting"))
+            cancel.wait(20)
+            check_cancelled(cancel)
 
 def compress_bytes(data, settings, *, journal=None, on_progress=None, cancel=None):
     calls.append(settings)
+    journals.append(journal and journal.path)
     on_progress(Progress(stage="model", message="using a toy"))
     on_progress(Progress(stage="cram", chunks_total=2, bytes_done=5, bytes_total=len(data)))
     end = time.monotonic() + 20
@@ -51,6 +72,8 @@ def compress_bytes(data, settings, *, journal=None, on_progress=None, cancel=Non
         check_cancelled(cancel)
     while data.startswith(b"stuck") and time.monotonic() < end:
         time.sleep(0.01)
+    if journal and data.startswith(b"long"):
+        keep_chunks(data, settings, journal, on_progress, cancel)
     runs = (StoredRun(data=data),) if data else ()
     return write_container(Container(original_bytes=len(data), original_hash=content_hash(data),
                                      xz_bytes=len(data) + 60, zstd_bytes=len(data) + 9, runs=runs))
@@ -897,6 +920,261 @@ def test_ignored_signals_stay_ignored(book, codec):
         assert main(["compress", "book.txt"]) == 0
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+# --- work that is kept
+
+PART = "book.txt.crm.part"
+
+
+@pytest.fixture
+def long_book(book):
+    book.write_bytes(b"long text, of three chunks")
+    return book
+
+
+def fail_after(codec, number):
+    """The work fails when so many chunks are on disk."""
+
+    def fail(done):
+        if done == number:
+            raise errors.ModelUnavailable("lost")
+
+    codec.on_chunk = fail
+
+
+def test_a_failed_run_is_gone_on_from(long_book, codec, capfd):
+    fail_after(codec, 2)
+    assert main(["compress", "book.txt"]) == 5
+    assert names(long_book.parent) == ["book.txt", PART]
+    note, error = capfd.readouterr().err.splitlines()[1:]
+    assert note == f"note: 2 of 3 chunks are kept in {PART}; the same command goes on from there"
+    assert error == "error: lost [exit 5]"
+    done = []
+    codec.on_chunk = done.append
+    assert main(["compress", "book.txt"]) == 0
+    assert done == [3]
+    assert names(long_book.parent) == ["book.txt", "book.txt.crm"]
+    err = capfd.readouterr().err
+    assert "resumed: 2 of 3 chunks were finished before\n" in err and "note: 2 of" not in err
+    assert codec.journals == [PART] * 2
+    assert main(["decompress", "book.txt.crm", "-o", "back"]) == 0
+    assert Path("back").read_bytes() == long_book.read_bytes()
+
+
+def test_a_failure_before_there_is_work_leaves_nothing(long_book, codec, capfd):
+    def fail(*args, **more):
+        raise errors.ModelUnavailable("lost")
+
+    codec.compress_bytes = fail
+    assert main(["compress", "book.txt"]) == 5
+    assert names(long_book.parent) == ["book.txt"]
+    assert capfd.readouterr().err == "error: lost [exit 5]\n"
+
+
+def test_restart_starts_anew(long_book, codec, capfd):
+    fail_after(codec, 2)
+    assert main(["compress", "book.txt"]) == 5
+    done = []
+    codec.on_chunk = done.append
+    assert main(["compress", "book.txt", "--restart"]) == 0
+    assert done == [1, 2, 3]
+    assert "resumed" not in capfd.readouterr().err
+    assert names(long_book.parent) == ["book.txt", "book.txt.crm"]
+    assert main(["compress", "-f", "book.txt", "--restart"]) == 0  # nothing to discard
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "why"),
+    [
+        ([], b"long text, another one", "it is of another input, or the input has changed since"),
+        (["--seed", "7"], None, "other settings: seed was 0, is 7"),
+    ],
+)
+def test_work_of_another_run_is_refused(long_book, codec, capfd, options, text, why):
+    fail_after(codec, 2)
+    assert main(["compress", "book.txt"]) == 5
+    capfd.readouterr()
+    kept = Path(PART).read_bytes()
+    long_book.write_bytes(text or long_book.read_bytes())
+    codec.on_chunk = lambda done: None
+    assert main(["compress", "book.txt", *options]) == 1
+    error, hint = capfd.readouterr().err.splitlines()[1:]
+    assert error == (
+        f"error: {PART} holds work that this run cannot go on from: {why}. Nothing was written. "
+        "[exit 1]"
+    )
+    assert hint == "hint: --restart discards that work and starts anew"
+    assert Path(PART).read_bytes() == kept
+    assert main(["compress", "book.txt", *options, "--restart"]) == 0
+    assert names(long_book.parent) == ["book.txt", "book.txt.crm"]
+
+
+def test_another_output_is_other_work(long_book, codec):
+    fail_after(codec, 1)
+    assert main(["compress", "book.txt"]) == 5
+    codec.on_chunk = lambda done: None
+    assert main(["compress", "book.txt", "--seed", "7", "-o", "other"]) == 0
+    assert names(long_book.parent) == ["book.txt", PART, "other"]
+
+
+def test_work_that_makes_no_sense_does_not_go_on(long_book, codec, capfd):
+    """The same command would fail in the same way: only the hint tells what to do."""
+    fail_after(codec, 2)
+    assert main(["compress", "book.txt"]) == 5
+    capfd.readouterr()
+
+    def fail(*args, **more):
+        raise errors.Corrupt("the work makes no sense", hint="--restart discards it")
+
+    codec.compress_bytes = fail
+    assert main(["compress", "book.txt"]) == 3
+    assert capfd.readouterr().err == (
+        "error: the work makes no sense [exit 3]\nhint: --restart discards it\n"
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_says_how_to_go_on(long_book, number, code):
+    long_book.write_bytes(b"long slow text")
+    long_book.rename("my book.txt")
+    process = start(long_book, "compress", "my book.txt", "--seed", "3")
+    wait_for(process.stderr, b"waiting")
+    process.send_signal(number)
+    returncode, out, err = finish(process)
+    assert (returncode, out) == (code, b"")
+    assert err.splitlines() == [
+        f"interrupted: 2 of 3 chunks are kept in my book.txt.crm.part [exit {code}]",
+        "hint: resume: llmzip compress 'my book.txt' --seed 3",
+    ]
+    assert names(long_book.parent) == ["my book.txt", "my book.txt.crm.part"]
+    again = start(long_book, "compress", "my book.txt", "--seed", "3")
+    returncode, _, err = finish(again)
+    assert returncode == 0
+    assert "resumed: 2 of 3 chunks were finished before" in err
+    assert names(long_book.parent) == ["my book.txt", "my book.txt.crm"]
+
+
+def test_one_run_at_a_time(long_book):
+    long_book.write_bytes(b"long slow text")
+    process = start(long_book, "compress", "book.txt")
+    wait_for(process.stderr, b"waiting")
+    returncode, _, err = finish(start(long_book, "compress", "book.txt"))
+    process.send_signal(signal.SIGINT)
+    finish(process)
+    assert returncode == 1
+    error, hint = err.splitlines()
+    assert error == f"error: process {process.pid} is writing {PART} [exit 1]"
+    assert hint == "hint: wait for it, stop it, or choose another output with -o"
+    assert Path(PART).exists()
+
+
+def test_work_on_stdin_with_a_named_output_goes_on(book, codec, capfd, monkeypatch):
+    def compress():
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"long text")))
+        return main(["compress", "-", "-o", "out.crm"])
+
+    fail_after(codec, 1)
+    assert compress() == 5
+    assert names(book.parent) == ["book.txt", "out.crm.part"]
+    codec.on_chunk = lambda done: None
+    assert compress() == 0
+    assert "resumed: 1 of 3 chunks" in capfd.readouterr().err
+    assert names(book.parent) == ["book.txt", "out.crm"]
+
+
+@pytest.mark.parametrize("output", [["-o", "-"], ["-o", os.devnull]])
+def test_what_goes_to_a_stream_is_not_kept(long_book, codec, capfdbinary, output):
+    assert main(["compress", "book.txt", *output]) == 0
+    assert codec.journals == [None]
+    assert names(long_book.parent) == ["book.txt"]
+    assert not os.path.exists(os.devnull + ".part")
+
+
+def test_decompress_keeps_nothing(long_book, codec, monkeypatch):
+    assert main(["compress", "book.txt"]) == 0
+
+    def fail(*args, **more):
+        assert names(long_book.parent) == ["book.txt", "book.txt.crm"]
+        raise errors.IntegrityError("lost")
+
+    codec.decompress_bytes = fail
+    assert main(["decompress", "book.txt.crm", "-o", "back"]) == 6
+    assert names(long_book.parent) == ["book.txt", "book.txt.crm"]
+
+
+def test_torn_work_is_told(long_book, codec, capfd):
+    for options in ([], ["-q"]):
+        fail_after(codec, 2)
+        assert main(["compress", "book.txt", *options]) == 5
+        with open(PART, "ab") as file:
+            file.write(b"half a record")
+        capfd.readouterr()
+        codec.on_chunk = lambda done: None
+        assert main(["compress", "book.txt", *options]) == 0
+        note = f"note: the last 13 bytes of {PART} are torn\n"
+        assert (note in capfd.readouterr().err) == (not options)
+        os.unlink("book.txt.crm")
+
+
+def test_a_part_that_is_not_ours_is_left_alone(long_book, codec, capfd):
+    Path(PART).write_bytes(b"someone else's")
+    assert main(["compress", "book.txt"]) == 1
+    assert f"error: {PART} is not work of this llmzip [exit 1]" in capfd.readouterr().err
+    assert main(["compress", "book.txt", "--restart"]) == 1
+    assert codec.calls == []
+    assert Path(PART).read_bytes() == b"someone else's"
+
+
+def test_a_part_that_cannot_be_removed(long_book, codec, capfd, monkeypatch):
+    """As of a run that was killed between its last two steps: the output is there already."""
+    real = os.unlink
+
+    def refuse(path, *args, **more):
+        if str(path).endswith(".part"):
+            raise PermissionError(1, "Operation not permitted")
+        real(path, *args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        assert main(["compress", "book.txt"]) == 0
+    assert f"warning: cannot remove {PART}: Operation not permitted" in capfd.readouterr().err
+    assert names(long_book.parent) == ["book.txt", "book.txt.crm", PART]
+    packed = Path("book.txt.crm").read_bytes()
+    assert main(["compress", "book.txt"]) == 0
+    assert names(long_book.parent) == ["book.txt", "book.txt.crm"]
+    assert Path("book.txt.crm").read_bytes() == packed
+    assert main(["compress", "book.txt"]) == 1  # now it is a file that is in the way
+
+
+@pytest.mark.parametrize("way", ["written", "replaced", "touched"])
+def test_an_input_that_changes_meanwhile_is_told(long_book, codec, capfd, way):
+    before = long_book.read_bytes()
+
+    def change(done):
+        if done != 2:
+            return
+        if way == "written":
+            long_book.write_bytes(before + b" and more")
+        elif way == "replaced":
+            Path("new").write_bytes(before)
+            os.replace("new", "book.txt")
+        else:
+            os.utime(long_book, (1, 2))
+
+    codec.on_chunk = change
+    assert main(["compress", "book.txt"]) == 0
+    warning = "warning: book.txt has changed; the result is of what it was when read\n"
+    assert warning in capfd.readouterr().err
+    assert main(["decompress", "book.txt.crm", "-o", "back"]) == 0
+    assert Path("back").read_bytes() == before
+
+
+def test_an_input_that_is_gone_or_the_same_is_no_news(long_book, codec, capfd):
+    assert main(["compress", "book.txt"]) == 0
+    codec.on_chunk = lambda done: long_book.unlink(missing_ok=True)
+    assert main(["compress", "-f", "book.txt"]) == 0
+    assert "warning" not in capfd.readouterr().err
 
 
 # --- terminals

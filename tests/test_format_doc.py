@@ -17,7 +17,16 @@ import read_crm
 from llmzip import errors
 from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES
 from llmzip.errors import FormatError
-from llmzip.store import arithrecords, columns, header, modelfields, records, residual, vectors
+from llmzip.store import (
+    arithrecords,
+    columns,
+    gridplane,
+    header,
+    modelfields,
+    records,
+    residual,
+    vectors,
+)
 from llmzip.store.arithfields import RECIPE
 from llmzip.store.opening import END_MARK
 from tests.test_container import DATA, GOLDEN, ROOT
@@ -127,6 +136,38 @@ def test_a_walk_names_the_features_of_its_file(name: str) -> None:
     names, bits = match[1].split(", "), [int(bit) for bit in match[2].split(" + ")]
     assert [REQUIRED[bit] for bit in bits] == names
     assert golden(name)[8:11] == bytes((1, sum(bits), 0))
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_a_walk_tells_the_header_of_its_file(name: str) -> None:
+    head = read_crm.read(golden(name))["header"]
+    size = golden(name)[11]
+    told = [
+        f"the header has {size} bytes: 0c to {0xB + size:02x}",
+        "the original has {original_bytes} bytes",
+        "{xz_bytes} bytes with xz, {zstd_bytes} with zstd",
+        "{columns_bytes} bytes of columns, {stored_bytes} of stored bytes",
+        "model id `{model_id}`",
+        "start token {start_id}",
+        "K = {num_mem}, D = {mem_dim}",
+    ]
+    if head["crammed"]:
+        told += ["at most {context_tokens} tokens of context", "{patch_bytes} bytes of patches"]
+        told.append("2^(({margin}-128)/16) = 0.5 logits" if not head["coded"] else "margin 0.5")
+    if head["crammed"] and head["coded"]:
+        told += ["{bits} bits asked for", "{vector_bytes} bytes of vectors"]
+        told += ["symbols from -{max_symbol} to {max_symbol}", "steps from {first_step} x 32"]
+    if head["arith"]:
+        told += ["recipe {recipe}; two segments", "the first {prefix_tokens} tokens"]
+        told += [
+            "remember {window_tokens}",
+            "guard 2^(({guard}-256)/16)",
+            "{stream_bytes} bytes of",
+        ]
+        told += ["symbols from -{max_symbol} to {max_symbol}", "steps from {first_step} x 32"]
+    for phrase in told:
+        wanted = phrase.format_map(head)
+        assert any(wanted in meaning for _, _, meaning in tables(WALKS[name])[0]), wanted
 
 
 def test_the_walk_of_the_coded_vectors_has_the_counts_and_symbols_of_the_file() -> None:
@@ -250,6 +291,8 @@ LAST_ID = residual.MAX_TOKEN_ID
 LIMITS = [
     ("model", "num_mem", "1 to 1024", [1, vectors.MAX_NUM_MEM]),
     ("model", "mem_dim", "1 to 65536", [1, vectors.MAX_MEM_DIM]),
+    ("model", "bits", "1 to 8", [vectors.CODED_BITS[0], vectors.CODED_BITS[-1]]),
+    ("model", "num_literal", "1 to num_chunks", [1]),
     ("model", "context_tokens", "below 2^31", [0, records.MAX_CONTEXT_TOKENS]),
     ("model", "start_id", "below 2^31", [0, LAST_ID]),
     ("coded", "max_symbol", "at least 1; at most 1023", [1, vectors.MAX_SYMBOL]),
@@ -279,6 +322,9 @@ def test_limits_of_a_field(table: str, name: str, phrase: str, limits: list[int]
     below = phrase.startswith("below")
     assert ([0, numbers(phrase)[0] - 1] if below else numbers(phrase)) == limits
     (theirs,) = [theirs for _, other, _, theirs in read if other == name]
+    if name == "bits":  # what raw files have comes on top
+        assert f"{vectors.RAW_BITS} in raw files" in content and theirs[1] == str(vectors.RAW_BITS)
+        limits = limits[:1]
     assert [int(limit) for limit in theirs[: len(limits)]] == limits
 
 
@@ -296,6 +342,53 @@ def test_limits_of_several_fields() -> None:
     fields = {name: limits for _, name, _, limits in TABLES["arith"][1]}
     assert fields["recipe"] == [str(RECIPE)] * 2 and fields["wrap"] == ["0", str(breaks[-1])]
     assert fields["guard"] == ["1", "255"]
+
+
+def test_figures_of_the_fields() -> None:
+    every = [field for rows, _ in TABLES.values() for field in described(rows)]
+    for name, phrase in (
+        ("reserved", "0; any other value"),
+        ("runs", "2 x number of runs + 1 if the first one is stored"),
+        ("model_id", f"UTF-8, 1 to {records.MAX_NAME_BYTES} bytes"),
+        ("revision", f"0: none. 1: a commit, {records.COMMIT_BYTES} bytes follow."),
+        ("revision", f"Else: r - 1 bytes of UTF-8 follow (1 to {records.MAX_NAME_BYTES})"),
+        ("margin", "0 exactly if every token is patched"),
+        ("first_step", f"smallest step div {vectors.STEP_UNIT}"),
+        ("step_span", f"largest step div {vectors.STEP_UNIT}"),
+        ("vector_bytes", f"at least K x ceil(D / {gridplane.DIMENSIONS_PER_BYTE})"),
+        ("num_patches", "at most 8 x patch_bytes"),
+        ("stream_bytes", f"at least n div {arithrecords.TOKENS_PER_STREAM_BYTE}"),
+    ):
+        assert any(phrase in content for told, _, content in every if told == name), phrase
+    for name, value in (("margin", records.margin_value), ("guard", arithrecords.guard_value)):
+        (content,) = [content for told, _, content in every if told == name]
+        match = re.search(r"c = 1 to 255: .* 2\^\(\(c-(\d+)\)/(\d+)\)", content)
+        assert match
+        for code in (1, 100, 255):
+            assert value(code) == 2 ** ((code - int(match[1])) / int(match[2]))
+
+
+def test_layout() -> None:
+    told = [(part, size) for part, size, _ in tables(DOC["Layout"])[0]]
+    assert told == [
+        ("magic", str(len(header.MAGIC))),
+        ("version", "u8"),
+        ("required features", "u8"),
+        ("optional features", "u8"),
+        ("header size", "varint"),
+        ("header", ""),
+        ("header CRC", str(header.CRC_BYTES)),
+        ("columns", "`columns_bytes`"),
+        ("vectors", "computed, or `vector_bytes`"),
+        ("patches", "`patch_bytes`"),
+        ("stored", "`stored_bytes`"),
+        ("body CRC", str(header.CRC_BYTES)),
+        ("end mark", str(len(END_MARK))),
+    ]
+    planes = re.findall(
+        r"`(\w+_bytes)`", "\n".join("".join(row) for row in tables(DOC["Layout"])[0])
+    )
+    assert tuple(planes) == read_crm.PLANES
 
 
 def test_limits_of_the_format() -> None:

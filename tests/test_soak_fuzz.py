@@ -33,7 +33,7 @@ from tests.soak import fuzz, mutate
 from tests.soak.child import in_child
 from tests.soak.files import PLANES, assemble, golden, seal, signed, take_apart
 from tests.soak.hostile import changed
-from tests.soak.outcome import MAX_SECONDS, Tally, Verdict, summary, table
+from tests.soak.outcome import MAX_NOTES, MAX_SECONDS, Tally, Verdict, merged, summary, table
 from tests.soak.reading import any_file
 
 FILES = list(fuzz.starts().values())
@@ -92,6 +92,9 @@ def test_a_tally_counts_all_that_can_go_wrong() -> None:
     notes = " ".join(found.notes)
     assert all(word in notes for word in ("first", "second", "third", "fourth", "MB in use"))
     assert "not told" not in notes
+    both = merged([found, replace(found, cases=1, slowest_seconds=9.0, notes=())])
+    assert (both.cases, both.lost, both.too_slow, both.slowest_seconds) == (7, 2, 4, 9.0)
+    assert both.peak_mb == found.peak_mb and both.notes == found.notes[:MAX_NOTES]
     line = summary([found], seed=7, seconds=1234.5)
     assert line == (
         "soak: seed 7; 6 cases; 1 lost, 1 wrong bytes, 1 foreign exceptions, 2 over a limit; "

@@ -94,7 +94,10 @@ def open_source(file: str) -> Source:
         )
     try:
         status = os.fstat(stream.fileno())
-    except OSError:
+    except OSError as error:
+        if file != STDIO:
+            stream.close()
+            raise InputError(f"cannot read {file}: {error.strerror}") from error
         status = None
     is_file = file != STDIO and status is not None and stat.S_ISREG(status.st_mode)
     return Source(name=file, path=file if is_file else None, stream=stream, status=status)

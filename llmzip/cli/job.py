@@ -21,7 +21,7 @@ from llmzip.cli.console import say
 from llmzip.cli.files import STDIO, Source, Target, open_source, plan_target, publish
 from llmzip.cli.progress import show_progress
 from llmzip.cli.signals import Stop, stop_on_signals
-from llmzip.errors import InputError, ResumeRefused, SettingsError
+from llmzip.errors import FormatError, InputError, ResumeRefused, SettingsError
 from llmzip.progress import OnProgress, Progress, check_cancelled
 from llmzip.report import printable
 
@@ -160,7 +160,7 @@ class _Kept:
 
     def leave(self) -> None:
         """Tell what is kept and how to go on; where nothing is, leave nothing."""
-        if self.journal.has_work:
+        if self.journal.can_go_on:
             self._stop.outcome = self.describe()
             self._stop.hint = f"resume: {shlex.join(['llmzip', *sys.argv[1:]])}"
         else:
@@ -195,7 +195,7 @@ def _kept_work(target: Target, settings: JobSettings, stop: Stop) -> Iterator[_K
     except BaseException as error:
         if stop.cancel.is_set() or isinstance(error, KeyboardInterrupt):
             kept.leave()
-        elif journal.has_work and not isinstance(error, ResumeRefused):
+        elif journal.can_go_on and not isinstance(error, (ResumeRefused, FormatError)):
             say(f"note: {kept.describe()}; the same command goes on from there")
         raise
     finally:

@@ -93,6 +93,13 @@ class Journal:
         kept = self._contents.kept.keys() - {_OWNER, _RUN, RESULT}
         return bool(kept or self._contents.states)
 
+    @property
+    def can_go_on(self) -> bool:
+        """Whether a later run will find work in it: nobody has taken it away."""
+        with suppress(OSError):
+            return self.has_work and self._handle >= 0 and is_at(self._handle, self.path)
+        return False
+
     def check(self, facts: Facts) -> None:
         """Raise ResumeRefused unless the work in it depends on just these facts; those that it has
         and `facts` has not are not compared. A journal without work is anyone's."""
@@ -130,9 +137,10 @@ class Journal:
             if self._contents.end > _COMPACT_BYTES:
                 self._compact()
         except OSError as error:
+            kept = "the work so far is kept in it: " if self.can_go_on else ""
             raise InputError(
                 f"cannot write {self.path}: {error.strerror}",
-                hint="the work so far is kept in it: make room, then run the same command again",
+                hint=f"{kept}make room, then run the same command again",
             ) from error
 
     def kept(self, name: str) -> list[bytes]:
@@ -286,6 +294,8 @@ class Journal:
 def _locked(path: str) -> int:
     """The opened file, locked and still at its path."""
     while True:
+        if os.path.islink(path):
+            raise InputError(f"{path} is a symbolic link", hint="move it away")
         try:
             handle = os.open(path, OLD_FILE)
         except FileNotFoundError:

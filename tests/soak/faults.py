@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -111,11 +112,13 @@ def kill(at: int, when: str) -> Around:
     def around(call: Call, go: Callable[[], Any]) -> Any:
         if call.index != at:
             return go()
-        if when == "after":
-            go()
-        elif when == "torn":
-            _write_half(call)
-        os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            if when == "after":
+                go()
+            elif when == "torn":
+                _write_half(call)
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     return around
 
@@ -125,7 +128,9 @@ def send(at: int, number: int, times: int = 1) -> Around:
 
     def around(call: Call, go: Callable[[], Any]) -> Any:
         if at <= call.index < at + times:
+            signal_at = time.monotonic()
             os.kill(os.getpid(), number)
+            log(f"signal {signal_at}")
         return go()
 
     return around

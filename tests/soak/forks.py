@@ -7,6 +7,7 @@ a fork would be left without what the library knows of its threads. Needs Linux.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from tests.soak.parts import chunks_in
 
 FOREIGN = 99  # exit code of a child in which something escaped `main`
 _WAIT_SECONDS = 60.0
+_NOBODY = 65534
 _LOOK_SECONDS = 0.002
 
 
@@ -99,9 +102,13 @@ class Child:
 
     def kill_after(self, cpu_seconds: float) -> None:
         """SIGKILL once it has used so much processor time, unless it has ended before."""
+        self.wait_for(cpu_seconds)
+        self.send(signal.SIGKILL)
+
+    def wait_for(self, cpu_seconds: float) -> None:
+        """Until it has used so much processor time, or has ended."""
         while not self.has_ended() and self._cpu_seconds() < cpu_seconds:
             time.sleep(_LOOK_SECONDS)
-        self.send(signal.SIGKILL)
 
     def wait_until(self, holds: Callable[[], bool]) -> bool:
         """Until something is true; False: the child ended before."""
@@ -135,9 +142,7 @@ class Child:
             cpu_seconds=usage.ru_utime + usage.ru_stime,
             command=self.command,
         )
-        is_known = ended.code in (0, 1, 3, 4, 5, 6, 7, 130, 143) or ended.was_killed
-        if not is_known or "should not have happened" in ended.err or "[Errno" in ended.err:
-            raise Foreign(str(ended))
+        check_ours(ended)
         return ended
 
     def _cpu_seconds(self) -> float:
@@ -195,6 +200,20 @@ def start(
     return Child(pid=pid, command=tuple(command), err_path=Path(err), log_path=Path(log))
 
 
+def check_ours(ended: Ended) -> None:
+    """Raise Foreign for an end that is none of the documented ones, or that quotes the system
+    without a word of our own."""
+    is_known = 0 <= ended.code <= 7 or ended.code in (130, 143) or ended.was_killed
+    if not is_known or "should not have happened" in ended.err or "[Errno" in ended.err:
+        raise Foreign(str(ended))
+
+
+def warm_up() -> None:
+    """Import what the command line imports late, so that no child has to."""
+    with redirect_stderr(io.StringIO()):
+        main(["compress", f"{os.devnull}/nothing"])
+
+
 def in_fork(work: Callable[[], None]) -> None:
     """Do something in a child, where torch may be used. Raises Foreign if it fails."""
     sys.stdout.flush()
@@ -213,6 +232,20 @@ def in_fork(work: Callable[[], None]) -> None:
     _, status = os.waitpid(pid, 0)
     if status:
         raise Foreign(f"a child failed: {os.waitstatus_to_exitcode(status)}")
+
+
+def drop_root() -> None:
+    """In a child of root, to be refused what others are refused."""
+    if os.getuid() == 0:
+        os.setgroups([])
+        os.setgid(_NOBODY)
+        os.setuid(_NOBODY)
+
+
+def give_away(path: Path) -> None:
+    """To whom `drop_root` becomes."""
+    if os.getuid() == 0:
+        os.chown(path, _NOBODY, _NOBODY)
 
 
 def told_chunks(err: str) -> int:

@@ -34,12 +34,13 @@ from llmzip.store.container import (
 from tests.soak.child import ROOT, environment, from_json, in_child
 from tests.soak.files import golden
 from tests.soak.mutate import mutate
-from tests.soak.outcome import MAX_MB, Outcome, Tally, cap_memory, died
+from tests.soak.outcome import MAX_MB, Outcome, Tally, cap_memory, died, merged
 from tests.soak.reading import any_file
 
 GUIDED_NAME = "cases of guided fuzzing"
 PLAIN_CASES, GUIDED_CASES = 3_000, 5_000
 FULL_PLAIN_CASES, FULL_GUIDED_CASES = 400_000, 600_000
+ROUND_CASES = 50_000
 
 
 def run(*, seed: int, full: bool) -> list[Outcome]:
@@ -71,13 +72,24 @@ def plain_cases(*, seed: int, cases: int) -> list[Outcome]:
 
 
 def guided_cases(*, seed: int, cases: int, timeout_s: float) -> Outcome:
-    """Cases that atheris makes, in a process of its own."""
+    """Cases that atheris makes, in processes of their own: each one finds more than the one before
+    in the same folder, and forgets what watching the code has cost in memory."""
     with tempfile.TemporaryDirectory() as directory:
-        result, corpus = Path(directory) / "outcome.json", Path(directory) / "corpus"
-        corpus.mkdir()
+        corpus = Path(directory)
         for name, data in starts().items():
             (corpus / name).write_bytes(data)
-        arguments = (str(result), GUIDED_NAME, str(seed), str(cases), str(corpus))
+        rounds = [
+            _guided_round(corpus, seed + done + 1, min(ROUND_CASES, cases - done), timeout_s)
+            for done in range(0, cases, ROUND_CASES)
+        ]
+        return merged(rounds)
+
+
+def _guided_round(corpus: Path, seed: int, cases: int, timeout_s: float) -> Outcome:
+    with tempfile.TemporaryDirectory() as directory:
+        result, kept = Path(directory) / "outcome.json", Path(directory) / "kept"
+        kept.mkdir()
+        arguments = (str(result), GUIDED_NAME, str(seed), str(cases), str(corpus), str(kept))
         command = [sys.executable, "-m", "tests.soak.guided", *arguments]
         try:
             done = subprocess.run(
@@ -89,8 +101,8 @@ def guided_cases(*, seed: int, cases: int, timeout_s: float) -> Outcome:
             code, last = 1, f"not done after {timeout_s:.0f} s"
         outcome = from_json(json.loads(result.read_text())) if result.exists() else None
         if code or outcome is None or outcome.cases < cases:
-            kept = [path.read_bytes().hex() for path in corpus.glob("*-*") if path.is_file()]
-            return died(GUIDED_NAME, f"{GUIDED_NAME}: exit code {code}: {last} {kept[:1]}")
+            last += "".join(f" {path.read_bytes().hex()}" for path in kept.iterdir())
+            return died(GUIDED_NAME, f"{GUIDED_NAME}: exit code {code}: {last}")
         return outcome
 
 

@@ -1,4 +1,4 @@
-"""Fuzzing that follows coverage: `python -m tests.soak.guided RESULT NAME SEED RUNS CORPUS`.
+"""Fuzzing that follows coverage: `python -m tests.soak.guided RESULT NAME SEED RUNS CORPUS KEPT`.
 
 Owns the harness around atheris: which modules are watched, and how a new input is made of an old
 one. Checksums are put right in nearly all inputs, else nothing behind them would ever be reached.
@@ -26,8 +26,9 @@ with atheris.instrument_imports(include=["llmzip.store"]):
     from tests.soak.reading import any_file
 
 
-def main(result: str, name: str, seed: str, runs: str, corpus: str) -> None:
-    """Fuzz; leave the numbers in the file `result`. Does not return."""
+def main(result: str, name: str, seed: str, runs: str, corpus: str, kept: str) -> None:
+    """Fuzz; leave the numbers in the file `result`, new inputs in the folder `corpus`, and one that
+    ended the process in `kept`. Does not return."""
     others = list(golden().values())
     tally = Tally(name=name)
 
@@ -44,7 +45,7 @@ def main(result: str, name: str, seed: str, runs: str, corpus: str) -> None:
         return reseal(found) if rng.random() < 0.9 else found
 
     flags = (f"-seed={seed}", f"-runs={runs}", f"-max_len={MAX_INPUT_BYTES}", "-verbosity=0")
-    limits = ("-timeout=20", "-rss_limit_mb=2048", f"-artifact_prefix={corpus}/")
+    limits = ("-timeout=20", "-rss_limit_mb=2048", f"-artifact_prefix={kept}/")
     atheris.Setup([sys.argv[0], *flags, *limits, corpus], one_input, custom_mutator=new_input)
     atheris.Fuzz()
 

@@ -7,7 +7,7 @@ all, no finished work lost, the same bytes in the end, nothing left behind.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from tests.soak import faults
@@ -34,9 +34,7 @@ NUM_RANDOM_FULL = 200  # of each variant
 
 def run(*, seed: int, full: bool) -> list[Outcome]:
     """All kills; if not `full`, those of the quickest variant and a few random ones."""
-    return in_child(
-        __name__, "kill_all", timeout_s=14400 if full else 300, seed=seed, full=full
-    )
+    return in_child(__name__, "kill_all", timeout_s=14400 if full else 300, seed=seed, full=full)
 
 
 def kill_all(*, seed: int, full: bool) -> list[Outcome]:
@@ -48,9 +46,7 @@ def kill_all(*, seed: int, full: bool) -> list[Outcome]:
         ]
 
 
-def kill_at_random(
-    place: Workplace, variants: Sequence[Variant], seed: int, num: int
-) -> Outcome:
+def kill_at_random(place: Workplace, variants: Sequence[Variant], seed: int, num: int) -> Outcome:
     """So many random moments in a run of each variant."""
     tally, rng = new_tally("random kills"), random.Random(seed)
     for variant in variants:

@@ -49,6 +49,26 @@ def died(name: str, reason: str) -> Outcome:
     return Outcome(name=name, cases=0, foreign=1, notes=(reason,))
 
 
+def merged(outcomes: Sequence[Outcome]) -> Outcome:
+    """Parts of one campaign as one outcome."""
+
+    def total(name: str) -> int:
+        return sum(getattr(each, name) for each in outcomes)
+
+    return Outcome(
+        name=outcomes[0].name,
+        cases=total("cases"),
+        lost=total("lost"),
+        wrong=total("wrong"),
+        foreign=total("foreign"),
+        too_slow=total("too_slow"),
+        slowest_seconds=max(each.slowest_seconds for each in outcomes),
+        peak_mb=max(each.peak_mb for each in outcomes),
+        seconds=sum(each.seconds for each in outcomes),
+        notes=tuple(note for each in outcomes for note in each.notes)[:MAX_NOTES],
+    )
+
+
 def peak_mb() -> float:
     """The most memory that this process ever had in use."""
     try:  # the other source counts what the process had that started this one

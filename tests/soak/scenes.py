@@ -116,6 +116,7 @@ class Workplace:
 
     root: Path
     model: Path
+    other: Path  # another model of the same kind
     notes: Path
     _undisturbed: dict[str, Undisturbed] = field(default_factory=dict)
 
@@ -127,6 +128,7 @@ class Workplace:
     def directory(self, variant: Variant) -> Iterator[Path]:
         """A new one with the input, and the old output if there is one."""
         path = Path(tempfile.mkdtemp(dir=self.root))
+        path.chmod(0o777)
         (path / variant.source).write_bytes(variant.data)
         if variant.old is not None:
             (path / variant.final).write_bytes(variant.old)
@@ -185,9 +187,16 @@ def workplace() -> Iterator[Workplace]:
         (root / "notes").mkdir()
         before = os.environ.get("LLMZIP_CACHE")
         os.environ["LLMZIP_CACHE"] = str(root / "cache")
-        model = root / "tiny"
-        forks.in_fork(lambda: make_tiny_model(model, "llama") and None)
-        place = Workplace(root=root, model=model, notes=root / "notes")
+        model, other = root / "tiny", root / "other"
+
+        def make_models() -> None:
+            make_tiny_model(model, "llama")
+            make_tiny_model(other, "llama", seed=1)
+
+        forks.warm_up()
+        forks.in_fork(make_models)
+        root.chmod(0o755)  # some cases are run by nobody
+        place = Workplace(root=root, model=model, other=other, notes=root / "notes")
         place.undisturbed(RAW)  # measures the model
         place._undisturbed.clear()
         try:
