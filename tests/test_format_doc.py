@@ -28,6 +28,7 @@ from llmzip.store import (
     vectors,
 )
 from llmzip.store.arithfields import RECIPE
+from llmzip.store.limits import TOKENS_OF_ANY_FILE, TOKENS_PER_FILE_BYTE
 from llmzip.store.opening import END_MARK
 from tests.test_container import DATA, GOLDEN, ROOT
 
@@ -140,8 +141,8 @@ def test_a_walk_names_the_features_of_its_file(name: str) -> None:
 
 @pytest.mark.parametrize("name", WALKS)
 def test_a_walk_tells_the_header_of_its_file(name: str) -> None:
-    head = read_crm.read(golden(name))["header"]
-    size = golden(name)[11]
+    found = read_crm.read(golden(name))
+    head, size = found["header"], golden(name)[11]
     told = [
         f"the header has {size} bytes: 0c to {0xB + size:02x}",
         "the original has {original_bytes} bytes",
@@ -165,6 +166,18 @@ def test_a_walk_tells_the_header_of_its_file(name: str) -> None:
             "{stream_bytes} bytes of",
         ]
         told += ["symbols from -{max_symbol} to {max_symbol}", "steps from {first_step} x 32"]
+    for run in found["runs"]:
+        kind, *_ = run
+        told.append(f"{kind} run of {run['num_bytes']}" if head["arith"] else f"{kind} run: ")
+        if kind == "crammed":
+            told[-1] += "{num_chunks} chunks, {num_tokens} tokens, ".format_map(run)
+        if not head["arith"]:
+            told[-1] += f"{run['num_bytes']} bytes"
+    for number, segment in enumerate(found.get("segments", [])):
+        sizes = "{num_tokens} tokens, {num_bytes} bytes".format_map(segment)
+        lanes = {1: "one lane", 2: "two lanes"}[segment["num_lanes"]]
+        stream = f"a stream of {segment['stream_bytes']} bytes"
+        told.append(f"segment {number}: {sizes}, {lanes}, {stream}")
     for phrase in told:
         wanted = phrase.format_map(head)
         assert any(wanted in meaning for _, _, meaning in tables(WALKS[name])[0]), wanted
@@ -393,6 +406,7 @@ def test_layout() -> None:
 
 def test_limits_of_the_format() -> None:
     limits = dict(tables(DOC["Limits"])[0])
+    assert len(limits) == 8
     assert limits["header"] == f"{header.MAX_HEADER_BYTES >> 20} MiB"
     assert numbers(DOC["Layout"].split("header size | varint |")[1])[0] == header.MAX_HEADER_BYTES
     assert limits["tokens of a chunk"] == f"1 to {columns.MAX_CHUNK_TOKENS}"
@@ -400,6 +414,10 @@ def test_limits_of_the_format() -> None:
     assert limits["original"].endswith(
         f"{DEFAULT_MAX_OUTPUT_BYTES >> 30} GiB unless told otherwise)"
     )
+    assert limits["bytes of a chunk"] == "at least one per token"
+    assert limits["bytes of a run"] == "at least 1" and read_by(read_crm.RUN, "")[0][3] == ["1"]
+    work = numbers(limits["tokens of all chunks or segments"])
+    assert work == [TOKENS_OF_ANY_FILE, TOKENS_PER_FILE_BYTE]
     least, most, per_byte, more = numbers(limits["tokens of a segment of an arith file"])
     assert (least, most) == (1, arithrecords.MAX_SEGMENT_TOKENS)
     assert per_byte == arithrecords.TOKENS_PER_STREAM_BYTE and more == per_byte - 1

@@ -90,9 +90,7 @@ def run_job(
                 default=default_target,
                 force=settings.force,
                 is_binary=is_binary,
-                is_result=lambda path: (
-                    keeps_work and not settings.restart and _was_published(path)
-                ),
+                is_result=lambda path: keeps_work and not settings.restart and _was_published(path),
             )
             if settings.json and target.path is None:
                 raise SettingsError(

@@ -137,10 +137,10 @@ class Journal:
             if self._contents.end > _COMPACT_BYTES:
                 self._compact()
         except OSError as error:
-            kept = "the work so far is kept in it: " if self.can_go_on else ""
+            so_far = "the work so far is kept in it: " if self.can_go_on else ""
             raise InputError(
                 f"cannot write {self.path}: {error.strerror}",
-                hint=f"{kept}make room, then run the same command again",
+                hint=f"{so_far}make room, then run the same command again",
             ) from error
 
     def kept(self, name: str) -> list[bytes]:

@@ -13,7 +13,7 @@ import time
 from tests.soak.outcome import died, summary, table
 
 # Modules of this package with `run(*, seed, full) -> list[Outcome]`.
-CAMPAIGNS = ("damage", "fuzz", "bombs")
+CAMPAIGNS = ("damage", "fuzz", "bombs", "kills", "disk")
 
 
 def main() -> int:
