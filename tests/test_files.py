@@ -14,6 +14,7 @@ import pytest
 from llmzip.cli import files
 from llmzip.cli.files import open_source, plan_target, publish
 from llmzip.errors import InputError
+from llmzip.store.disk import lock
 
 RESULT = b"\x00result\xff" * 1000
 
@@ -117,6 +118,103 @@ def test_an_output_that_appears_during_the_work_survives(book, monkeypatch, has_
     assert names(book.parent) == ["book.txt", "book.txt.crm"]
 
 
+@pytest.mark.parametrize("has_links", [True, False])
+def test_an_output_that_appears_with_the_same_bytes_will_do(book, monkeypatch, has_links):
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse_links)
+    late = book.with_name("book.txt.crm")
+    with closing(open_source(str(book))) as source:
+        target = plan(source)
+        late.write_bytes(RESULT)
+        inode = late.stat().st_ino
+        publish(target, RESULT, source)
+    assert late.stat().st_ino == inode
+    assert names(book.parent) == ["book.txt", "book.txt.crm"]
+
+
+def test_a_file_that_is_the_result_is_not_in_the_way(book):
+    """Of a run that was killed when it had published: it is neither refused nor replaced."""
+    made = book.with_name("book.txt.crm")
+    made.write_bytes(RESULT)
+    inode = made.stat().st_ino
+    asked = []
+    with closing(open_source(str(book))) as source:
+        target = plan_target(
+            source, None, default=add_suffix, force=False, is_binary=True,
+            is_result=lambda path: not asked.append(path),
+        )  # fmt: skip
+        assert not target.replace and asked == [str(made)]
+        publish(target, RESULT, source)
+        assert made.stat().st_ino == inode
+        with pytest.raises(InputError, match="appeared meanwhile"):
+            publish(target, RESULT + b"other", source)
+    assert made.read_bytes() == RESULT
+
+
+@pytest.fixture
+def left(book):
+    """The private file of another run, while it is published."""
+    found = []
+
+    def look(handle):
+        found.extend(set(names(book.parent)) - {"book.txt", "book.txt.crm"})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", look)
+        convert(book, force=True)
+    (name,) = set(found)
+    book.with_name("book.txt.crm").unlink()
+    return book.with_name(name)
+
+
+def test_what_a_killed_run_left_is_taken_away(book, left):
+    assert left.name.startswith(".llmzip-") and left.name.endswith(".tmp")
+    for step in (convert, convert_forced, fail_to_plan):
+        left.write_bytes(b"half")
+        step(book)
+        assert names(book.parent) == ["book.txt", "book.txt.crm"]
+    assert book.with_name("book.txt.crm").read_bytes() == RESULT
+
+
+def convert_forced(book):
+    convert(book, force=True)
+
+
+def fail_to_plan(book):
+    """The output has two names where a run was killed between giving it one and taking one."""
+    with pytest.raises(InputError, match="exists"):
+        convert(book)
+
+
+def test_what_another_run_is_writing_is_left_alone(book, left):
+    left.write_bytes(b"half")
+    with open(left, "rb") as file:
+        assert lock(file.fileno())
+        with pytest.raises(InputError, match="another llmzip is writing") as error:
+            convert(book)
+        assert left.read_bytes() == b"half"
+        assert "wait for it" in error.value.hint
+    convert(book)
+    assert names(book.parent) == ["book.txt", "book.txt.crm"]
+
+
+def test_a_link_in_the_place_of_the_private_file_is_not_followed(book, left):
+    precious = book.with_name("precious")
+    precious.write_bytes(b"mine")
+    left.symlink_to(precious)
+    with pytest.raises(InputError, match="cannot write into"):
+        convert(book)
+    assert precious.read_bytes() == b"mine" and left.is_symlink()
+
+
+def test_two_outputs_do_not_share_a_private_file(book, left):
+    left.write_bytes(b"half")
+    with open(left, "rb") as file:
+        assert lock(file.fileno())
+        convert(book, str(book.with_name("other")))
+    assert book.with_name("other").read_bytes() == RESULT
+
+
 def refuse_links(*args, **kwargs):
     raise PermissionError(errno.EPERM, "no hard links here")
 
@@ -163,6 +261,32 @@ def test_a_stop_in_mid_write_leaves_nothing(book, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         convert(book)
     assert names(book.parent) == ["book.txt"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("given", [b"", RESULT[:-1], b"\x01" + RESULT[1:], RESULT[:-1] + b"\x01"])
+def test_a_disk_that_gives_back_other_bytes(book, monkeypatch, force, given):
+    old = book.with_name("book.txt.crm")
+    if force:
+        old.write_bytes(b"old")
+    left = [given]
+
+    def read(handle, size):
+        part, left[0] = left[0][:size], left[0][size:]
+        return part
+
+    monkeypatch.setattr(os, "read", read)
+    with pytest.raises(InputError, match="the disk gives back other bytes than were written"):
+        convert(book, force=force)
+    monkeypatch.undo()
+    assert names(book.parent) == ["book.txt"] + ["book.txt.crm"] * force
+    assert not force or old.read_bytes() == b"old"
+
+
+def test_all_is_read_back_however_large(book, monkeypatch):
+    monkeypatch.setattr(files, "_READ_BYTES", 7)
+    convert(book)
+    assert book.with_name("book.txt.crm").read_bytes() == RESULT
 
 
 def test_force_replaces_an_old_file(book):
@@ -274,6 +398,36 @@ def test_inputs_that_cannot_be_read(tmp_path):
     assert "tar" in error.value.hint
     with pytest.raises(InputError, match="No such file"):
         open_source(str(tmp_path / "missing"))
+
+
+def test_an_input_that_changes_while_it_is_read(book):
+    with closing(open_source(str(book))) as source:
+        with open(book, "ab") as file:
+            file.write(b" and more")
+        with pytest.raises(InputError, match="book.txt changed while it was read") as error:
+            source.read()
+        assert error.value.hint == "try again"
+
+
+@pytest.mark.parametrize(
+    ("change", "has_changed"),
+    [
+        (lambda book: None, False),
+        (lambda book: book.chmod(0o600), False),
+        (lambda book: book.unlink(), False),
+        (lambda book: book.write_bytes(b"tex"), True),
+        (lambda book: book.write_bytes(b"TEXT"), True),
+        (lambda book: os.utime(book, (1, 2)), True),
+        (lambda book: (book.unlink(), book.write_bytes(b"text")), True),
+    ],
+    ids=["nothing", "mode", "gone", "shorter", "other bytes", "time", "another file"],
+)
+def test_changes_of_the_input(book, change, has_changed):
+    os.utime(book, (3, 4))
+    with closing(open_source(str(book))) as source:
+        assert source.read() == b"text"
+        change(book)
+        assert source.has_changed(size=4) == has_changed
 
 
 def test_terminals_are_neither_read_nor_filled(book, monkeypatch):

@@ -18,7 +18,7 @@ import pytest
 
 from llmzip.errors import InputError, ResumeRefused
 from llmzip.store import journal as journal_module
-from llmzip.store.journal import MAGIC, Journal
+from llmzip.store.journal import MAGIC, RESULT, Journal
 
 ROOT = Path(__file__).resolve().parent.parent
 FACTS = {
@@ -383,6 +383,14 @@ def test_close_takes_away_a_file_without_work(path: str, tmp_path: Path) -> None
     assert names(tmp_path) == []
 
 
+def test_the_mark_of_a_result_is_no_work(path: str, tmp_path: Path) -> None:
+    """A run that needed no model has nothing else to keep."""
+    with opened(path) as journal:
+        journal.keep(RESULT, b"which bytes")
+        assert not journal.has_work and journal.kept(RESULT) == [b"which bytes"]
+    assert names(tmp_path) == []
+
+
 @pytest.mark.parametrize("work", [(b"kept", b""), (b"", b"state")])
 def test_close_leaves_a_file_with_work(
     path: str, tmp_path: Path, work: tuple[bytes, bytes]
@@ -414,11 +422,45 @@ def test_remove_leaves_a_file_that_is_not_its_own(path: str) -> None:
     assert Path(path).read_bytes() == b"someone else's"
 
 
+def test_a_file_that_cannot_be_taken_away(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is unlocked all the same, and the next run finds no work in it."""
+
+    real = os.unlink
+
+    def refuse(name: str) -> None:
+        if name == path:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        real(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        journal = Journal.open(path)
+        journal.begin(FACTS)
+        journal.close()
+        journal = Journal.open(path)
+        with pytest.raises(PermissionError):
+            journal.remove()
+    with opened(path) as journal:
+        assert not journal.has_work
+        journal.begin(changed("settings", seed=1))
+
+
+def test_restart_on_a_broken_disk(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    make(path, ("work", b"abc"))
+    with opened(path) as journal:
+        monkeypatch.setattr(os, "ftruncate", fail)
+        with pytest.raises(InputError, match="cannot write .*Input/output error"):
+            journal.restart()
+
+
 def test_a_link_is_not_followed(path: str, tmp_path: Path) -> None:
     for target in ("precious", "nowhere"):
         (tmp_path / "precious").write_bytes(b"mine")
         os.symlink(tmp_path / target, path)
-        with pytest.raises(InputError, match="cannot write .*book.crm.part"):
+        with pytest.raises(InputError, match="book.crm.part is a symbolic link"):
             Journal.open(path)
         os.unlink(path)
     assert names(tmp_path) == ["precious"]
@@ -597,6 +639,9 @@ def test_a_leftover_of_a_run_that_was_killed_is_replaced(
         lambda new: os.symlink(precious, new),
     ):
         make_leftover(path + ".new")
+        with opened(path) as journal:
+            assert "book.crm.part.new" not in names(tmp_path)
+            make_leftover(path + ".new")
         with opened(path) as journal:
             journal.restart()
             kept, state = fill(journal)

@@ -28,8 +28,7 @@ from tests.soak.scenes import (
 )
 
 AGAIN = 0.25  # share of cases in which the second run is killed, too
-NUM_RANDOM = 25
-NUM_RANDOM_FULL = 200  # of each variant
+NUM_RANDOM, NUM_RANDOM_FULL = 5, 40  # of each variant
 
 
 def run(*, seed: int, full: bool) -> list[Outcome]:
@@ -41,7 +40,7 @@ def kill_all(*, seed: int, full: bool) -> list[Outcome]:
     """In a process that forks."""
     with workplace() as place:
         return [
-            kill_at_random(place, VARIANTS, seed, NUM_RANDOM_FULL if full else 5),
+            kill_at_random(place, VARIANTS, seed, NUM_RANDOM_FULL if full else NUM_RANDOM),
             kill_at_points(place, VARIANTS if full else [RAW]),
         ]
 
