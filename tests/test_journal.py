@@ -174,6 +174,13 @@ def test_whatever_is_cut_off_the_records_before_it_stay(path: str) -> None:
             assert journal.torn_bytes == 0
 
 
+def test_what_is_torn_goes_with_the_first_record_after_it(path: str) -> None:
+    Path(path).write_bytes(spelled(*RECORDS) + bytes(5000))
+    with opened(path) as journal:
+        journal.keep("third", b"9 goes on")
+    assert Path(path).read_bytes() == spelled(*RECORDS, ("third", b"9 goes on"))
+
+
 def test_a_flipped_bit_ends_the_file_there(path: str) -> None:
     data = spelled(*RECORDS)
     for position in range(len(MAGIC), len(data)):

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from llmzip.cli.console import write_stdout
 from llmzip.errors import InputError
-from llmzip.store.disk import NEW_FILE, OLD_FILE, is_at, lock, sync_directory, write_all
+from llmzip.store.disk import NEW_FILE, OLD_FILE, is_at, lock, rename_new, sync_directory, write_all
 
 STDIO = "-"
 _READ_BYTES = 1 << 22
@@ -209,6 +209,8 @@ def _publish_new(temporary: str, path: str) -> None:
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links; if that is not the cause, this fails, too
+        if rename_new(temporary, path):
+            return
         os.close(os.open(path, NEW_FILE, 0o600))
         try:
             os.replace(temporary, path)

@@ -6,8 +6,10 @@ Called by `llmzip.store.journal` and `llmzip.cli.files`.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import sys
 from contextlib import suppress
 
 try:
@@ -19,6 +21,8 @@ _PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os
 NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_RDWR | _PLAIN
 OLD_FILE = os.O_RDWR | _PLAIN | getattr(os, "O_NONBLOCK", 0)  # a FIFO in its place does not block
 _BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+_HERE, _NO_REPLACE, _EXCLUSIVE = -100, 1, 4  # AT_FDCWD, RENAME_NOREPLACE, RENAME_EXCL
+_NOT_KNOWN = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 _PIECE_BYTES = 1 << 24  # written at a time, so that a signal is seen in between
 
 
@@ -27,6 +31,27 @@ def write_all(handle: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(handle, view[:_PIECE_BYTES]) :]
+
+
+def rename_new(before: str, after: str) -> bool:
+    """Rename, but never to a name that exists: that raises FileExistsError. False: this system has
+    no way to do that. Raises OSError."""
+    names = os.fsencode(before), os.fsencode(after)
+    if sys.platform == "linux":
+        call, arguments = "renameat2", (_HERE, names[0], _HERE, names[1], _NO_REPLACE)
+    elif sys.platform == "darwin":
+        call, arguments = "renamex_np", (*names, _EXCLUSIVE)
+    else:
+        return False
+    function = getattr(ctypes.CDLL(None, use_errno=True), call, None)
+    if function is None:
+        return False
+    if function(*arguments) == 0:
+        return True
+    error = ctypes.get_errno()
+    if error in _NOT_KNOWN:
+        return False
+    raise OSError(error, os.strerror(error), before, None, after)
 
 
 def sync_directory(directory: str) -> None:
