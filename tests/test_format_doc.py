@@ -419,7 +419,7 @@ def test_layout() -> None:
 
 def test_limits_of_the_format() -> None:
     limits = dict(tables(DOC["Limits"])[0])
-    assert len(limits) == 8
+    assert len(limits) == 9
     assert limits["header"] == f"{header.MAX_HEADER_BYTES >> 20} MiB"
     assert numbers(DOC["Layout"].split("header size | varint |")[1])[0] == header.MAX_HEADER_BYTES
     assert limits["tokens of a chunk"] == f"1 to {columns.MAX_CHUNK_TOKENS}"

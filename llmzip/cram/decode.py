@@ -29,8 +29,8 @@ from llmzip.store.residual import Ranked
 _WAVES_UNDER_WAY = 2
 
 
-# Takes segment, chunk and tokens; says whether what follows in the segment is worth decoding.
-OnChunk: TypeAlias = Callable[[int, int, list[int]], bool]
+# Takes segment, chunk and tokens; False: what follows in the segment is not worth decoding.
+OnChunk: TypeAlias = Callable[[int, int, list[int]], bool | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,9 +221,9 @@ def _skip_literals(segment: _Segment, on_chunk: OnChunk) -> bool:
 
 
 def _finish_chunk(segment: _Segment, ids: list[int], on_chunk: OnChunk) -> None:
-    goes_on = on_chunk(segment.index, segment.place, ids)
+    is_over = on_chunk(segment.index, segment.place, ids) is False
     segment.lead = segment.lead + ids
-    segment.place = segment.place + 1 if goes_on else len(segment.chunks)
+    segment.place = len(segment.chunks) if is_over else segment.place + 1
 
 
 def _next_wave(under_way: Sequence[_Segment], batch: int) -> list[_Segment]:

@@ -19,10 +19,12 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 import transformers.models.llama.modeling_llama  # noqa: F401 - else every child imports it
 
 import llmzip.codec  # noqa: F401
 import llmzip.store.summary  # noqa: F401
+from llmzip import workshop
 from llmzip.cli import progress
 from llmzip.cli.main import main
 from llmzip.cram import engine
@@ -49,6 +51,8 @@ class Tuning:
     compact_bytes: int = 64 << 20
 
     def apply(self) -> None:
+        # Which dtype is faster is measured, and a busy machine may measure another one each time.
+        workshop.fast_dtype = lambda device: torch.float32
         progress.LINE_SECONDS = 0.0  # every event is told with -v
         engine._CERTIFY_ROWS = self.certify_rows
         engine._SAVE_SECONDS = self.save_seconds

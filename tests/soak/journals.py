@@ -39,6 +39,7 @@ from tests.soak.scenes import (
     try_case,
 )
 
+_MANY = 3000
 _DENIED = "Permission denied"
 # 2: what cannot be stored, which a writer otherwise says of settings.
 _REFUSALS = (1, 2, 3, 6)
@@ -69,8 +70,12 @@ def work_left(place: Workplace, variant: Variant) -> bytes:
         return (directory / PART).read_bytes()
 
 
-def read_damaged(place: Workplace, seed: int, full: bool) -> Outcome:
-    """Every length and every bit, as the journal reads them; of long records' insides a sample."""
+def read_damaged(place: Workplace, seed: int, most: int | None = None) -> Outcome:
+    """Every length and every bit, as the journal reads them.
+
+    most: places tried in each part of a record, and of each one bit; None: all of both, but of
+    states and log-odds, which are mere bytes to the journal, a sample.
+    """
     tally, rng = new_tally("damaged journals read"), random.Random(seed)
     for variant in (RAW, ARITH, GRID):
         data = work_left(place, variant)
@@ -78,12 +83,12 @@ def read_damaged(place: Workplace, seed: int, full: bool) -> Outcome:
         require(write_part(records) == data, "the second reading is another one")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / PART
-            places = _places(records, len(data), rng, 4000 if full else 40)
+            places = _places(records, len(data), rng, most or _MANY)
             for size in places:
                 case = partial(_read, path, data[:size], records)
                 try_case(tally, case, f"{variant.name}, cut at {size} of {len(data)}")
             for at in places:
-                for bit in range(8) if full else (rng.randrange(8),):
+                for bit in range(8) if most is None else (rng.randrange(8),):
                     flipped = bytearray(data)
                     flipped[at] ^= 1 << bit
                     case = partial(_read, path, bytes(flipped), records, at)
@@ -143,10 +148,12 @@ def _must_refuse(path: Path, data: bytes) -> None:
         require(False, "another file is taken for a journal")
 
 
-def go_on_from_damaged(place: Workplace, seed: int, num: int) -> Outcome:
+def go_on_from_damaged(
+    place: Workplace, variants: Sequence[Variant], seed: int, num: int
+) -> Outcome:
     """The command, run again on a damaged file: so many cuts and as many flipped bits."""
     tally, rng = new_tally("damaged journals"), random.Random(seed)
-    for variant in (RAW, ARITH, GRID) if num > 20 else (RAW,):
+    for variant in variants:
         data = work_left(place, variant)
         records = read_part(data)
         places = _places(records, len(data), rng, 1)
@@ -173,13 +180,14 @@ def _go_on_from(place: Workplace, variant: Variant, part: bytes) -> None:
         require(("are torn" in ended.err) == (torn != 0 and len(part) > 0), str(ended))
 
 
-def refuse_others(place: Workplace) -> Outcome:
-    """Other things in the file's place, and work of another input, model, setting or version."""
+def refuse_others(place: Workplace, every: int = 1) -> Outcome:
+    """Other things in the file's place, and work of another input, model, version or of other
+    settings; of those every so many-th."""
     tally = new_tally("journals refused")
     data = work_left(place, RAW)
     for name, (make, words) in _others(data).items():
         try_case(tally, partial(_refuse_other, place, make, words), name)
-    for setting, options in OPTIONS.items():
+    for setting, options in list(OPTIONS.items())[::every]:
         for restart in (False, True):
             case = partial(_other_settings, place, data, setting, options, restart)
             try_case(tally, case, f"another {setting}{', --restart' if restart else ''}")
@@ -269,10 +277,10 @@ def _snapshot(directory: Path) -> dict[str, object]:
     }
 
 
-def foul_play(place: Workplace, seed: int, num: int) -> Outcome:
+def foul_play(place: Workplace, variants: Sequence[Variant], seed: int, num: int) -> Outcome:
     """Bits changed inside of records, checksums put right: other work than any run would leave."""
     tally, rng = new_tally("journals forged"), random.Random(seed)
-    for variant in (RAW, ARITH, GRID):
+    for variant in variants:
         data = work_left(place, variant)
         for label, forged in _forgeries(read_part(data), rng, num):
             case = partial(_go_on_from_forged, place, variant, forged)

@@ -1,21 +1,29 @@
 """Runs that are killed: at random moments, before, within and after every call that changes a file.
 
-Owns where it strikes. What must be true afterwards is in `scenes`: under the final name nothing or
+Owns where it strikes, and how much of all the ways to end a run early is tried: `powercuts`,
+`stops` and `journals` are the others. What must be true afterwards is in `scenes`: under the final name nothing or
 all, no finished work lost, the same bytes in the end, nothing left behind.
 """
 
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Sequence
 from functools import partial
 
 from tests.soak import faults
 from tests.soak.child import in_child
 from tests.soak.forks import told_chunks
+from tests.soak.journals import foul_play, go_on_from_damaged, read_damaged, refuse_others
 from tests.soak.outcome import Outcome
+from tests.soak.powercuts import cut_power
 from tests.soak.scenes import (
+    ARITH,
+    GRID,
+    QUICK,
     RAW,
+    SHORT,
     VARIANTS,
     Variant,
     Workplace,
@@ -26,22 +34,46 @@ from tests.soak.scenes import (
     try_case,
     workplace,
 )
+from tests.soak.stops import CODES, second_runs, signal_at_points, signal_at_stages
 
 AGAIN = 0.25  # share of cases in which the second run is killed, too
+MOMENTS = ("before", "torn", "after")  # a torn write has done half
 NUM_RANDOM, NUM_RANDOM_FULL = 5, 40  # of each variant
 
 
 def run(*, seed: int, full: bool) -> list[Outcome]:
-    """All kills; if not `full`, those of the quickest variant and a few random ones."""
+    """All of it; if not `full`, of each a part, mostly with the quickest variant."""
     return in_child(__name__, "kill_all", timeout_s=14400 if full else 300, seed=seed, full=full)
 
 
 def kill_all(*, seed: int, full: bool) -> list[Outcome]:
     """In a process that forks."""
     with workplace() as place:
+        if not full:
+            return [
+                kill_at_random(place, QUICK, seed, NUM_RANDOM),
+                kill_at_points(place, [RAW], ("before", "torn")),
+                kill_at_points(place, SHORT),
+                cut_power(place, [RAW, *SHORT]),
+                signal_at_points(place, every=6),
+                signal_at_stages(place, [signal.SIGINT]),
+                second_runs(place, seed, 3),
+                read_damaged(place, seed, most=10),
+                go_on_from_damaged(place, [RAW], seed, 4),
+                refuse_others(place, every=5),
+                foul_play(place, [RAW], seed, 5),
+            ]
         return [
-            kill_at_random(place, VARIANTS, seed, NUM_RANDOM_FULL if full else NUM_RANDOM),
-            kill_at_points(place, VARIANTS if full else [RAW]),
+            kill_at_random(place, VARIANTS, seed, NUM_RANDOM_FULL),
+            kill_at_points(place, [*VARIANTS, *SHORT]),
+            cut_power(place, [*VARIANTS, *SHORT]),
+            signal_at_points(place),
+            signal_at_stages(place, CODES),
+            second_runs(place, seed, 100),
+            read_damaged(place, seed),
+            go_on_from_damaged(place, [RAW, ARITH, GRID], seed, 100),
+            refuse_others(place),
+            foul_play(place, [RAW, ARITH, GRID], seed, 150),
         ]
 
 
@@ -74,12 +106,14 @@ def _kill_at_moments(place: Workplace, variant: Variant, moments: Sequence[float
         go_on(place, directory, variant, plain, left)
 
 
-def kill_at_points(place: Workplace, variants: Sequence[Variant]) -> Outcome:
+def kill_at_points(
+    place: Workplace, variants: Sequence[Variant], moments: Sequence[str] = MOMENTS
+) -> Outcome:
     """Every call of a run that changes a file."""
     tally = new_tally("kills at system calls")
     for variant in variants:
         for at, what in enumerate(place.undisturbed(variant).calls):
-            for when in ("before", "torn", "after"):
+            for when in moments:
                 if when == "torn" and not what.startswith("write"):
                     continue
                 case = partial(_kill_at_call, place, variant, at, when)

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -119,7 +119,7 @@ class Image:
         return self.when.startswith("at the end")
 
 
-def cut_power(place: Workplace, variants: list[Variant], every: int = 1) -> Outcome:
+def cut_power(place: Workplace, variants: Sequence[Variant], every: int = 1) -> Outcome:
     """Every image, or every so many-th, of a run of each variant."""
     tally = new_tally("power cuts")
     for variant in variants:

@@ -6,12 +6,13 @@ must do with it. Called by `kills`, `powercuts`, `stops`, `journals` and `disk`.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llmzip.assembly import pack_stored
@@ -55,30 +56,44 @@ class Variant:
         return INPUT if self.action == "decompress" else FINAL
 
 
+def _refuse_links() -> None:
+    """A file system without hard links."""
+
+    def link(*arguments: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    os.link = link  # type: ignore[assignment]
+
+
 def _text(num_bytes: int) -> bytes:
     return TEXT.encode()[:num_bytes]
 
 
-RAW = Variant(name="raw", options=_QUICK, data=_text(150))
+RAW = Variant(name="raw", options=_QUICK, data=_text(110))
 GRID = Variant(
     name="grid", options=("--bits", "2", "--mem", "2", "--max-steps", "20"), data=_text(120)
 )
-ARITH = Variant(name="arith", options=("--codec", "arith", "--shared-mem", "1"), data=_text(600))
-FORCE = Variant(name="forced", options=(*_QUICK, "-f"), data=_text(150), old=OLD)
+ARITH = Variant(name="arith", options=("--codec", "arith", "--shared-mem", "1"), data=_text(400))
+QUICK_ARITH = Variant(
+    name="quick arith", options=("--codec", "arith", "--shared-mem", "0"), data=_text(400)
+)
+FORCE = Variant(name="forced", options=(*_QUICK, "-f"), data=RAW.data, old=OLD)
 SAVES = Variant(
     name="saved often",
     options=_QUICK,
-    data=_text(150),
-    tuning=Tuning(save_seconds=-1.0, compact_bytes=500_000),  # after every step,
+    data=RAW.data,
+    tuning=Tuning(save_seconds=-1.0, compact_bytes=150_000),  # after every step
 )
 STORED = Variant(name="stored", data=bytes(range(256)) * 8)
+NO_LINKS = replace(STORED, name="no links", prepare=_refuse_links)
 STORED_FORCE = Variant(name="stored, forced", options=("-f",), data=STORED.data, old=OLD)
 RESTORE = Variant(name="restored", data=pack_stored(STORED.data), action="decompress")
 RESTORE_FORCE = Variant(
     name="restored, forced", options=("-f",), data=RESTORE.data, action="decompress", old=OLD
 )
-SHORT = (STORED, STORED_FORCE, RESTORE, RESTORE_FORCE)  # without a model
+SHORT = (STORED, NO_LINKS, STORED_FORCE, RESTORE, RESTORE_FORCE)  # without a model
 VARIANTS = (RAW, GRID, ARITH, FORCE, SAVES)
+QUICK = (RAW, GRID, QUICK_ARITH, FORCE, SAVES)
 
 
 @dataclass(frozen=True, kw_only=True)

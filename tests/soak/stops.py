@@ -14,7 +14,7 @@ import re
 import shlex
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,11 +60,11 @@ def signal_at_points(place: Workplace, every: int = 1) -> Outcome:
     return tally.outcome()
 
 
-def signal_at_stages(place: Workplace) -> Outcome:
-    """A signal in each stage of a run, by each of the ways to stop one."""
+def signal_at_stages(place: Workplace, numbers: Iterable[signal.Signals]) -> Outcome:
+    """Each of these signals in each stage of a run; an interrupt, and two, within a long call."""
     tally = new_tally("signals at stages")
     slowest = [0.0]
-    for number in CODES:
+    for number in numbers:
         for stage, reached in STAGES.items():
             case = partial(_in_time, slowest, partial(_at_stage, place, number, reached))
             try_case(tally, case, f"{number.name} at: {stage}")
