@@ -219,8 +219,11 @@ def refuse_links(*args, **kwargs):
     raise PermissionError(errno.EPERM, "no hard links here")
 
 
-def test_publish_without_hard_links(book, monkeypatch):
+@pytest.mark.parametrize("can_rename", [True, False])
+def test_publish_without_hard_links(book, monkeypatch, can_rename):
     monkeypatch.setattr(os, "link", refuse_links)
+    if not can_rename:
+        monkeypatch.setattr(files, "rename_new", lambda name, path: False)
     convert(book)
     assert book.with_name("book.txt.crm").read_bytes() == RESULT
     assert names(book.parent) == ["book.txt", "book.txt.crm"]
@@ -231,6 +234,7 @@ def test_a_failed_rename_takes_its_placeholder_along(book, monkeypatch):
         raise OSError(errno.EIO, "broken disk")
 
     monkeypatch.setattr(os, "link", refuse_links)
+    monkeypatch.setattr(files, "rename_new", lambda name, path: False)
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(InputError, match="broken disk"):
         convert(book)

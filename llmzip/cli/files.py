@@ -10,16 +10,15 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import blake2b
-from io import FileIO
 from typing import BinaryIO
 
 from llmzip.cli.console import write_stdout
+from llmzip.cli.temporary import directory_of, take_away_stale, temporary, temporary_name
 from llmzip.errors import InputError
-from llmzip.store.disk import NEW_FILE, OLD_FILE, is_at, lock, rename_new, sync_directory, write_all
+from llmzip.store.disk import NEW_FILE, rename_new, sync_directory, write_all
 
 STDIO = "-"
 _READ_BYTES = 1 << 22
@@ -132,12 +131,12 @@ def plan_target(
         return Target(path=path, replace=False, is_stream=True)
     try:
         if status is not None:
-            _take_away_stale(_temporary_name(path))  # of a run killed when it had published
+            take_away_stale(temporary_name(path))  # of a run killed when it had published
             _refuse_existing(path, status, source, force or is_result(path))
-        with _temporary(path):
+        with temporary(path):
             pass
     except OSError as error:
-        raise InputError(f"cannot write into {_directory(path)}: {error.strerror}") from error
+        raise InputError(f"cannot write into {directory_of(path)}: {error.strerror}") from error
     return Target(path=path, replace=force, is_stream=False)
 
 
@@ -158,7 +157,7 @@ def publish(target: Target, data: bytes, source: Source) -> None:
             _publish_file(target.path, data, source, replace=target.replace)
     except FileExistsError as error:
         if _holds(target.path, data):
-            sync_directory(_directory(target.path))  # of a run killed before it did
+            sync_directory(directory_of(target.path))  # of a run killed before it did
             return
         raise InputError(
             f"{target.path} appeared meanwhile; it was left alone", hint="use -f to replace it"
@@ -168,18 +167,18 @@ def publish(target: Target, data: bytes, source: Source) -> None:
 
 
 def _publish_file(path: str, data: bytes, source: Source, *, replace: bool) -> None:
-    with _temporary(path) as (file, temporary):
+    with temporary(path) as (file, name):
         write_all(file.fileno(), data)
-        _copy_status(file.fileno(), temporary, source)
+        _copy_status(file.fileno(), name, source)
         os.fsync(file.fileno())
         _check_written(file.fileno(), data, path)
         if os.name == "nt":  # which does not rename an open file
             file.close()
         if replace:
-            os.replace(temporary, path)
+            os.replace(name, path)
         else:
-            _publish_new(temporary, path)
-    sync_directory(_directory(path))
+            _publish_new(name, path)
+    sync_directory(directory_of(path))
 
 
 def _check_written(handle: int, data: bytes, path: str) -> None:
@@ -202,72 +201,21 @@ def _holds(path: str, data: bytes) -> bool:
         return False
 
 
-def _publish_new(temporary: str, path: str) -> None:
+def _publish_new(name: str, path: str) -> None:
     """Give the file its name, or raise FileExistsError: never the place of another file."""
     try:
-        os.link(temporary, path)
+        os.link(name, path)
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links; if that is not the cause, this fails, too
-        if rename_new(temporary, path):
+        if rename_new(name, path):
             return
         os.close(os.open(path, NEW_FILE, 0o600))
         try:
-            os.replace(temporary, path)
+            os.replace(name, path)
         except BaseException:
             os.unlink(path)
             raise
-
-
-@contextmanager
-def _temporary(target: str) -> Iterator[tuple[FileIO, str]]:
-    """A new private file beside the target, gone when the block ends (unless it was renamed).
-
-    It always has the same name, so that one left by a run that was killed is found and taken away.
-    """
-    path = _temporary_name(target)
-    file = FileIO(_own(path), "r+")
-    try:
-        yield file, path
-    finally:
-        with suppress(FileNotFoundError):
-            if file.closed or is_at(file.fileno(), path):
-                os.unlink(path)
-        file.close()
-
-
-def _temporary_name(target: str) -> str:
-    mark = blake2b(os.path.basename(target).encode(errors="surrogateescape"), digest_size=8)
-    return os.path.join(_directory(target), f".llmzip-{mark.hexdigest()}.tmp")
-
-
-def _own(path: str) -> int:
-    """A new file that is locked and has this name."""
-    while True:
-        try:
-            handle = os.open(path, NEW_FILE, 0o600)
-        except FileExistsError:
-            _take_away_stale(path)
-            continue
-        if lock(handle) and is_at(handle, path):
-            return handle
-        os.close(handle)  # another run was quicker
-
-
-def _take_away_stale(path: str) -> None:
-    try:
-        handle = os.open(path, OLD_FILE)
-    except FileNotFoundError:
-        return
-    try:
-        if not lock(handle):
-            raise InputError(
-                f"another llmzip is writing {path}", hint="wait for it, or stop it, and try again"
-            )
-        if is_at(handle, path):
-            os.unlink(path)
-    finally:
-        os.close(handle)
 
 
 def _copy_status(handle: int, path: str, source: Source) -> None:
@@ -294,10 +242,6 @@ def _copy_owner(handle: int, status: os.stat_result, mode: int) -> int:
     except OSError:
         mode &= ~0o070 | (mode & 0o007) << 3
     return mode
-
-
-def _directory(path: str) -> str:
-    return os.path.dirname(path) or os.curdir
 
 
 def _status(path: str) -> os.stat_result | None:

@@ -19,13 +19,13 @@ import stat
 import struct
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from zlib import crc32
 
 import zstandard
 
 from llmzip.errors import InputError, ResumeRefused
 from llmzip.store.disk import NEW_FILE, OLD_FILE, is_at, lock, sync_directory, write_all
+from llmzip.store.journalparts import Contents, Place, difference, note, read_at
 
 MAGIC = b"\x89CRMPART\r\n\x1a\n\x01"  # the last byte: layout of the records
 SUFFIX = ".part"
@@ -40,32 +40,13 @@ _READ_BYTES = 1 << 22
 Facts = Mapping[str, object]  # of what the work depends on: JSON values
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Bytes in the file."""
-
-    offset: int
-    size: int
-
-
-@dataclass(kw_only=True)
-class _Contents:
-    """Where the valid records of a file are, and where they end."""
-
-    kept: dict[str, list[_Place]] = field(default_factory=dict)
-    states: dict[str, _Place] = field(default_factory=dict)
-    order: list[tuple[str, _Place]] = field(default_factory=list)  # all that is kept
-    end: int = 0
-    crc: int = 0
-
-
 class Journal:
     """The records of one output's work. Locked until it is closed: one run at a time writes it."""
 
     def __init__(self, path: str, handle: int) -> None:
         self.path = path
         self._handle = handle
-        self._contents = _Contents()
+        self._contents = Contents()
         self.torn_bytes = 0  # dropped at the end when it was opened
         self._owner: Facts = {}  # empty: nobody's
         self._is_begun = False  # something was written by this run
@@ -105,7 +86,7 @@ class Journal:
         and `facts` has not are not compared. A journal without work is anyone's."""
         for key, value in facts.items() if self._owner and self.has_work else ():
             if self._owner.get(key) != value:
-                why = _difference(key, self._owner.get(key), value)
+                why = difference(key, self._owner.get(key), value)
                 raise ResumeRefused(
                     f"{self.path} holds work that this run cannot go on from: {why}. "
                     "Nothing was written.",
@@ -186,7 +167,7 @@ class Journal:
             os.fsync(self._handle)
         except OSError as error:
             raise InputError(f"cannot write {self.path}: {error.strerror}") from error
-        self._contents, self._owner, self.torn_bytes = _Contents(), {}, 0
+        self._contents, self._owner, self.torn_bytes = Contents(), {}, 0
         self._is_begun = False
 
     def _start_writing(self) -> None:
@@ -206,7 +187,7 @@ class Journal:
         except OSError:
             os.ftruncate(self._handle, found.end)
             raise
-        _note(found, name, found.end + len(head), len(kept), len(state))
+        note(found, name, found.end + len(head), len(kept), len(state))
         found.end += len(head) + len(kept) + len(state) + _CRC_BYTES
         found.crc = crc
 
@@ -214,15 +195,15 @@ class Journal:
         os.lseek(self._handle, self._contents.end, os.SEEK_SET)
         write_all(self._handle, data)
 
-    def _load(self, place: _Place) -> bytes:
+    def _load(self, place: Place) -> bytes:
         try:
-            return _read_at(self._handle, place.offset, place.size)
+            return read_at(self._handle, place.offset, place.size)
         except OSError as error:
             raise InputError(f"cannot read {self.path}: {error.strerror}") from error
 
     def _read(self) -> None:
         size = os.fstat(self._handle).st_size
-        start = _read_at(self._handle, 0, min(size, len(MAGIC)))
+        start = read_at(self._handle, 0, min(size, len(MAGIC)))
         if not MAGIC.startswith(start):
             raise self._foreign()
         if start == MAGIC:
@@ -250,18 +231,18 @@ class Journal:
         if body > size:
             return False
         name_bytes, kept_bytes, state_bytes = _SIZES.unpack(
-            _read_at(self._handle, found.end, _SIZES.size)
+            read_at(self._handle, found.end, _SIZES.size)
         )
         end = body + name_bytes + kept_bytes + state_bytes
         if end + _CRC_BYTES > size:
             return False
         crc = found.crc
         for offset in range(found.end, end, _READ_BYTES):
-            crc = crc32(_read_at(self._handle, offset, min(_READ_BYTES, end - offset)), crc)
-        if crc != int.from_bytes(_read_at(self._handle, end, _CRC_BYTES), "little"):
+            crc = crc32(read_at(self._handle, offset, min(_READ_BYTES, end - offset)), crc)
+        if crc != int.from_bytes(read_at(self._handle, end, _CRC_BYTES), "little"):
             return False
-        name = _read_at(self._handle, body, name_bytes).decode(errors="replace")
-        _note(found, name, body + name_bytes, kept_bytes, state_bytes)
+        name = read_at(self._handle, body, name_bytes).decode(errors="replace")
+        note(found, name, body + name_bytes, kept_bytes, state_bytes)
         found.end, found.crc = end + _CRC_BYTES, crc
         return True
 
@@ -330,33 +311,3 @@ def _writer(path: str, handle: int) -> str:
     reader._read()
     runs = reader.kept(_RUN)
     return f"process {json.loads(runs[-1])['process']}" if runs else "another llmzip"
-
-
-def _note(found: _Contents, name: str, offset: int, kept_bytes: int, state_bytes: int) -> None:
-    if kept_bytes:
-        place = _Place(offset, kept_bytes)
-        found.kept.setdefault(name, []).append(place)
-        found.order.append((name, place))
-    if state_bytes:
-        found.states[name] = _Place(offset + kept_bytes, state_bytes)
-
-
-def _read_at(handle: int, offset: int, size: int) -> bytes:
-    os.lseek(handle, offset, os.SEEK_SET)
-    parts = []
-    while size > 0:
-        part = os.read(handle, size)
-        if not part:
-            raise OSError(0, "it became shorter")
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
-
-
-def _difference(key: str, before: object, now: object) -> str:
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        return f"the {key} is another one"
-    if key == "input":
-        return "it is of another input, or the input has changed since"
-    other = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-    return f"other {key}: " + ", ".join(f"{k} was {before.get(k)}, is {now.get(k)}" for k in other)

@@ -1,8 +1,8 @@
 """Runs that are killed: at random moments, before, within and after every call that changes a file.
 
 Owns where it strikes, and how much of all the ways to end a run early is tried: `powercuts`,
-`stops` and `journals` are the others. What must be true afterwards is in `scenes`: under the final name nothing or
-all, no finished work lost, the same bytes in the end, nothing left behind.
+`stops` and `journals` are the others. What must be true afterwards is in `scenes`: under the final
+name nothing or all, no finished work lost, the same bytes in the end, nothing left behind.
 """
 
 from __future__ import annotations

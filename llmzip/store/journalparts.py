@@ -1,0 +1,61 @@
+"""What the records of a journal are made of, and how two owners differ.
+
+Owns where bytes of a journal lie and reading them. Called by `llmzip.store.journal`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Place:
+    """Bytes in the file."""
+
+    offset: int
+    size: int
+
+
+@dataclass(kw_only=True)
+class Contents:
+    """Where the valid records of a file are, and where they end."""
+
+    kept: dict[str, list[Place]] = field(default_factory=dict)
+    states: dict[str, Place] = field(default_factory=dict)
+    order: list[tuple[str, Place]] = field(default_factory=list)  # all that is kept
+    end: int = 0
+    crc: int = 0
+
+
+def note(found: Contents, name: str, offset: int, kept_bytes: int, state_bytes: int) -> None:
+    """Add a record whose kept bytes begin at `offset`, with the state's behind them."""
+    if kept_bytes:
+        place = Place(offset, kept_bytes)
+        found.kept.setdefault(name, []).append(place)
+        found.order.append((name, place))
+    if state_bytes:
+        found.states[name] = Place(offset + kept_bytes, state_bytes)
+
+
+def read_at(handle: int, offset: int, size: int) -> bytes:
+    """So many bytes from there. Raises OSError."""
+    os.lseek(handle, offset, os.SEEK_SET)
+    parts = []
+    while size > 0:
+        part = os.read(handle, size)
+        if not part:
+            raise OSError(0, "it became shorter")
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def difference(key: str, before: object, now: object) -> str:
+    """How two owners' facts differ, in words."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return f"the {key} is another one"
+    if key == "input":
+        return "it is of another input, or the input has changed since"
+    other = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+    return f"other {key}: " + ", ".join(f"{k} was {before.get(k)}, is {now.get(k)}" for k in other)
