@@ -7,6 +7,7 @@ a fork would be left without what the library knows of its threads. Needs Linux.
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import signal
@@ -216,6 +217,8 @@ def warm_up() -> None:
     """Import what the command line imports late, so that no child has to."""
     with redirect_stderr(io.StringIO()):
         main(["compress", f"{os.devnull}/nothing"])
+    gc.collect()
+    gc.freeze()  # or a collection in a child touches every page, and each is copied
 
 
 def in_fork(work: Callable[[], None]) -> None:
