@@ -7,6 +7,8 @@ terminals. Called by `llmzip` and `llmzip.cli`.
 
 from __future__ import annotations
 
+import re
+import shlex
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -39,6 +41,7 @@ from llmzip.triage import split_stretches
 from llmzip.workshop import Workshop, open_workshop
 
 _Result = TypeVar("_Result")
+_HUB_NAME = re.compile(r"[a-z0-9][\w.-]*/[a-z0-9][\w.-]*", re.ASCII | re.IGNORECASE)
 
 # Settings that a later run may change: the digest says which model it is, and the others change
 # only how long it takes.
@@ -268,7 +271,8 @@ def _matching_model(container: Container, settings: DecompressSettings) -> Model
     digests must agree."""
     wanted = container.model_digest.hex()
     name = settings.model or container.model_id
-    if settings.model is None and name not in MODELS and "/" not in name:
+    # A path in a file is not followed: only known names, and names of the hub that are cached.
+    if settings.model is None and name not in MODELS and not _HUB_NAME.fullmatch(name):
         raise ModelUnavailable(
             f"this file was made with the local model {name!r} (digest {wanted})",
             hint="name its directory with --model",
@@ -286,6 +290,6 @@ def _matching_model(container: Container, settings: DecompressSettings) -> Model
             f"{files.digest.hex()}. Nothing was written.",
             expected=wanted,
             got=files.digest.hex(),
-            hint=f"llmzip model pull {container.model_id}, or name the right one with --model",
+            hint=f"llmzip model pull {shlex.quote(container.model_id)}, or name the right one with --model",
         )
     return files
