@@ -290,6 +290,7 @@ def _matching_model(container: Container, settings: DecompressSettings) -> Model
             f"{files.digest.hex()}. Nothing was written.",
             expected=wanted,
             got=files.digest.hex(),
-            hint=f"llmzip model pull {shlex.quote(container.model_id)}, or name the right one with --model",
+            hint=f"llmzip model pull {shlex.quote(container.model_id)}, or name the right one with "
+            "--model",
         )
     return files

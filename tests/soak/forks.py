@@ -218,7 +218,7 @@ def warm_up() -> None:
     with redirect_stderr(io.StringIO()):
         main(["compress", f"{os.devnull}/nothing"])
     gc.collect()
-    #gc.freeze()  # or a collection in a child touches every page, and each is copied
+    gc.freeze()  # or a collection in a child touches every page, and each is copied
 
 
 def in_fork(work: Callable[[], None]) -> None:

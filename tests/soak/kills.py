@@ -43,7 +43,7 @@ NUM_RANDOM, NUM_RANDOM_FULL = 5, 40  # of each variant
 
 def run(*, seed: int, full: bool) -> list[Outcome]:
     """All of it; if not `full`, of each a part, mostly with the quickest variant."""
-    return in_child(__name__, "kill_all", timeout_s=14400 if full else 300, seed=seed, full=full)
+    return in_child(__name__, "kill_all", timeout_s=14400 if full else 900, seed=seed, full=full)
 
 
 def kill_all(*, seed: int, full: bool) -> list[Outcome]:

@@ -92,6 +92,7 @@ RESTORE_FORCE = Variant(
     name="restored, forced", options=("-f",), data=RESTORE.data, action="decompress", old=OLD
 )
 SHORT = (STORED, NO_LINKS, STORED_FORCE, RESTORE, RESTORE_FORCE)  # without a model
+FEW = (STORED, NO_LINKS, RESTORE_FORCE)
 VARIANTS = (RAW, GRID, ARITH, FORCE, SAVES)
 QUICK = (RAW, GRID, QUICK_ARITH, FORCE, SAVES)
 
