@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save as save_tensors
 
-from llmzip import arith_encoding, codec, encoding
+from llmzip import arith_encoding, codec, encoding, planning
 from llmzip.arith_keeping import Keeper
 from llmzip.config import CompressSettings
 from llmzip.cram import engine as engine_module
@@ -417,6 +417,28 @@ def test_foul_arrays(tmp_path: Path) -> None:
                     assert "--restart" in error.hint
 
 
+def test_arrays_are_found_by_what_they_depend_on(tmp_path: Path) -> None:
+    with closing(Journal.open(str(tmp_path / "x.part"))) as journal:
+        keeper = Keeper(journal)
+
+        def make(*causes: np.ndarray, kind: str = "odds", value: float = 0.0) -> float:
+            (found,) = keeper._arrays(kind, causes, lambda: [np.array(value)])
+            return float(found)
+
+        first = np.arange(3)
+        assert make(first, value=1.0) == 1.0
+        assert make(np.arange(3), value=2.0) == 1.0
+        others = [
+            (np.array([0, 1, 3]),),  # other values
+            (first.astype(np.int32),),
+            (first[:, None],),
+            (first, first),
+        ]
+        for number, causes in enumerate(others, start=3):
+            assert make(*causes, value=number) == make(*causes) == number
+        assert make(first, kind="shared", value=9.0) == 9.0
+
+
 # The codec
 
 LONG = TEXT[:420].encode()
@@ -558,8 +580,10 @@ def test_finished_work_is_only_put_together(
     tiny_model: Callable[..., Path],
     tmp_path: Path,
     engines: list[Engine],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Stopped while its result was verified: nothing is crammed again."""
+    """Stopped while its result was verified: nothing is read, cut or crammed again."""
+    cut = Calls(monkeypatch, planning, "plan_segments")
     model, path = tiny_model("llama"), tmp_path / "x.part"
     watch = Stopwatch(None)
 
@@ -580,6 +604,7 @@ def test_finished_work_is_only_put_together(
     assert compress(SHORT, model, path, Stopwatch(None), bits=16, context_tokens=24, **CRAM)
     assert engines[0].chunk_steps > 0
     assert [engine.chunk_steps for engine in engines[1:]] == [0, 0]
+    assert cut.count == 1
 
 
 @pytest.fixture
@@ -660,6 +685,7 @@ def test_work_for_another_input_model_or_setting_is_refused(
     kept = path.read_bytes()
     for data, other, changes, words in (
         (SHORT + b".", model, {}, "another input"),
+        (SHORT + b".", tmp_path / "no model is looked for then", {}, "another input"),
         (SHORT, model, {"seed": 1}, "seed was 0, is 1"),
         (SHORT, model, {"max_steps": 41}, "max_steps was 40, is 41"),
         (SHORT, tiny_model("llama", seed=1), {}, "the model is another one"),

@@ -336,18 +336,26 @@ def test_every_option_of_the_arith_codec_reaches_the_codec(book, codec):
 def test_every_decompress_option_reaches_the_codec(book, codec):
     assert main(["compress", "book.txt"]) == 0
     options = "--model m/n --revision r --device cpu --threads 2 --batch 4 --attention eager"
-    options += " --offline --max-output 54 --bytes 3:11 --perturb 0.5 -o back"
+    options += " --offline --max-output 54 --max-tokens 9 --bytes 3:11 --perturb 0.5 -o back"
     assert main(["decompress", "book.txt.crm", *options.split()]) == 0
     compute = ComputeSettings(device="cpu", threads=2, batch=4, attention="eager")
     assert codec.calls[1] == DecompressSettings(
         model="m/n",
         revision="r",
         max_output_bytes=54,
+        max_tokens=9,
         span=(3, 11),
         perturb=0.5,
         offline=True,
         compute=compute,
     )
+
+
+@pytest.mark.parametrize(("text", "chunks"), [("3-5", (3, 5)), ("7", (7, 7))])
+def test_a_range_of_chunks_reaches_the_codec(book, codec, text, chunks):
+    assert main(["compress", "book.txt"]) == 0
+    assert main(["decompress", "book.txt.crm", "--chunks", text, "-o", "back"]) == 0
+    assert codec.calls[1] == DecompressSettings(chunks=chunks)
 
 
 def test_defaults_are_those_of_the_settings(book, codec):
@@ -757,6 +765,11 @@ def test_each_error_has_one_line_and_its_exit_code(book, codec, capfd, error, co
         ["decompress", "x.crm", "--bytes", "5"],
         ["decompress", "x.crm", "--bytes", "7:5"],
         ["decompress", "x.crm", "--bytes=-1:5"],
+        ["decompress", "x.crm", "--chunks", "5-3"],
+        ["decompress", "x.crm", "--chunks", "0"],
+        ["decompress", "x.crm", "--chunks", "1", "--bytes", "0:1"],
+        ["decompress", "x.crm", "--chunks", "1", "--salvage"],
+        ["decompress", "x.crm", "--max-tokens=-1"],
         ["decompress", "x.crm", "--perturb=-1"],
         ["decompress", "x.crm", "--batch", "0"],
         ["no-such-command"],
