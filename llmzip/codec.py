@@ -38,7 +38,7 @@ from llmzip.store.container import Container, content_hash, read_container
 from llmzip.store.journal import Journal
 from llmzip.store.limits import check_work
 from llmzip.triage import split_stretches
-from llmzip.workshop import Workshop, open_workshop
+from llmzip.workshop import Workshop, open_workshop, optimiser_numerics
 
 _Result = TypeVar("_Result")
 _HUB_NAME = re.compile(r"[a-z0-9][\w.-]*/[a-z0-9][\w.-]*", re.ASCII | re.IGNORECASE)
@@ -68,9 +68,12 @@ def compress_bytes(
     if journal is not None:
         journal.check(facts)
 
-    def begin(files: ModelFiles) -> None:
-        if journal is not None:
-            journal.begin({**facts, "model": files.digest.hex()})
+    def begin(files: ModelFiles) -> str:
+        if journal is None:
+            return ""
+        return journal.begin(
+            {**facts, "model": files.digest.hex()}, choice=optimiser_numerics(settings.compute)
+        )
 
     def work(parts: list[Part], shop: Workshop, tell: OnProgress) -> bytes:
         found = []
@@ -149,7 +152,7 @@ def _with_workshop(
     work: Callable[[list[Part], Workshop, OnProgress], _Result],
     *,
     stored: Callable[[], _Result],
-    on_model: Callable[[ModelFiles], None] = lambda files: None,
+    on_model: Callable[[ModelFiles], str] = lambda files: "",
     on_progress: OnProgress | None,
     cancel: threading.Event | None,
 ) -> _Result:
@@ -167,12 +170,12 @@ def _with_workshop(
             report=lambda line: tell(Progress(stage="model", message=line)),
         )
         check_cancelled(cancel)
-        on_model(files)
+        numerics = on_model(files)
         tokens = Tokens.load(files.path)
         parts = tokenised_parts(stretches, tokens)
         if all(part.ids is None for part in parts):
             return stored()
-        shop = open_workshop(files, tokens, settings.compute)
+        shop = open_workshop(files, tokens, settings.compute, numerics=numerics)
         check_cancelled(cancel)
         return work(parts, shop, tell)
 

@@ -40,11 +40,22 @@ class Workshop:
         return remembered_calibration(self.lm, self.judge, ids, start_id=self.start_id, cache=cache)
 
 
-def open_workshop(files: ModelFiles, tokens: Tokens, compute: ComputeSettings) -> Workshop:
-    """Load the model in the decoder's numerics, and in the dtype that this machine optimises
-    fastest in."""
+def optimiser_numerics(compute: ComputeSettings) -> str:
+    """The kind of device and the dtype that this machine optimises fastest in. A measurement:
+    another time it may give another one."""
     device = pick_device(compute.device)
-    dtype = fast_dtype(device)
+    return f"{device.type} {fast_dtype(device)}"
+
+
+def open_workshop(
+    files: ModelFiles, tokens: Tokens, compute: ComputeSettings, *, numerics: str = ""
+) -> Workshop:
+    """Load the model in the decoder's numerics, and in the dtype that this machine optimises
+    fastest in. numerics: of `optimiser_numerics` at another time, which count on the same kind of
+    device."""
+    device = pick_device(compute.device)
+    known = {f"{device.type} {dtype}": dtype for dtype in (torch.float32, torch.bfloat16)}
+    dtype = known.get(numerics) or fast_dtype(device)
     judge = lm = load_model(
         files, device=device, dtype=torch.float32, attention=compute.attention,
         decode_only=dtype != torch.float32,

@@ -93,16 +93,21 @@ class Journal:
                     hint="--restart discards that work and starts anew",
                 )
 
-    def begin(self, facts: Facts) -> None:
+    def begin(self, facts: Facts, *, choice: str = "") -> str:
         """Go on with the work in it, or start work that depends on these facts. Raises
-        ResumeRefused."""
+        ResumeRefused.
+
+        choice: what this run would choose where the outcome varies. Returns what the work was begun
+        with.
+        """
         self.check(facts)
         if not self.has_work:
             self.restart()  # whoever began it has left nothing
         if not self._owner:
-            self._owner = dict(facts)
-            self.keep(_OWNER, json.dumps(facts, sort_keys=True).encode())
+            self._owner = {**facts, **({"choice": choice} if choice else {})}
+            self.keep(_OWNER, json.dumps(self._owner, sort_keys=True).encode())
         self.keep(_RUN, json.dumps({"process": os.getpid()}).encode())
+        return str(self._owner.get("choice", choice))
 
     def keep(self, name: str, kept: bytes, state: bytes = b"") -> None:
         """Add a record; it is on disk when this returns. state: takes the place of the one before.

@@ -50,10 +50,10 @@ class Tuning:
     certify_rows: int = 4  # several rounds of certification
     save_seconds: float = 20.0
     compact_bytes: int = 64 << 20
+    fast_dtype: torch.dtype = torch.float32  # what is measured; a busy machine measures either
 
     def apply(self) -> None:
-        # Which dtype is faster is measured, and a busy machine may measure another one each time.
-        workshop.fast_dtype = lambda device: torch.float32
+        workshop.fast_dtype = lambda device: self.fast_dtype
         progress.LINE_SECONDS = 0.0  # every event is told with -v
         engine._CERTIFY_ROWS = self.certify_rows
         engine._SAVE_SECONDS = self.save_seconds
@@ -93,6 +93,7 @@ class Child:
     err_path: Path
     log_path: Path
     started: float = field(default_factory=time.monotonic)
+    sent: list[int] = field(default_factory=list)  # signals
 
     @property
     def err(self) -> str:
@@ -103,6 +104,7 @@ class Child:
         return self.log_path.read_text(errors="replace")
 
     def send(self, number: int) -> None:
+        self.sent.append(number)
         os.kill(self.pid, number)
 
     def kill_after(self, cpu_seconds: float) -> None:
@@ -114,6 +116,12 @@ class Child:
         """Until it has used so much processor time, or has ended."""
         while not self.has_ended() and self._cpu_seconds() < cpu_seconds:
             time.sleep(_LOOK_SECONDS)
+
+    def halt(self) -> None:
+        """Let it stand still until it gets SIGCONT, unless it has ended."""
+        self.send(signal.SIGSTOP)
+        state = Path(f"/proc/{self.pid}/stat")
+        self.wait_until(lambda: state.read_text().rpartition(") ")[2][0] in "TZ")
 
     def wait_until(self, holds: Callable[[], bool]) -> bool:
         """Until something is true; False: the child ended before."""
@@ -147,7 +155,8 @@ class Child:
             cpu_seconds=usage.ru_utime + usage.ru_stime,
             command=self.command,
         )
-        check_ours(ended)
+        if -ended.code not in self.sent:  # it was over and handled no signals any more
+            check_ours(ended)
         return ended
 
     def _cpu_seconds(self) -> float:

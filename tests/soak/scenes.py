@@ -15,7 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from llmzip.assembly import pack_stored
+from llmzip.errors import LlmzipError
 from tests.soak import faults, forks
 from tests.soak.forks import Child, Ended, Tuning
 from tests.soak.outcome import Tally, Verdict, peak_mb
@@ -249,7 +252,9 @@ def go_on(
 ) -> Ended:
     """Run the command again and check what it does with what is left. Raises Wrong, Lost."""
     # With constants as they are: nothing may depend on what the run before was told.
-    ended = place.start(variant, directory, around=None, tuning=Tuning()).end()
+    measured = torch.bfloat16 if left.num_chunks else torch.float32
+    tuning = Tuning(fast_dtype=measured)
+    ended = place.start(variant, directory, around=None, tuning=tuning).end()
     if left.is_complete and not left.has_part and variant.old is None:
         require(ended.code == 1 and "exists" in ended.err, f"it is done, but {ended}")
     else:
@@ -281,9 +286,9 @@ def try_case(tally: Tally, case: Callable[[], None], label: str) -> None:
         nonlocal found
         try:
             case()
-        except (Lost, Wrong) as error:
+        except (Lost, Wrong, LlmzipError) as error:
             found = str(error)
-            return "lost" if isinstance(error, Lost) else "wrong"
+            return "wrong" if isinstance(error, Wrong) else "lost"
         return "sound"
 
     tally.run(run, lambda: f"{label}: {found}")
