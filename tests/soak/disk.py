@@ -21,6 +21,7 @@ from tests.soak.mounts import NoDisk, SmallDisk, small_disk
 from tests.soak.outcome import Outcome, Tally
 from tests.soak.scenes import (
     ARITH,
+    FEW,
     FORCE,
     GRID,
     RAW,
@@ -42,7 +43,7 @@ COMPACTED = replace(RAW, name="compacted", tuning=Tuning(save_seconds=-1.0, comp
 
 def run(*, seed: int, full: bool) -> list[Outcome]:
     """All of it; if not `full`, of runs with a model a few. Nothing is drawn at random."""
-    return in_child(__name__, "fail_disks", timeout_s=7200 if full else 300, full=full)
+    return in_child(__name__, "fail_disks", timeout_s=7200 if full else 900, full=full)
 
 
 def fail_disks(*, full: bool) -> list[Outcome]:
@@ -132,7 +133,7 @@ def _freeze(place: Workplace, disk: SmallDisk, variant: Variant) -> None:
 def limit_sizes(place: Workplace, full: bool) -> Outcome:
     """A limit on the size of a file, from nothing to enough."""
     tally = new_tally("limits on a file's size")
-    for variant in (*SHORT, RAW, ARITH) if full else SHORT:
+    for variant in (*SHORT, RAW, ARITH) if full else FEW[1:]:
         for limit in _limits(max(len(place.undisturbed(variant).data), 200_000 if full else 400)):
             try_case(tally, partial(_limit, place, variant, limit), f"{variant.name}: {limit}")
     return tally.outcome()

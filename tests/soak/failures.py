@@ -18,6 +18,7 @@ from tests.soak import faults, forks
 from tests.soak.forks import Ended, told_chunks
 from tests.soak.outcome import Outcome
 from tests.soak.scenes import (
+    FEW,
     FINAL,
     INPUT,
     PART,
@@ -47,10 +48,10 @@ _TIDYING = ("unlink", "lstat", "fstat", "close", "open")
 
 
 def fail_all(place: Workplace, *, full: bool) -> list[Outcome]:
-    """All of it; if not `full`, a run with a model fails at every fourth call."""
+    """All of it; if not `full`, a run with a model fails at every fifth call."""
     return [
-        fail_calls(place, SHORT),
-        fail_calls(place, (RAW,), every=1 if full else 4),
+        fail_calls(place, SHORT if full else FEW[1:]),
+        fail_calls(place, (RAW,), every=1 if full else 5),
         deny(place),
         change_inputs(place),
     ]
@@ -85,6 +86,8 @@ def fail_calls(place: Workplace, variants: Sequence[Variant], every: int = 1) ->
             calls = place.start(variant, directory, names=_ALL).end().logged("call")
         case = partial(_fail_call, place, variant, faults.little, 0, "")
         try_case(tally, case, f"{variant.name}, little at a time")
+        case = partial(_lied_to, place, variant)
+        try_case(tally, case, f"{variant.name}, a disk that gives back other bytes")
         for at in range(0, len(calls), every):
             name = calls[at].split()[0]
             ways = [("before", errno.EIO)]
@@ -111,6 +114,15 @@ def _fail_call(
             require(error != 0, f"it fails: {ended}")
             tidy = name not in _TIDYING
             left = check_failed(directory, variant, plain, ended, os.strerror(error), is_tidy=tidy)
+        go_on(place, directory, variant, plain, left)
+
+
+def _lied_to(place: Workplace, variant: Variant) -> None:
+    plain = place.undisturbed(variant)
+    with place.directory(variant) as directory:
+        ended = place.start(variant, directory, around=faults.lie).end()
+        require(ended.code == 1 and "gives back other bytes" in ended.err, str(ended))
+        left = look(directory, variant, plain, told=told_chunks(ended.err))
         go_on(place, directory, variant, plain, left)
 
 

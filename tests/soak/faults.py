@@ -152,6 +152,16 @@ def fail(at: int, error: int, when: str = "before") -> Around:
     return around
 
 
+def lie(call: Call, go: Callable[[], Any]) -> Any:
+    """A disk that keeps another bit than it was given in each write of a private file."""
+    if call.name != "write" or not call.path.endswith(".tmp"):
+        return go()
+    handle, data = call.arguments
+    other = bytearray(data)
+    other[len(other) // 2] ^= 4
+    return _write(handle, other)
+
+
 def little(call: Call, go: Callable[[], Any]) -> Any:
     """A system that reads and writes a few bytes at a time."""
     if call.name == "write":

@@ -1,8 +1,8 @@
 """Runs that are killed: at random moments, before, within and after every call that changes a file.
 
-Owns where it strikes, and how much of all the ways to end a run early is tried: `powercuts`,
-`stops` and `journals` are the others. What must be true afterwards is in `scenes`: under the final
-name nothing or all, no finished work lost, the same bytes in the end, nothing left behind.
+Owns where it strikes, and how much is tried of all the ways to end a run early; the others are in
+`powercuts`, `stops`, `journals` and `forgeries`. What must be true afterwards is in `scenes`: under
+the final name nothing or all, no finished work lost, the same bytes in the end, nothing else left.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from functools import partial
 
 from tests.soak import faults
 from tests.soak.child import in_child
+from tests.soak.forgeries import foul_play
 from tests.soak.forks import told_chunks
-from tests.soak.journals import foul_play, go_on_from_damaged, read_damaged, refuse_others
+from tests.soak.journals import go_on_from_damaged, read_damaged, refuse_others
 from tests.soak.outcome import Outcome
 from tests.soak.powercuts import cut_power
 from tests.soak.scenes import (
     ARITH,
+    FEW,
     GRID,
     QUICK,
     RAW,
@@ -53,12 +55,12 @@ def kill_all(*, seed: int, full: bool) -> list[Outcome]:
             return [
                 kill_at_random(place, QUICK, seed, NUM_RANDOM),
                 kill_at_points(place, [RAW], ("before", "torn")),
-                kill_at_points(place, SHORT),
-                cut_power(place, [RAW, *SHORT]),
+                kill_at_points(place, FEW),
+                cut_power(place, [RAW, *FEW]),
                 signal_at_points(place, every=6),
                 signal_at_stages(place, [signal.SIGINT]),
                 second_runs(place, seed, 3),
-                read_damaged(place, seed, most=10),
+                read_damaged(place, seed, most=4),
                 go_on_from_damaged(place, [RAW], seed, 4),
                 refuse_others(place, every=5),
                 foul_play(place, [RAW], seed, 5),

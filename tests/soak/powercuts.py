@@ -33,6 +33,7 @@ from tests.soak.scenes import (
     try_case,
 )
 
+_END = "at the end"
 Names = dict[str, int]  # of files, each with its inode
 _open, _read, _close, _fstat, _listdir = os.open, os.read, os.close, os.fstat, os.listdir
 _lstat = os.lstat
@@ -95,7 +96,7 @@ class Platter:
     def _save(self, when: str, names: Names, content: Callable[[str, int], bytes]) -> None:
         files = {name: content(name, inode) for name, inode in sorted(names.items())}
         told = told_chunks(_content("/proc/self/fd/2").decode(errors="replace"))
-        mark = sha256(repr((told, files)).encode()).hexdigest()
+        mark = sha256(repr((told, files, when.startswith(_END))).encode()).hexdigest()
         if mark in self._seen:
             return
         self._seen.add(mark)
@@ -116,7 +117,7 @@ class Image:
 
     @property
     def is_late(self) -> bool:
-        return self.when.startswith("at the end")
+        return self.when.startswith(_END)
 
 
 def cut_power(place: Workplace, variants: Sequence[Variant], every: int = 1) -> Outcome:
@@ -143,7 +144,7 @@ def _images(place: Workplace, variant: Variant) -> Iterator[Image]:
             return platters[0](call, go)
 
         ended = place.start(
-            variant, directory, around=around, afterwards=lambda: platters[0].cut("at the end")
+            variant, directory, around=around, afterwards=lambda: platters[0].cut(_END)
         ).end()
         require(ended.code == 0, str(ended))
     for path in sorted(folder.iterdir()):

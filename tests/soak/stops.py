@@ -14,7 +14,7 @@ import re
 import shlex
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -202,9 +202,11 @@ def _check_stopped(
     """What a stop leaves and says; then the run goes on. not is_orderly: it did not wait, and
     leaves to the next run what a kill may leave."""
     left = look(directory, variant, plain, told=told_chunks(ended.err))
-    over = ended.code == 0  # it came too late to stop anything
+    # It came too late to stop anything, or even to be handled.
+    over = ended.code in (0, -number)
     require(over or ended.code == CODES[signal.Signals(number)], str(ended))
     require(not over or left.is_complete, f"it says it is done: {ended}")
+    require(ended.code >= 0 or not left.has_part, f"it was not done: {ended}")
     if is_orderly:
         names = set(os.listdir(directory)) - {variant.source, variant.final, PART}
         require(not names, f"left behind: {sorted(names)}; {ended}")
@@ -230,18 +232,21 @@ def _check_words(ended: Ended, left: Left) -> None:
 
 
 def _second_run(place: Workplace, share: float) -> None:
-    """share: of the first run's processor time after which the second starts."""
+    """share: of the first run's processor time, after which it is halted while the second runs."""
     plain = place.undisturbed(RAW)
     with place.directory(RAW) as directory:
         first = place.start(RAW, directory, around=None)
         require(first.wait_until((directory / PART).exists), "there is no journal")
         first.wait_for(share * plain.ended.cpu_seconds)
+        first.halt()
+        is_published = (directory / FINAL).exists()
         second = place.start(RAW, directory, around=None).end()
+        first.send(signal.SIGCONT)
         ended = first.end()
         require(ended.code == 0, f"the first run: {ended}; the second one: {second}")
-        words: Sequence[str] = ("is writing", "exists")
-        if second.code == 1:
-            require(any(word in second.err for word in words), f"the second run: {second}")
+        words = "exists" if is_published else "is writing"
+        require(second.code == 1 and words in second.err, f"the second run: {second}")
+        require(second.seconds < MAX_SECONDS, f"refused after {second.seconds:.1f} s")
         left = look(directory, RAW, plain)
         require(left.is_complete, "there is no result")
         check_clean(directory, RAW)
