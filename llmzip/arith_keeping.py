@@ -17,8 +17,8 @@ import numpy.typing as npt
 from llmzip.arith.outlook import Floats
 from llmzip.arith.segments import Segment
 from llmzip.arith.shared import SharedMem
-from llmzip.errors import Corrupt
 from llmzip.store.journal import Journal
+from llmzip.store.journalparts import senseless
 from llmzip.store.vectors import GridMem
 
 _Array = npt.NDArray[Any]
@@ -84,10 +84,7 @@ class Keeper:
             count = int(np.load(source, allow_pickle=False))
             return [np.load(source, allow_pickle=False) for _ in range(count)]
         except Exception as error:  # numpy has many for bytes that it did not write
-            raise Corrupt(
-                f"the work kept of an earlier run makes no sense: {error}",
-                hint="--restart discards it and starts anew",
-            ) from error
+            raise senseless(str(error)) from error
 
     def _bytes(self, kind: str, causes: Sequence[_Array], make: Callable[[], bytes]) -> bytes:
         if self._journal is None:

@@ -64,7 +64,7 @@ def compress_bytes(
     """
     started = time.monotonic()
     budget = settings.time_budget_s
-    facts = _facts(data, settings)
+    facts = {} if journal is None else _facts(data, settings)
     if journal is not None:
         journal.check(facts)
 

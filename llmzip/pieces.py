@@ -7,7 +7,7 @@ arith file. Knows nothing of models. Called by `codec`, `encoding`, `arith_encod
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -30,6 +30,13 @@ class Extent:
     data: bytes | None = None  # of a stored run that is not lost
     piece: int | None = None  # which gives them, from its byte `offset` on
     offset: int = 0
+
+    def bytes_of(self, texts: Texts) -> bytes | None:
+        """Its bytes; None where they are lost, or not decoded."""
+        if self.piece is None:
+            return self.data
+        text = texts[self.piece]
+        return None if text is None else text[self.offset : self.offset + self.last - self.first]
 
 
 class Layout:
@@ -88,19 +95,10 @@ class Layout:
             raise SettingsError(
                 f"--chunks: {first}-{last}, the file has {self.num_pieces} {self.noun}s"
             )
-        low, high = self._starts[first - 1], self._starts[last]
-        shifts = []  # of the run that a place of the text is in
-        place = text = 0
-        for run in self._runs:
-            if not isinstance(run, (StoredRun, LostRun)):
-                shifts.append((text, place - text))
-                text += run.num_bytes
-            place += run.num_bytes
-        starts = [start for start, _ in shifts]
-        return (
-            low + shifts[bisect_right(starts, low) - 1][1],
-            high + shifts[bisect_left(starts, high) - 1][1],
-        )
+        pieces = range(first - 1, last)
+        whole = self.extents(0, sum(run.num_bytes for run in self._runs))
+        found = [extent for extent in whole if extent.piece in pieces]
+        return found[0].first, found[-1].last
 
 
 def restore(container: Container, texts: Texts, span: tuple[int, int] | None = None) -> bytes:
@@ -115,17 +113,14 @@ def restore(container: Container, texts: Texts, span: tuple[int, int] | None = N
     first, last = span or (0, container.original_bytes)
     parts: list[bytes] = []
     for extent in layout.extents(first, last):
-        data = extent.data
-        if extent.piece is not None:
-            text = texts[extent.piece]
-            if text is None:
-                raise IntegrityError(
-                    f"{layout.noun} {extent.piece + 1} of {layout.num_pieces} decodes to different "
-                    "text. Nothing was written.",
-                    hint=_HINT,
-                )
-            data = text[extent.offset : extent.offset + extent.last - extent.first]
-        assert data is not None
+        data = extent.bytes_of(texts)
+        if data is None:
+            assert extent.piece is not None, "a sound file has no lost runs"
+            raise IntegrityError(
+                f"{layout.noun} {extent.piece + 1} of {layout.num_pieces} decodes to different "
+                "text. Nothing was written.",
+                hint=_HINT,
+            )
         parts.append(data)
     whole = b"".join(parts)
     if span is None and (

@@ -86,10 +86,7 @@ def _gather(container: Container, layout: Layout, texts: Texts) -> Salvaged:
     parts: list[bytes] = []
     gaps: list[tuple[int, int]] = []
     for extent in layout.extents(0, container.original_bytes):
-        data = extent.data
-        text = None if extent.piece is None else texts[extent.piece]
-        if text is not None:
-            data = text[extent.offset : extent.offset + extent.last - extent.first]
+        data = extent.bytes_of(texts)
         if data is not None:
             parts.append(data)
         elif gaps and gaps[-1][1] == extent.first:

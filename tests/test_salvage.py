@@ -54,6 +54,7 @@ from tests.held_text import (
     pieces,
 )
 from tests.soak.files import PLANES, TAIL_BYTES, assemble, golden, reseal, signed, take_apart
+from tests.soak.hostile import changed, numbers_of
 
 SIZE = len(ORIGINAL)
 STORED_GAPS = [(len(FIRST), len(FIRST) + len(BETWEEN)), (SIZE - len(TAIL), SIZE)]
@@ -467,22 +468,6 @@ def test_chunks_that_break_a_rule_are_lost(model: Path) -> None:
 
 
 # Hostile files
-
-
-def numbers_of(record: Any, path: str = "") -> list[str]:
-    """Dotted names of all numbers in a header."""
-    found = []
-    for name, value in vars(record).items():
-        if type(value) is int:
-            found.append(path + name)
-        elif hasattr(value, "__dataclass_fields__"):
-            found += numbers_of(value, f"{path}{name}.")
-    return found
-
-
-def changed(record: Any, path: str, value: int) -> Any:
-    name, _, rest = path.partition(".")
-    return replace(record, **{name: changed(getattr(record, name), rest, value) if rest else value})
 
 
 GOLDEN = [take_apart(data) for data in golden().values()]

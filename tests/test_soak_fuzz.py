@@ -32,7 +32,7 @@ from llmzip.store.varint import MAX_VARINT
 from tests.soak import fuzz, mutate
 from tests.soak.child import in_child
 from tests.soak.files import PLANES, assemble, golden, seal, signed, take_apart
-from tests.soak.hostile import changed
+from tests.soak.hostile import changed, numbers_of
 from tests.soak.outcome import MAX_NOTES, MAX_SECONDS, Tally, Verdict, merged, summary, table
 from tests.soak.reading import any_file
 
@@ -133,17 +133,6 @@ def test_any_plane_in_a_sound_file(index: int, plane: str, data: st.DataObject) 
 
 
 # Headers
-
-
-def numbers_of(record: Any, path: str = "") -> list[str]:
-    """Dotted names of all numbers in a header."""
-    found = []
-    for name, value in vars(record).items():
-        if type(value) is int:
-            found.append(path + name)
-        elif hasattr(value, "__dataclass_fields__"):
-            found += numbers_of(value, f"{path}{name}.")
-    return found
 
 
 @settings(max_examples=600, derandomize=True, database=None, deadline=None)

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from llmzip.cli.console import write_stdout
-from llmzip.cli.temporary import directory_of, take_away_stale, temporary, temporary_name
+from llmzip.cli.temporary import take_away_stale, temporary, temporary_name
 from llmzip.errors import InputError
-from llmzip.store.disk import NEW_FILE, rename_new, sync_directory, write_all
+from llmzip.store.disk import NEW_FILE, directory_of, rename_new, sync_name, write_all
 
 STDIO = "-"
 _READ_BYTES = 1 << 22
@@ -157,7 +157,7 @@ def publish(target: Target, data: bytes, source: Source) -> None:
             _publish_file(target.path, data, source, replace=target.replace)
     except FileExistsError as error:
         if _holds(target.path, data):
-            sync_directory(directory_of(target.path))  # of a run killed before it did
+            sync_name(target.path)  # of a run killed before it did
             return
         raise InputError(
             f"{target.path} appeared meanwhile; it was left alone", hint="use -f to replace it"
@@ -178,7 +178,7 @@ def _publish_file(path: str, data: bytes, source: Source, *, replace: bool) -> N
             os.replace(name, path)
         else:
             _publish_new(name, path)
-    sync_directory(directory_of(path))
+    sync_name(path)
 
 
 def _check_written(handle: int, data: bytes, path: str) -> None:

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from io import FileIO
 
 from llmzip.errors import InputError
-from llmzip.store.disk import NEW_FILE, OLD_FILE, is_at, lock
+from llmzip.store.disk import NEW_FILE, OLD_FILE, directory_of, is_at, lock
 
 
 @contextmanager
@@ -66,8 +66,3 @@ def take_away_stale(path: str) -> None:
             os.unlink(path)
     finally:
         os.close(handle)
-
-
-def directory_of(path: str) -> str:
-    """The directory that a file is in."""
-    return os.path.dirname(path) or os.curdir

@@ -24,7 +24,7 @@ from llmzip.cram.optimizer import Slot
 from llmzip.cram.rounding import Candidate, Rounding
 from llmzip.cram.tasks import Crammed, Task
 from llmzip.cram.underway import EngineState
-from llmzip.errors import Corrupt
+from llmzip.store.journalparts import senseless
 from llmzip.store.residual import Patch, Ranked
 
 _PLAIN = "plain"
@@ -93,7 +93,7 @@ def unpack_crammed(data: bytes, segments: Mapping[int, Segment]) -> list[Crammed
     """What `pack_crammed` was given. segments: of the plan, by index. Raises Corrupt."""
     found: list[Crammed] = _unpack(data, segments, torch.device("cpu"))
     if not isinstance(found, list) or not all(isinstance(chunk, Crammed) for chunk in found):
-        raise _nonsense("no chunks")
+        raise senseless("no chunks")
     return found
 
 
@@ -111,7 +111,7 @@ def unpack_state(data: bytes, segments: Mapping[int, Segment], device: torch.dev
     """What `pack_state` was given, for a model on `device`. Raises Corrupt."""
     state: EngineState = _unpack(data, segments, device)
     if not isinstance(state, EngineState):
-        raise _nonsense("no state of an engine")
+        raise senseless("no state of an engine")
     return state
 
 
@@ -137,14 +137,7 @@ def _sound(read: Callable[[], Any]) -> Any:
         SafetensorError, ValueError, LookupError, TypeError, AttributeError, StopIteration,
         RecursionError,
     ) as error:  # fmt: skip
-        raise _nonsense(repr(error)) from error
-
-
-def _nonsense(why: str) -> Corrupt:
-    return Corrupt(
-        f"the work kept of an earlier run makes no sense: {why}",
-        hint="--restart discards it and starts anew",
-    )
+        raise senseless(repr(error)) from error
 
 
 def _pack(value: object) -> bytes:
@@ -191,10 +184,11 @@ def _unpack(data: bytes, segments: Mapping[int, Segment], device: torch.device) 
             if "rank" in value:
                 return Ranked(*value["rank"])
             index, offset, start, end, steps, mem = value["task"]
-            segment = _shifted(segments[index], offset)
+            segment = segments[index]
             return Task(
-                segment=segment, start=start, end=end, warm_mem=full(mem), steps_so_far=steps
-            )
+                segment=segment.from_token(offset - segment.offset), start=start, end=end,
+                warm_mem=full(mem), steps_so_far=steps,
+            )  # fmt: skip
 
         return full(plain)
 
@@ -203,16 +197,3 @@ def _unpack(data: bytes, segments: Mapping[int, Segment], device: torch.device) 
 
 def _patch(position: int, token: int | Ranked) -> Patch:
     return position, token
-
-
-def _shifted(segment: Segment, offset: int) -> Segment:
-    """What is left of a segment from `offset` on, where a chunk that was split begins anew."""
-    skipped = offset - segment.offset
-    if not skipped:
-        return segment
-    return replace(
-        segment,
-        offset=offset,
-        ids=segment.ids[skipped:],
-        surprisal_bits=segment.surprisal_bits[skipped:],
-    )

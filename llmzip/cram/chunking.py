@@ -48,6 +48,15 @@ class Segment:
     surprisal_bits: tuple[float, ...]  # per token
     spans: tuple[Span, ...]
 
+    def from_token(self, first: int) -> Segment:
+        """What is left of it from a token on, which then begins anew. The spans stay."""
+        return replace(
+            self,
+            offset=self.offset + first,
+            ids=self.ids[first:],
+            surprisal_bits=self.surprisal_bits[first:],
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Rule:

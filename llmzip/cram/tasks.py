@@ -7,7 +7,7 @@ Owns their data and how one is split in two. Knows nothing of optimisation. Call
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -77,12 +77,6 @@ def split(task: Task, *, context_tokens: int) -> Iterator[Task]:
             break
     yield Task(segment=segment, start=task.start, end=middle)
     if middle > context_tokens:
-        segment = replace(
-            segment,
-            offset=segment.offset + middle,
-            ids=segment.ids[middle:],
-            surprisal_bits=segment.surprisal_bits[middle:],
-        )
-        yield Task(segment=segment, start=0, end=task.end - middle)
+        yield Task(segment=segment.from_token(middle), start=0, end=task.end - middle)
     else:
         yield Task(segment=segment, start=middle, end=task.end)

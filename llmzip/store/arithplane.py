@@ -30,6 +30,16 @@ class SegmentSizes:
     stream_bytes: int
     check: int
 
+    def with_stream(self, stream: bytes) -> ArithSegment:
+        """The segment."""
+        return ArithSegment(
+            num_tokens=self.num_tokens,
+            num_bytes=self.num_bytes,
+            check=self.check,
+            num_lanes=self.num_lanes,
+            stream=stream,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArithColumns:
@@ -120,14 +130,7 @@ def read_arith_planes(
     if fields.grid:
         (mem,) = unpack_grids(vectors, fields.grid, count=1, num_mem=shape[0], dim=shape[1])
     segments = tuple(
-        ArithSegment(
-            num_tokens=sizes.num_tokens,
-            num_bytes=sizes.num_bytes,
-            check=sizes.check,
-            num_lanes=sizes.num_lanes,
-            stream=bytes(planes.take(sizes.stream_bytes)),
-        )
-        for sizes in columns.segments
+        sizes.with_stream(bytes(planes.take(sizes.stream_bytes))) for sizes in columns.segments
     )
     return Arith(
         segments=segments,

@@ -7,7 +7,7 @@ not know the language model, tokens' text, or the file system. Called by `llmzip
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from zlib import crc32
@@ -34,7 +34,7 @@ from llmzip.store.header import (
 )
 from llmzip.store.modelfields import ModelFields
 from llmzip.store.opening import END_MARK, OpenedFile, Sizes, open_file
-from llmzip.store.planes import encode_planes, read_planes
+from llmzip.store.planes import Content, encode_planes, read_planes
 from llmzip.store.records import (
     Chunk,
     Container,
@@ -67,6 +67,7 @@ __all__ = [
     "Sizes",
     "StoredRun",
     "chunk_check",
+    "chunks_of",
     "container_of",
     "content_hash",
     "margin_code",
@@ -257,7 +258,11 @@ def read_chunks(opened: OpenedFile, columns: Columns) -> Iterator[Chunk]:
         return
     vectors = opened.planes.take(header.vector_bytes)
     patches = opened.planes.part(header.patch_bytes, what="patches")
-    contents = read_planes(model, columns, vectors=vectors, patches=patches)
+    yield from chunks_of(columns, read_planes(model, columns, vectors=vectors, patches=patches))
+
+
+def chunks_of(columns: Columns, contents: Iterable[Content]) -> Iterator[Chunk]:
+    """Chunks of what the columns and the other planes say. Nothing is checked."""
     for num_tokens, num_bytes, check, starts, (mem, found) in zip(
         columns.num_tokens, columns.num_bytes, columns.checks, columns.starts, contents, strict=True
     ):

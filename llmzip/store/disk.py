@@ -54,10 +54,15 @@ def rename_new(before: str, after: str) -> bool:
     raise OSError(error, os.strerror(error), before, None, after)
 
 
-def sync_directory(directory: str) -> None:
-    """Make names in a directory last, where the platform opens directories."""
+def directory_of(path: str) -> str:
+    """The directory that a file is in."""
+    return os.path.dirname(path) or os.curdir
+
+
+def sync_name(path: str) -> None:
+    """Make what has this name, or that nothing has, last: where the platform opens directories."""
     with suppress(OSError):  # the files themselves are synced
-        handle = os.open(directory, os.O_RDONLY)
+        handle = os.open(directory_of(path), os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:

@@ -24,7 +24,7 @@ from zlib import crc32
 import zstandard
 
 from llmzip.errors import InputError, ResumeRefused
-from llmzip.store.disk import NEW_FILE, OLD_FILE, is_at, lock, sync_directory, write_all
+from llmzip.store.disk import NEW_FILE, OLD_FILE, is_at, lock, sync_name, write_all
 from llmzip.store.journalparts import Contents, Place, difference, note, read_at
 
 MAGIC = b"\x89CRMPART\r\n\x1a\n\x01"  # the last byte: layout of the records
@@ -155,7 +155,7 @@ class Journal:
         try:
             if self._handle >= 0 and is_at(self._handle, self.path):
                 os.unlink(self.path)
-                sync_directory(os.path.dirname(self.path) or os.curdir)
+                sync_name(self.path)
         finally:
             self._let_go()
 
@@ -180,7 +180,7 @@ class Journal:
         if not self._contents.end:
             self._write(MAGIC)
             self._contents.end = len(MAGIC)
-            sync_directory(os.path.dirname(self.path) or os.curdir)
+            sync_name(self.path)
         self._is_begun = True
 
     def _append(self, name: str, kept: bytes, state: bytes) -> None:
@@ -272,7 +272,7 @@ class Journal:
             os.close(fresh._handle)
             os.unlink(path)
             raise
-        sync_directory(os.path.dirname(self.path) or os.curdir)
+        sync_name(self.path)
         os.close(self._handle)
         self._handle, self._contents = fresh._handle, fresh._contents
 

@@ -1,12 +1,15 @@
-"""What the records of a journal are made of, and how two owners differ.
+"""What the records of a journal are made of, how two owners differ, and what makes no sense.
 
-Owns where bytes of a journal lie and reading them. Called by `llmzip.store.journal`.
+Owns where bytes of a journal lie and reading them. Called by `llmzip.store.journal` and by those
+who understand its records.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+
+from llmzip.errors import Corrupt
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,14 @@ def read_at(handle: int, offset: int, size: int) -> bytes:
         parts.append(part)
         size -= len(part)
     return b"".join(parts)
+
+
+def senseless(why: str) -> Corrupt:
+    """The error for records that are whole, but are not what this llmzip would have written."""
+    return Corrupt(
+        f"the work kept of an earlier run makes no sense: {why}",
+        hint="--restart discards it and starts anew",
+    )
 
 
 def difference(key: str, before: object, now: object) -> str:

@@ -17,12 +17,11 @@ from llmzip.store.arithplane import ArithColumns, read_arith_planes
 from llmzip.store.columns import Columns
 from llmzip.store.container import (
     ArithRun,
-    ArithSegment,
-    Chunk,
     Container,
     CramRun,
     GridMem,
     Run,
+    chunks_of,
     container_of,
 )
 from llmzip.store.gridplane import least_bytes, salvage_grids
@@ -31,6 +30,7 @@ from llmzip.store.limits import check_size, check_work
 from llmzip.store.modelfields import ModelFields
 from llmzip.store.opening import read_columns
 from llmzip.store.patchplane import ChunkPatches, salvage_coded_patches
+from llmzip.store.planes import Content
 from llmzip.store.records import check_chunk
 from llmzip.store.residual import Patch, read_literal, read_patches
 from llmzip.store.varint import Cursor
@@ -101,16 +101,7 @@ def _damaged_arith(header: Header, columns: ArithColumns, rest: memoryview) -> D
         arith = read_arith_planes(model.arith, there, Cursor(rest, what="body"), shape=shape)
     except Corrupt as error:
         raise Corrupt(f"the shared vectors are damaged; {_HOPELESS} ({error})") from error
-    missing = tuple(
-        ArithSegment(
-            num_tokens=sizes.num_tokens,
-            num_bytes=sizes.num_bytes,
-            check=sizes.check,
-            num_lanes=sizes.num_lanes,
-            stream=b"",
-        )
-        for sizes in columns.segments[readable:]
-    )
+    missing = tuple(sizes.with_stream(b"") for sizes in columns.segments[readable:])
     runs = tuple(
         LostRun(size) if header.table.is_stored(index) else ArithRun(num_bytes=size)
         for index, size in enumerate(columns.run_bytes)
@@ -132,22 +123,14 @@ def _damaged_chunks(
         raise Corrupt("all of the text is stored bytes, which have no checks of their own")
     mems = chain(_mems(model, vectors), repeat(None))
     found = chain(_patches(model, columns, patches), repeat(None))
-    chunks: list[Chunk] = []
+    contents: list[Content] = []
     lost: set[int] = set()
     for index, is_literal in enumerate(columns.literal):
         mem, own = None if is_literal else next(mems), next(found)
         if own is None or (mem is None and not is_literal):
             lost.add(index)
-        chunks.append(
-            Chunk(
-                num_tokens=columns.num_tokens[index],
-                num_bytes=columns.num_bytes[index],
-                check=columns.checks[index],
-                starts_segment=columns.starts[index],
-                patches=own or (),
-                mem=mem,
-            )
-        )
+        contents.append((mem, own or ()))
+    chunks = list(chunks_of(columns, contents))
     left = iter(chunks)
     runs = tuple(
         CramRun(chunks=tuple(islice(left, total.num_chunks)))

@@ -54,6 +54,17 @@ def with_planes(parts: Parts, planes: Mapping[str, bytes], header: Header | None
     return assemble(header or parts.header, {n: parts.plane(n) for n in PLANES} | planes)
 
 
+def numbers_of(record: Any, path: str = "") -> list[str]:
+    """Dotted names of all numbers in a header."""
+    found = []
+    for name, value in vars(record).items():
+        if type(value) is int:
+            found.append(path + name)
+        elif hasattr(value, "__dataclass_fields__"):
+            found += numbers_of(value, f"{path}{name}.")
+    return found
+
+
 def changed(record: Any, path: str, value: Any) -> Any:
     """The same dataclass, with the field of a dotted name changed."""
     name, _, rest = path.partition(".")
