@@ -147,7 +147,8 @@ def _learn_shared(segments: Sequence[Segment], job: _Job) -> SharedMem | None:
         learn_shared, job.shop.lm, segments, start_id=job.shop.start_id,
         num_mem=num_mem, seed=seed, on_step=on_step, cancel=job.cancel,
     )  # fmt: skip
-    return job.keeper.shared(segments, num_mem, seed, learn)
+    mem_dim = job.shop.judge.dim
+    return job.keeper.shared(segments, num_mem, seed, learn, mem_dim=mem_dim)
 
 
 def _reader(shared: SharedMem | None, job: _Job) -> Reader:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from llmzip.arith.outlook import Floats
 from llmzip.arith.segments import Segment
 from llmzip.arith.shared import SharedMem
+from llmzip.store.arithrecords import MAX_SHARED_MEM
 from llmzip.store.journal import Journal
 from llmzip.store.journalparts import senseless
 from llmzip.store.vectors import GridMem
@@ -36,8 +37,10 @@ class Keeper:
         num_mem: int | None,
         seed: int,
         make: Callable[[], SharedMem | None],
+        *,
+        mem_dim: int,
     ) -> SharedMem | None:
-        """The shared vectors of these segments, if any."""
+        """The shared vectors of these segments, if any: [K, mem_dim]."""
 
         def arrays() -> list[_Array]:
             found = make()
@@ -45,7 +48,15 @@ class Keeper:
 
         ids = [np.array(segment.ids) for segment in segments]
         found = self._arrays("shared", [np.array([num_mem or -1, seed]), *ids], arrays)
-        return SharedMem(grid=GridMem(symbols=found[0], steps=found[1])) if found else None
+        if not found:
+            return None
+        if len(found) != 2:
+            raise senseless(f"{len(found)} arrays of shared vectors")
+        grid = GridMem(symbols=found[0], steps=found[1])
+        count = grid.symbols.shape[0] if grid.symbols.ndim else 0
+        if not 1 <= count <= MAX_SHARED_MEM or grid.problem(count, mem_dim):
+            raise senseless("shared vectors that are none")
+        return SharedMem(grid=grid)
 
     def odds(
         self, segment: Segment, shared: SharedMem | None, make: Callable[[], Floats]

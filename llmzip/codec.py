@@ -286,6 +286,7 @@ def _matching_model(container: Container, settings: DecompressSettings) -> Model
         revision=settings.revision or (container.revision or None if "/" in name else None),
         allow_fetch=settings.model is not None,
         offline=settings.offline or settings.model is None,
+        follow_paths=settings.model is not None,
     )
     if files.digest != container.model_digest:
         raise ModelMismatch(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save as save_tensors
 
 from llmzip import arith_encoding, codec, encoding, planning
+from llmzip.arith.shared import SharedMem
 from llmzip.arith_keeping import Keeper
 from llmzip.config import CompressSettings
 from llmzip.cram import engine as engine_module
@@ -46,6 +48,7 @@ from llmzip.progress import Progress
 from llmzip.store.container import read_container
 from llmzip.store.journal import Journal
 from llmzip.store.residual import Ranked
+from llmzip.store.vectors import GridMem
 from tests.tiny_models import SHORT_TEXT, TEXT
 
 CPU = torch.device("cpu")
@@ -415,6 +418,36 @@ def test_foul_arrays(tmp_path: Path) -> None:
                     keeper._arrays("odds", causes, list)
                 except Corrupt as error:
                     assert "--restart" in error.hint
+
+
+def test_foul_shared_vectors(tmp_path: Path) -> None:
+    """Whole arrays that are no vectors of this model."""
+    symbols, steps = np.ones((1, 8), np.int16), np.full(1, 0x3F80, np.uint16)
+    foul: list[list[np.ndarray]] = [
+        [symbols],
+        [symbols, steps, steps],
+        [symbols.astype(np.int32), steps],
+        [symbols[:, :7], steps],
+        [symbols[0], steps],
+        [np.array(1, np.int16), steps],
+        [symbols[:0], steps[:0]],
+        [np.ones((65, 8), np.int16), np.full(65, 0x3F80, np.uint16)],
+        [2000 * symbols, steps],
+        [symbols, steps + np.uint16(1)],
+    ]
+    with closing(Journal.open(str(tmp_path / "x.part"))) as journal:
+        keeper = Keeper(journal)
+        given = SharedMem(grid=GridMem(symbols=symbols, steps=steps))
+        for _ in range(2):  # made, then found
+            assert keeper.shared([], 1, 0, lambda: given, mem_dim=8) == given
+        (name,) = (name for name in journal._contents.kept if name.startswith("shared"))
+        for arrays in foul:
+            out = BytesIO()
+            for array in (np.array(len(arrays)), *arrays):
+                np.save(out, array)
+            journal.keep(name, out.getvalue())
+            with pytest.raises(Corrupt, match="makes no sense"):
+                keeper.shared([], 1, 0, lambda: None, mem_dim=8)
 
 
 def test_arrays_are_found_by_what_they_depend_on(tmp_path: Path) -> None:

@@ -627,6 +627,35 @@ def test_it_stays_locked_all_the_time(
     assert refused >= 2
 
 
+@pytest.mark.parametrize("broken", ["open", "fsync", "replace"])
+def test_without_room_it_is_not_written_anew(
+    path: str, tmp_path: Path, soon: None, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """It goes on in the file that it has."""
+    failed = 0
+    real, new = getattr(os, broken), path + journal_module._NEW
+
+    def full(target: str | int, *more: object) -> object:
+        nonlocal failed
+        is_new = target == new or (isinstance(target, int) and os.path.exists(new))
+        if is_new and (
+            broken != "fsync" or os.path.sameopenfile(target, os.open(new, os.O_RDONLY))
+        ):
+            failed += 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(target, *more)
+
+    monkeypatch.setattr(os, broken, full)
+    with opened(path) as journal:
+        kept, state = fill(journal)
+        assert journal.kept("work") == kept and journal.state("work") == state
+    assert failed > 5 and os.path.getsize(path) > 15_000
+    monkeypatch.undo()
+    with opened(path) as journal:
+        assert journal.kept("work") == kept and journal.state("work") == state
+    assert names(tmp_path) == ["book.crm.part"]
+
+
 def test_what_is_not_of_the_past_is_not_written_anew(path: str, soon: None) -> None:
     with opened(path) as journal:
         inode = os.stat(path).st_ino

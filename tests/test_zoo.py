@@ -229,6 +229,15 @@ def test_local_directory(tmp_path, monkeypatch):
         zoo.resolve(".", revision="main")
 
 
+def test_a_directory_is_opened_for_users_alone(tmp_path, monkeypatch):
+    make_model(tmp_path / "org" / "toy")
+    monkeypatch.chdir(tmp_path)
+    assert zoo.resolve("org/toy").model_id == "toy"
+    for name in ("org/toy", "org", "."):
+        with pytest.raises(ModelUnavailable):
+            zoo.resolve(name, offline=True, follow_paths=False)
+
+
 @pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_local_directory_names_what_is_missing(tmp_path, missing):
     made = make_model(tmp_path / "m")

@@ -16,7 +16,7 @@ from llmzip import __version__
 from llmzip.cli import compress, decompress, info, model, test
 from llmzip.cli.console import say, write_text
 from llmzip.cli.panels import PanelCommand
-from llmzip.cli.signals import HINT, NOTHING_WRITTEN
+from llmzip.cli.signals import HINT
 from llmzip.errors import Interrupted, LlmzipError
 from llmzip.report import printable
 
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _explain(error)
     if code == 130:  # Ctrl-C outside of a job; some versions of typer turn it into a return value
-        return _explain(Interrupted(NOTHING_WRITTEN, hint=HINT))
+        return _explain(Interrupted("no file is half-written", hint=HINT))
     return code if isinstance(code, int) else 0
 
 

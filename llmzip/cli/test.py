@@ -11,10 +11,15 @@ from llmzip.cli import options
 from llmzip.cli.console import say, write_json
 from llmzip.cli.job import JobSettings, Tools, run_dry
 from llmzip.cli.startup import heavy_imports
-from llmzip.report import read_report
+from llmzip.report import Report, read_report
 from llmzip.report_text import count_text
 
 _Defaults = config.DecompressSettings
+_TESTED = {
+    "full": ", decoded and verified",
+    "structure": "; structure only, --full decodes",
+    "checksums": "; a large file: checksums and tables only, --full decodes",
+}
 
 
 def test(
@@ -50,31 +55,30 @@ def test(
         ),
     )
 
-    def work(data: bytes, tools: Tools) -> bytes:
+    def work(data: bytes, tools: Tools) -> tuple[Report, str]:
         if full:
             with heavy_imports():
                 from llmzip.codec import decompress_bytes
             decompress_bytes(
                 data, settings, on_progress=tools.on_progress, cancel=tools.stop.cancel
             )
-        else:
-            from llmzip.store.container import read_container
-            from llmzip.store.limits import check_work
+            return read_report(data, max_output_bytes=settings.max_output_bytes), "full"
+        from llmzip.store.limits import check_work
+        from llmzip.store.summary import check_structure
 
-            container = read_container(data, max_output_bytes=settings.max_output_bytes)
-            check_work(container.num_tokens, len(data), settings.max_tokens)
-        return data
+        is_all = check_structure(data, max_output_bytes=settings.max_output_bytes)
+        report = read_report(data, max_output_bytes=settings.max_output_bytes)
+        check_work(report.num_tokens, len(data), settings.max_tokens)
+        return report, "structure" if is_all else "checksums"
 
     job = JobSettings(file=file, json=json, quiet=quiet, verbose=verbose)
-    name, data = run_dry(job, work)
-    report = read_report(data, max_output_bytes=settings.max_output_bytes)
+    name, (report, tested) = run_dry(job, work)
     if json:
-        write_json({**report.to_dict(), "tested": "full" if full else "structure"})
+        write_json({**report.to_dict(), "tested": tested})
     if not quiet:
         held = {
             "arith": count_text(report.num_segments, "segment"),
             "cram": count_text(report.num_chunks, "chunk"),
             "stored": "stored",
         }[report.codec]
-        text = f"{name}: sound, {report.original_bytes:,} bytes, {held}"
-        say(f"{text}, decoded and verified" if full else f"{text}; structure only, --full decodes")
+        say(f"{name}: sound, {report.original_bytes:,} bytes, {held}{_TESTED[tested]}")

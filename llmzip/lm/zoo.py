@@ -97,17 +97,24 @@ def resolve(
     revision: str | None = None,
     allow_fetch: bool = True,
     offline: bool = False,
+    follow_paths: bool = True,
     report: Report | None = None,
 ) -> ModelFiles:
     """Find `model` on this machine; fetch it where that is needed and allowed.
 
     `model`: a known name, an existing directory, or "ORG/NAME" of the hub, tried in that order.
     `revision`: branch, tag or commit, for the hub only. `offline` and `allow_fetch=False` both
-    forbid the network. `report` gets a line with size and target before anything is fetched.
+    forbid the network. `follow_paths=False` is for a name that no user gave: no directory of that
+    name is opened. `report` gets a line with size and target before anything is fetched.
     Raises `ModelUnavailable`, or `SettingsError` for a revision where there are none.
     """
     place = _find(
-        model, revision, may_fetch=allow_fetch and not offline, refresh=False, report=report
+        model,
+        revision,
+        may_fetch=allow_fetch and not offline,
+        refresh=False,
+        follow_paths=follow_paths,
+        report=report,
     )
     digest = cached_identity(place.path, cache=cache_dir())
     if model in MODELS and digest != MODELS[model].digest:
@@ -169,7 +176,13 @@ def _status(entry: NamedModel) -> ModelStatus:
 
 
 def _find(
-    model: str, revision: str | None, *, may_fetch: bool, refresh: bool, report: Report | None
+    model: str,
+    revision: str | None,
+    *,
+    may_fetch: bool,
+    refresh: bool,
+    report: Report | None,
+    follow_paths: bool = True,
 ) -> _Place:
     if model in MODELS:
         _refuse_revision(model, revision)
@@ -182,7 +195,7 @@ def _find(
             raise _damaged(model, home, str(cause)) from cause
         return _Place(model_id=model, revision="", path=home)
     directory = Path(os.path.expanduser(model))
-    if model and directory.is_dir():
+    if follow_paths and model and directory.is_dir():
         _refuse_revision(model, revision)
         model_files(directory)
         return _Place(model_id=directory.resolve().name, revision="", path=directory.resolve())

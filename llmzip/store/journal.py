@@ -120,8 +120,7 @@ class Journal:
                 self._start_writing()
             self._append(name, kept, packed)
             os.fsync(self._handle)
-            if self._contents.end > _COMPACT_BYTES:
-                self._compact()
+            self._compact()
         except OSError as error:
             so_far = "the work so far is kept in it: " if self.can_go_on else ""
             raise InputError(
@@ -252,29 +251,37 @@ class Journal:
         return True
 
     def _compact(self) -> None:
-        """Write the file anew without the states of the past, if that halves it."""
+        """Write a large file anew without the states of the past, if that halves it and there is
+        room; where there is none it only stays as large."""
+        if self._contents.end <= _COMPACT_BYTES:
+            return
         live = sum(place.size for _, place in self._contents.order)
         live += sum(place.size for place in self._contents.states.values())
         if 2 * live > self._contents.end:
             return
         path = self.path + _NEW
-        fresh = Journal(path, os.open(path, NEW_FILE, 0o600))
-        try:
-            lock(fresh._handle)
-            fresh._start_writing()
-            for name, place in self._contents.order:
-                fresh._append(name, self._load(place), b"")
-            for name, place in self._contents.states.items():
-                fresh._append(name, b"", self._load(place))
-            os.fsync(fresh._handle)
-            os.replace(path, self.path)
-        except BaseException:
-            os.close(fresh._handle)
-            os.unlink(path)
-            raise
+        with suppress(OSError):
+            fresh = Journal(path, os.open(path, NEW_FILE, 0o600))
+            try:
+                fresh._copy(self)
+                os.replace(path, self.path)
+            except BaseException:
+                os.close(fresh._handle)
+                os.unlink(path)
+                raise
+            os.close(self._handle)
+            self._handle, self._contents = fresh._handle, fresh._contents
         sync_name(self.path)
-        os.close(self._handle)
-        self._handle, self._contents = fresh._handle, fresh._contents
+
+    def _copy(self, other: Journal) -> None:
+        """Write what another one holds, all of it but the states of the past. Raises OSError."""
+        lock(self._handle)
+        self._start_writing()
+        for name, place in other._contents.order:
+            self._append(name, other._load(place), b"")
+        for name, place in other._contents.states.items():
+            self._append(name, b"", other._load(place))
+        os.fsync(self._handle)
 
 
 def _locked(path: str) -> int:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES
 from llmzip.store.arithplane import ArithColumns
-from llmzip.store.container import read_chunks
+from llmzip.store.container import read_chunks, read_container
 from llmzip.store.header import Header
 from llmzip.store.opening import OpenedFile, Sizes, open_file
+
+MAX_CHECKED_CODED_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,24 @@ def summarise_container(
         num_patches=num_patches,
         num_patched=num_patched,
     )
+
+
+def check_structure(data: bytes, *, max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES) -> bool:
+    """Read a file as far as half a second allows. Returns whether that was all of it: vectors and
+    patches of a large coded file are decoded at a megabyte a second, and are left to the file's
+    checksum. Raises what `parse_container` raises."""
+    coded_bytes = _coded_bytes(open_file(data, max_output_bytes=max_output_bytes).header)
+    if coded_bytes > MAX_CHECKED_CODED_BYTES:
+        return False
+    read_container(data, max_output_bytes=max_output_bytes)
+    return True
+
+
+def _coded_bytes(header: Header) -> int:
+    """Of the planes that hold coded vectors and patches."""
+    if not header.model or not header.model.coded:
+        return 0
+    return header.vector_bytes + header.patch_bytes
 
 
 def _summarise_arith(opened: OpenedFile, columns: ArithColumns) -> Summary:
