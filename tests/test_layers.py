@@ -23,6 +23,7 @@ RANKS = {
     "cram": 3,
     "codec": 4,  # with the modules it is made of, see below
     "report": 4,
+    "lab": 5,  # kept out of the compress path
     "": 5,  # llmzip itself
     "cli": 6,
     "__main__": 7,
@@ -42,6 +43,7 @@ OWNERS = {
     "click": (),
     "zstandard": ("store/", "assembly.py", "triage.py"),
     "pickle": (),
+    "matplotlib": ("lab/figures.py",),
 }
 WITHOUT_TORCH = ("store/", "cli/", "errors.py", "config.py", "progress.py", "report", "__")
 

@@ -1,0 +1,160 @@
+"""How much vectors hold: the longest exact text, and the paper's capacity at 99 %.
+
+Owns the two protocols and which rows they leave. Knows nothing of tables or pictures. Called by the
+studies `capacity`, `scaling`, `lengths` and `utilisation`.
+
+Exact: for each text, the longest front that greedy decoding gives back, by `lab.growth`. At 99 %,
+as Kuratov et al. 2025: every text is crammed at fixed lengths, from random vectors; the capacity is
+the longest length with a mean accuracy of 0.99; gains are those of runs beyond it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from llmzip.lab.crammer import Outcome, Trial
+from llmzip.lab.folder import Row
+from llmzip.lab.growth import Growth
+from llmzip.lab.measures import AT_99, BINS, mean_accuracy
+from llmzip.lab.rows import number
+from llmzip.lab.study import Study
+from llmzip.lab.texts import Sample
+
+_TOGETHER = 8  # texts whose searches go on side by side; what a run that is stopped may lose
+_BINS_BEYOND = 2  # lengths beyond the capacity at 99 % that are tried, for the gains
+
+
+@dataclass(kw_only=True)
+class _Search:
+    """One text's search."""
+
+    sample: Sample
+    growth: Growth
+    best: Outcome | None = None  # of the longest exact length
+    best_row: Row | None = None
+
+
+def measure_capacity(
+    study: Study,
+    samples: Sequence[Sample],
+    *,
+    num_mem: int,
+    first_tokens: int,
+    with_bins: bool = True,
+) -> None:
+    """Leave rows of purpose growth, capacity and bin for samples of one source, those that an
+    earlier run has left excepted."""
+    search_exact(study, samples, num_mem=num_mem, first_tokens=first_tokens)
+    if with_bins:
+        run_bins(study, samples, num_mem=num_mem)
+
+
+def search_exact(
+    study: Study, samples: Sequence[Sample], *, num_mem: int, first_tokens: int
+) -> None:
+    """The longest exact length of each text."""
+    done = {row["text"] for row in _rows(study, samples, num_mem, "capacity")}
+    left = [sample for sample in samples if sample.index not in done]
+    what = f"exact, {num_mem} mem, {samples[0].source}" if samples else ""
+    for at in range(0, len(left), _TOGETHER):
+        group = left[at : at + _TOGETHER]
+        study.tell(what, len(samples) - len(left) + at, len(samples))
+        study.folder.add(_search_group(study, group, num_mem, first_tokens))
+    study.tell(what, len(samples), len(samples))
+
+
+def _search_group(
+    study: Study, samples: Sequence[Sample], num_mem: int, first_tokens: int
+) -> list[Row]:
+    most = study.most_tokens - num_mem + 1
+    searches = [
+        _Search(
+            sample=sample,
+            growth=Growth(
+                first_tokens=min(first_tokens, len(sample.ids)),
+                most_tokens=min(most, len(sample.ids)),
+            ),
+        )
+        for sample in samples
+    ]
+    rows: list[Row] = []
+    while trials := list(_next_trials(study, searches, num_mem)):
+        outcomes = list(study.cram(trials))
+        for outcome, row in zip(outcomes, study.rows_of("growth", outcomes), strict=True):
+            rows.append(row)
+            _report(searches, outcome, row)
+    return rows + [_final_row(study, search, num_mem) for search in searches]
+
+
+def _next_trials(study: Study, searches: Sequence[_Search], num_mem: int) -> Iterator[Trial]:
+    for search in searches:
+        length = search.growth.next_tokens
+        if length is not None:
+            yield Trial(
+                sample=search.sample, num_tokens=length, num_mem=num_mem, seed=study.seed,
+                warm_mem=_warm(search),
+            )  # fmt: skip
+
+
+def _warm(search: _Search) -> Tensor | None:
+    return None if search.best is None else search.best.mem
+
+
+def _report(searches: Sequence[_Search], outcome: Outcome, row: Row) -> None:
+    (search,) = (each for each in searches if each.sample is outcome.trial.sample)
+    is_exact = bool(row["exact"])
+    search.growth.report(outcome.trial.num_tokens, is_exact=is_exact)
+    if is_exact:
+        search.best, search.best_row = outcome, row
+
+
+def _final_row(study: Study, search: _Search, num_mem: int) -> Row:
+    if search.best_row is not None:
+        setting = "cut off" if search.growth.is_cut_off else ""
+        return {**search.best_row, "purpose": "capacity", "setting": setting}
+    trial = Trial(sample=search.sample, num_tokens=0, num_mem=num_mem, seed=study.seed)
+    row: Row = {
+        "purpose": "capacity", "model": study.model, "source": trial.sample.source,
+        "text": trial.sample.index, "name": trial.sample.name, "num_mem": num_mem,
+        "mem_dim": study.shop.judge.dim, "bits": 16, "num_tokens": 0, "seed": study.seed,
+        "plain_bits": 0.0, "info_gain_bits": 0.0, "exact": False,
+    }  # fmt: skip
+    return row
+
+
+def run_bins(study: Study, samples: Sequence[Sample], *, num_mem: int) -> None:
+    """Runs at fixed lengths, of the texts that do not hold so many tokens exactly, up to lengths
+    beyond the capacity at 99 %."""
+    exact = _rows(study, samples, num_mem, "capacity")
+    held = {row["text"]: int(number(row, "num_tokens")) for row in exact}
+    longest = min(min(len(sample.ids) for sample in samples), study.most_tokens - num_mem + 1)
+    lengths = [length for length in BINS if min(held.values()) < length <= longest]
+    beyond = 0
+    for length in lengths:
+        if beyond >= _BINS_BEYOND:
+            return
+        bins = _rows(study, samples, num_mem, "bin")
+        done = {row["text"] for row in bins if row["num_tokens"] == length}
+        left = [s for s in samples if held[s.index] < length and s.index not in done]
+        what = f"{length} tokens, {num_mem} mem, {samples[0].source}"
+        for at in range(0, len(left), _TOGETHER):
+            study.tell(what, len(samples) - len(left) + at, len(samples))
+            trials = [
+                Trial(sample=sample, num_tokens=length, num_mem=num_mem, seed=study.seed)
+                for sample in left[at : at + _TOGETHER]
+            ]
+            study.folder.add(study.rows_of("bin", list(study.cram(trials))))
+        bins = _rows(study, samples, num_mem, "bin")
+        beyond += mean_accuracy(exact, bins, length) < AT_99
+
+
+def _rows(study: Study, samples: Sequence[Sample], num_mem: int, purpose: str) -> list[Row]:
+    sources = {sample.source for sample in samples}
+    return [
+        row
+        for row in study.own_rows
+        if row["purpose"] == purpose and row["num_mem"] == num_mem and row["source"] in sources
+    ]

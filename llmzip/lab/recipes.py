@@ -1,0 +1,138 @@
+"""How vectors are optimised in the lab: llmzip's own way, or that of the paper.
+
+Owns the start, the loss and the step of each recipe. Knows nothing of texts or results. Called by
+`lab.crammer`.
+
+Sources: the paper's recipe (AdamW, rate 0.01, betas 0.9 and 0.9, decay 0.01, a start as large as
+the embeddings spread, up to 5,000 steps) is that of Kuratov et al. 2025; Progressive Cramming
+(Tarasov et al. 2026) found that small models want a rate of 0.1 to 1. Our own: `cram.optimizer`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from llmzip.cram.curvature import Curvature
+from llmzip.cram.optimizer import (
+    LONGEST_STEP_OF_INIT_RMS,
+    MARGIN_GOAL,
+    STEP_OF_INIT_RMS,
+    TEMPERATURE,
+    init_rms,
+)
+from llmzip.errors import SettingsError
+from llmzip.lm.model import FrozenLM
+
+RecipeName: TypeAlias = Literal["llmzip", "paper"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How long and in what way one run optimises."""
+
+    name: RecipeName = "llmzip"
+    max_steps: int = 300
+    patience: int = 100  # steps without a better result after which a run is over
+    until: float = 1.0  # share of the tokens, teacher-forced, with which a run is over
+    min_margin: float = 0.05  # logits by which each of them must lead
+    temperature: float = TEMPERATURE  # of the softmax in the loss
+    learning_rate: float = 0.01  # of the paper's recipe
+
+    def __post_init__(self) -> None:
+        numbers = (self.until, self.min_margin, self.temperature, self.learning_rate)
+        if not (
+            min(self.max_steps, self.patience) >= 1
+            and all(map(math.isfinite, numbers))
+            and 0 < self.until <= 1
+            and self.min_margin >= 0
+            and min(self.temperature, self.learning_rate) > 0
+        ):
+            raise SettingsError(f"no such recipe: {self}")
+
+    @property
+    def margin_goal(self) -> float:
+        """Margin from which on a token asks for no more."""
+        return self.min_margin + MARGIN_GOAL if self.name == "llmzip" else math.inf
+
+    def start(self, lm: FrozenLM, num_mem: int, seed: str) -> Tensor:
+        """Random vectors to begin with: [K, D] fp32 on the CPU, the same on every device."""
+        generator = torch.Generator().manual_seed(_number(seed))
+        mem = torch.randn(num_mem, lm.dim, generator=generator)
+        if self.name == "paper":
+            return mem * lm.embedding_rms
+        return mem * (init_rms(lm) / mem.square().mean(dim=1, keepdim=True).sqrt())
+
+    def mover(self, lm: FrozenLM, num_coordinates: int) -> Mover:
+        """What moves one run's vectors."""
+        if self.name == "paper":
+            return AdamW.empty(num_coordinates, lm.device, rate=self.learning_rate)
+        return Quasi(
+            step_size=STEP_OF_INIT_RMS * init_rms(lm),
+            longest_step=LONGEST_STEP_OF_INIT_RMS * init_rms(lm),
+            curvature=Curvature.empty(num_coordinates, lm.device),
+        )
+
+
+def paper_recipe(**changes: float) -> Recipe:
+    """The published one, exactly."""
+    settings = {"max_steps": 5000, "patience": 2000, "min_margin": 0.0, "temperature": 1.0}
+    return Recipe(name="paper", **{**settings, **changes})  # type: ignore[arg-type]
+
+
+class Mover(Protocol):
+    """The memory of one run's path, and its next move."""
+
+    def move(self, point: Tensor, gradient: Tensor) -> Tensor:
+        """point, gradient: [1, P] -> the next point."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Quasi:
+    """Quasi-Newton, see `cram.curvature`."""
+
+    step_size: float
+    longest_step: float
+    curvature: Curvature
+
+    def move(self, point: Tensor, gradient: Tensor) -> Tensor:
+        return point + self.curvature.step(
+            point, gradient, step_size=self.step_size, longest_step=self.longest_step
+        )
+
+
+@dataclass(kw_only=True)
+class AdamW:
+    """Loshchilov and Hutter 2019, as the paper sets it."""
+
+    rate: float
+    mean: Tensor  # [1, P] of the gradients
+    squares: Tensor  # [1, P] mean of their squares
+    num_steps: int = 0
+    beta: float = 0.9  # of both
+    decay: float = 0.01
+
+    @classmethod
+    def empty(cls, num_coordinates: int, device: torch.device, *, rate: float) -> AdamW:
+        zeros = torch.zeros(1, num_coordinates, device=device)
+        return cls(rate=rate, mean=zeros, squares=zeros.clone())
+
+    def move(self, point: Tensor, gradient: Tensor) -> Tensor:
+        self.num_steps += 1
+        self.mean = torch.lerp(gradient, self.mean, self.beta)
+        self.squares = torch.lerp(gradient.square(), self.squares, self.beta)
+        unbiased = 1 - self.beta**self.num_steps
+        step = (self.mean / unbiased) / ((self.squares / unbiased).sqrt() + 1e-8)
+        return point * (1 - self.rate * self.decay) - self.rate * step
+
+
+def _number(seed: str) -> int:
+    """A number below 2^56 from any text."""
+    from hashlib import blake2b
+
+    return int.from_bytes(blake2b(seed.encode(), digest_size=7).digest(), "little")

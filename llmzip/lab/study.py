@@ -1,0 +1,100 @@
+"""A study under way: the model it runs on, where its rows go, and how far it is.
+
+Owns what all studies need: the model, batches of trials, decoding. Knows nothing of what is being
+asked. Called by every study.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from llmzip.config import ComputeSettings
+from llmzip.lab.crammer import Crammer, Greedy, Outcome, Run, Trial, decode_greedily
+from llmzip.lab.folder import Folder, Row
+from llmzip.lab.recipes import Recipe
+from llmzip.lab.rows import trial_row
+from llmzip.lm.tokens import Tokens
+from llmzip.lm.zoo import resolve
+from llmzip.progress import check_cancelled
+from llmzip.runtime import borrowed_torch
+from llmzip.workshop import Workshop, open_workshop
+
+# Takes what is being done, how much of it is done, and of how much.
+Tell: TypeAlias = Callable[[str, int, int], None]
+
+
+@dataclass(kw_only=True)
+class Study:
+    """One model and one folder."""
+
+    shop: Workshop
+    folder: Folder
+    recipe: Recipe
+    seed: int
+    tell: Tell
+    cancel: threading.Event | None = None
+
+    @property
+    def model(self) -> str:
+        """The model's name in rows."""
+        return self.shop.files.model_id
+
+    @property
+    def own_rows(self) -> list[Row]:
+        """Rows of this model."""
+        return [row for row in self.folder.rows if row["model"] == self.model]
+
+    @property
+    def most_tokens(self) -> int:
+        """That a text may have beside one vector and the start token."""
+        return self.shop.judge.max_positions - 2
+
+    def cram(
+        self,
+        trials: Iterable[Trial],
+        *,
+        recipe: Recipe | None = None,
+        on_step: Callable[[Sequence[Run]], None] = lambda runs: None,
+    ) -> Iterator[Outcome]:
+        """Cram trials with the study's recipe, or another one."""
+        crammer = Crammer(
+            self.shop.lm, self.shop.judge, recipe or self.recipe,
+            start_id=self.shop.start_id, on_step=on_step, cancel=self.cancel,
+        )  # fmt: skip
+        yield from crammer.run(trials)
+
+    def decode(self, outcomes: Sequence[Outcome]) -> list[Greedy]:
+        """Greedily, as a file would be."""
+        check_cancelled(self.cancel)
+        return decode_greedily(self.shop.judge, outcomes, start_id=self.shop.start_id)
+
+    def rows_of(
+        self, purpose: str, outcomes: Sequence[Outcome], **more: str | float | int
+    ) -> list[Row]:
+        """Rows of outcomes that have as many vectors each. Those all right when teacher-forced are
+        decoded."""
+        whole = [outcome for outcome in outcomes if outcome.accuracy == 1]
+        decoded = dict(zip(map(id, whole), self.decode(whole), strict=True))
+        return [
+            trial_row(purpose, self.model, outcome, decoded.get(id(outcome)), **more)  # type: ignore[arg-type]
+            for outcome in outcomes
+        ]
+
+
+@contextmanager
+def opened_model(
+    model: str,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    compute: ComputeSettings,
+    report: Callable[[str], None],
+) -> Iterator[Workshop]:
+    """A model, found or fetched. Raises ModelUnavailable."""
+    with borrowed_torch(compute.threads):
+        files = resolve(model, revision=revision, offline=offline, report=report)
+        yield open_workshop(files, Tokens.load(files.path), compute)
