@@ -13,15 +13,15 @@ from typing import Literal, TypeAlias
 
 from llmzip.errors import Interrupted
 
-Stage = Literal["model", "share", "measure", "cram", "code", "verify", "decode"]
+Stage = Literal["model", "share", "measure", "cram", "code", "verify", "decode", "lab"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """A snapshot. Counts that a stage does not have are 0; `message` is for people.
 
-    Chunks are segments where an arith file is decoded, and tokens are the optimiser's steps in the
-    stage "share".
+    Chunks are segments where an arith file is decoded and texts in the stage "lab"; tokens are the
+    optimiser's steps in the stage "share".
     """
 
     stage: Stage

@@ -43,7 +43,9 @@ OWNERS = {
     "click": (),
     "zstandard": ("store/", "assembly.py", "triage.py"),
     "pickle": (),
-    "matplotlib": ("lab/figures.py",),
+    "matplotlib": ("lab/figures",),
+    "jinja2": ("lab/report",),
+    "markupsafe": ("lab/report",),
 }
 WITHOUT_TORCH = ("store/", "cli/", "errors.py", "config.py", "progress.py", "report", "__")
 

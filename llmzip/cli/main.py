@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from llmzip import __version__
-from llmzip.cli import compress, decompress, info, model, test
+from llmzip.cli import compress, decompress, info, lab, model, test
 from llmzip.cli.console import say, write_text
 from llmzip.cli.panels import PanelCommand
 from llmzip.cli.signals import HINT
@@ -40,6 +40,7 @@ app.command(cls=PanelCommand)(decompress.decompress)
 app.command(cls=PanelCommand)(test.test)
 app.command()(info.info)
 app.add_typer(model.app, name="model")
+app.add_typer(lab.app, name="lab")
 
 _show_traceback = False
 

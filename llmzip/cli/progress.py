@@ -47,7 +47,8 @@ def describe(event: Progress, *, seconds: float) -> str:
     if is_stream and event.chunks_total > 1:
         parts.append(f"{event.chunks_done:,}/{event.chunks_total:,} segments")
     elif event.chunks_total and not is_stream:
-        parts.append(f"{event.chunks_done:,}/{event.chunks_total:,} chunks")
+        unit = "texts" if event.stage == "lab" else "chunks"
+        parts.append(f"{event.chunks_done:,}/{event.chunks_total:,} {unit}")
     if event.tokens_total:
         unit = "steps" if event.stage == "share" else "tokens"
         parts.append(f"{event.tokens_right:,}/{event.tokens_total:,} {unit}")
@@ -120,6 +121,8 @@ class _Bar:
         done, total = event.bytes_done, event.bytes_total
         if event.tokens_total:
             done, total = event.tokens_right, event.tokens_total
+        if event.stage == "lab":
+            done, total = event.chunks_done, event.chunks_total
         self._bar.update(
             self._task,
             description=event.stage,

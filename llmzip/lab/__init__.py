@@ -1,0 +1,36 @@
+"""How much a language model's input vectors hold: the studies behind `llmzip lab`.
+
+    from pathlib import Path
+    from llmzip.lab import LabSettings, Texts, capacity
+
+    texts = Texts(files=(Path("book.txt"),), count=4)
+    summary = capacity(LabSettings(out=Path("run"), texts=texts))
+
+Needs the packages of `pip install llmzip[lab]`. Kept out of the compress path: nothing else of
+llmzip imports it. docs/LAB.md says what each study measures.
+"""
+
+from llmzip.lab.recipes import Recipe, paper_recipe
+from llmzip.lab.report import write_report
+from llmzip.lab.runs import capacity, entropy, lengths, rate, scaling, utilisation
+from llmzip.lab.runs_more import geometry, greedy, plan
+from llmzip.lab.studies import LabSettings, Texts
+from llmzip.lab.tables import table_text
+
+__all__ = [
+    "LabSettings",
+    "Recipe",
+    "Texts",
+    "capacity",
+    "entropy",
+    "geometry",
+    "greedy",
+    "lengths",
+    "paper_recipe",
+    "plan",
+    "rate",
+    "scaling",
+    "table_text",
+    "utilisation",
+    "write_report",
+]

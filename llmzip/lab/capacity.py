@@ -10,18 +10,22 @@ the longest length with a mean accuracy of 0.99; gains are those of runs beyond 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from torch import Tensor
 
 from llmzip.lab.crammer import Outcome, Trial
 from llmzip.lab.folder import Row
-from llmzip.lab.growth import Growth
+from llmzip.lab.growth import RESOLUTION, Growth
 from llmzip.lab.measures import AT_99, BINS, mean_accuracy
 from llmzip.lab.rows import number
 from llmzip.lab.study import Study
 from llmzip.lab.texts import Sample
+
+# Outcomes of trials in any order, and what a coordinate of the vectors takes, stored.
+CramAll: TypeAlias = Callable[[Sequence[Trial]], Sequence[tuple[Outcome, float]]]
 
 _TOGETHER = 8  # texts whose searches go on side by side; what a run that is stopped may lose
 _BINS_BEYOND = 2  # lengths beyond the capacity at 99 % that are tried, for the gains
@@ -53,40 +57,52 @@ def measure_capacity(
 
 
 def search_exact(
-    study: Study, samples: Sequence[Sample], *, num_mem: int, first_tokens: int
+    study: Study,
+    samples: Sequence[Sample],
+    *,
+    num_mem: int,
+    first_tokens: int,
+    bits: int = 16,
+    resolution: float = RESOLUTION,
+    cram: CramAll | None = None,
 ) -> None:
-    """The longest exact length of each text."""
-    done = {row["text"] for row in _rows(study, samples, num_mem, "capacity")}
+    """The longest exact length of each text of one source. bits, cram: where vectors are not
+    stored as bf16, how many bits a coordinate has and how trials are crammed."""
+    done = {row["text"] for row in rows_of(study, samples, num_mem, "capacity", bits)}
     left = [sample for sample in samples if sample.index not in done]
-    what = f"exact, {num_mem} mem, {samples[0].source}" if samples else ""
+    torn = rows_of(study, left, num_mem, "growth", bits)  # of searches that were not ended
+    torn = [row for row in torn if row["text"] not in done]
+    study.folder.drop(lambda row: row not in torn)
+    what = f"exact, {bits} bits, {num_mem} mem, {samples[0].source}" if samples else ""
     for at in range(0, len(left), _TOGETHER):
         group = left[at : at + _TOGETHER]
         study.tell(what, len(samples) - len(left) + at, len(samples))
-        study.folder.add(_search_group(study, group, num_mem, first_tokens))
+        searches = [_begin(study, sample, num_mem, first_tokens, resolution) for sample in group]
+        study.folder.add(_search_group(study, searches, num_mem, bits, cram))
     study.tell(what, len(samples), len(samples))
 
 
+def _begin(
+    study: Study, sample: Sample, num_mem: int, first_tokens: int, resolution: float
+) -> _Search:
+    most = min(study.most_tokens - num_mem + 1, len(sample.ids))
+    growth = Growth(first_tokens=min(first_tokens, most), most_tokens=most, resolution=resolution)
+    return _Search(sample=sample, growth=growth)
+
+
 def _search_group(
-    study: Study, samples: Sequence[Sample], num_mem: int, first_tokens: int
+    study: Study, searches: Sequence[_Search], num_mem: int, bits: int, cram: CramAll | None
 ) -> list[Row]:
-    most = study.most_tokens - num_mem + 1
-    searches = [
-        _Search(
-            sample=sample,
-            growth=Growth(
-                first_tokens=min(first_tokens, len(sample.ids)),
-                most_tokens=min(most, len(sample.ids)),
-            ),
-        )
-        for sample in samples
-    ]
     rows: list[Row] = []
     while trials := list(_next_trials(study, searches, num_mem)):
-        outcomes = list(study.cram(trials))
-        for outcome, row in zip(outcomes, study.rows_of("growth", outcomes), strict=True):
-            rows.append(row)
+        found = [(each, None) for each in study.cram(trials)] if cram is None else cram(trials)
+        outcomes = [outcome for outcome, _ in found]
+        new = study.rows_of("growth", outcomes, bits=bits)
+        for (outcome, stored_bits), row in zip(found, new, strict=True):
+            row["detail"] = stored_bits
             _report(searches, outcome, row)
-    return rows + [_final_row(study, search, num_mem) for search in searches]
+        rows.extend(new)
+    return rows + [_final_row(study, search, num_mem, bits) for search in searches]
 
 
 def _next_trials(study: Study, searches: Sequence[_Search], num_mem: int) -> Iterator[Trial]:
@@ -111,7 +127,7 @@ def _report(searches: Sequence[_Search], outcome: Outcome, row: Row) -> None:
         search.best, search.best_row = outcome, row
 
 
-def _final_row(study: Study, search: _Search, num_mem: int) -> Row:
+def _final_row(study: Study, search: _Search, num_mem: int, bits: int) -> Row:
     if search.best_row is not None:
         setting = "cut off" if search.growth.is_cut_off else ""
         return {**search.best_row, "purpose": "capacity", "setting": setting}
@@ -119,7 +135,7 @@ def _final_row(study: Study, search: _Search, num_mem: int) -> Row:
     row: Row = {
         "purpose": "capacity", "model": study.model, "source": trial.sample.source,
         "text": trial.sample.index, "name": trial.sample.name, "num_mem": num_mem,
-        "mem_dim": study.shop.judge.dim, "bits": 16, "num_tokens": 0, "seed": study.seed,
+        "mem_dim": study.shop.judge.dim, "bits": bits, "num_tokens": 0, "seed": study.seed,
         "plain_bits": 0.0, "info_gain_bits": 0.0, "exact": False,
     }  # fmt: skip
     return row
@@ -128,7 +144,7 @@ def _final_row(study: Study, search: _Search, num_mem: int) -> Row:
 def run_bins(study: Study, samples: Sequence[Sample], *, num_mem: int) -> None:
     """Runs at fixed lengths, of the texts that do not hold so many tokens exactly, up to lengths
     beyond the capacity at 99 %."""
-    exact = _rows(study, samples, num_mem, "capacity")
+    exact = rows_of(study, samples, num_mem, "capacity")
     held = {row["text"]: int(number(row, "num_tokens")) for row in exact}
     longest = min(min(len(sample.ids) for sample in samples), study.most_tokens - num_mem + 1)
     lengths = [length for length in BINS if min(held.values()) < length <= longest]
@@ -136,7 +152,7 @@ def run_bins(study: Study, samples: Sequence[Sample], *, num_mem: int) -> None:
     for length in lengths:
         if beyond >= _BINS_BEYOND:
             return
-        bins = _rows(study, samples, num_mem, "bin")
+        bins = rows_of(study, samples, num_mem, "bin")
         done = {row["text"] for row in bins if row["num_tokens"] == length}
         left = [s for s in samples if held[s.index] < length and s.index not in done]
         what = f"{length} tokens, {num_mem} mem, {samples[0].source}"
@@ -147,14 +163,18 @@ def run_bins(study: Study, samples: Sequence[Sample], *, num_mem: int) -> None:
                 for sample in left[at : at + _TOGETHER]
             ]
             study.folder.add(study.rows_of("bin", list(study.cram(trials))))
-        bins = _rows(study, samples, num_mem, "bin")
+        bins = rows_of(study, samples, num_mem, "bin")
         beyond += mean_accuracy(exact, bins, length) < AT_99
 
 
-def _rows(study: Study, samples: Sequence[Sample], num_mem: int, purpose: str) -> list[Row]:
+def rows_of(
+    study: Study, samples: Sequence[Sample], num_mem: int, purpose: str, bits: int = 16
+) -> list[Row]:
+    """What is already known of these samples' source."""
     sources = {sample.source for sample in samples}
+    wanted = {"purpose": purpose, "num_mem": num_mem, "bits": bits}
     return [
         row
         for row in study.own_rows
-        if row["purpose"] == purpose and row["num_mem"] == num_mem and row["source"] in sources
+        if row["source"] in sources and all(row[key] == value for key, value in wanted.items())
     ]

@@ -15,13 +15,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from llmzip.cram.decode import decode_chunks
 from llmzip.cram.optimizer import as_stored
 from llmzip.lab.recipes import Mover, Recipe
 from llmzip.lab.texts import Sample
@@ -92,15 +90,6 @@ class Outcome:
         return float(self.plain.bits.sum() - self.bits.sum())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Greedy:
-    """What the decompressor's own path makes of vectors: token by token, on its own choices."""
-
-    num_right: int  # tokens that are those of the text, place by place
-    first_wrong: int | None  # None: exact
-    margins: Tensor  # [L] of its choices
-
-
 OnStep: TypeAlias = Callable[[Sequence["Run"]], None]
 
 
@@ -140,8 +129,9 @@ class Crammer:
         self._lm, self._judge, self._recipe = lm, judge, recipe
         self._on_step, self._cancel = on_step, cancel
         # The optimiser's own numerics are off by so much now and then.
-        slack = OPTIMISER_SLACK if lm is not judge and recipe.until == 1 else 0.0
-        self._wanted = recipe.min_margin + slack
+        needs_slack = recipe.slack and recipe.until == 1 and lm is not judge
+        self.slack = OPTIMISER_SLACK if needs_slack else 0.0
+        self._wanted = recipe.min_margin + self.slack
         self._start = segment_start(start_id)
         self._batch_tokens = batch_tokens or _BATCH_TOKENS[lm.device.type]
 
@@ -215,22 +205,33 @@ class Crammer:
         late = run.step - run.gained_step >= recipe.patience or run.step >= recipe.max_steps
         run.is_over = enough or late
 
-    @torch.no_grad()
     def _outcomes(self, runs: Sequence[Run]) -> Iterator[Outcome]:
         for run in runs:
             assert run.best_mem is not None
-            batch = _Batch(self._judge, self._start, [run.trial])
-            margins, bits = batch.judge(run.best_mem[None])
-            yield Outcome(
-                trial=run.trial,
-                mem=run.best_mem.cpu(),
-                margins=margins.cpu(),
-                bits=bits.cpu(),
-                plain=self.plain(run.trial.ids),
+            yield self.outcome(
+                run.trial,
+                run.best_mem,
                 steps=run.step,
                 best_step=run.best_step,
                 seconds=run.seconds,
             )
+
+    def outcome(
+        self, trial: Trial, mem: Tensor, *, steps: int, best_step: int, seconds: float
+    ) -> Outcome:
+        """What vectors do for a trial, in the decoder's numerics. mem: [K, D] holding bf16
+        values."""
+        margins, bits = _Batch(self._judge, self._start, [trial]).judge(mem[None])
+        return Outcome(
+            trial=trial,
+            mem=mem.cpu(),
+            margins=margins.cpu(),
+            bits=bits.cpu(),
+            plain=self.plain(trial.ids),
+            steps=steps,
+            best_step=best_step,
+            seconds=seconds,
+        )
 
 
 class _Batch:
@@ -298,31 +299,3 @@ def plain_text(lm: FrozenLM, ids: Sequence[int], *, start: Sequence[int]) -> Pla
         bits = torch.cat([bits.new_full((1,), math.log2(lm.vocab_size)), bits])
         margins = torch.cat([margins.new_full((1,), -math.inf), margins])
     return Plain(bits=bits.cpu(), right=(margins > 0).cpu())
-
-
-@torch.no_grad()
-def decode_greedily(
-    judge: FrozenLM, outcomes: Sequence[Outcome], *, start_id: int | None, batch: int = 8
-) -> list[Greedy]:
-    """Decode vectors as a file's would be: fp32, token by token, nothing patched. All of them have
-    as many vectors."""
-    results: list[Greedy] = []
-    left = iter(outcomes)
-    while group := list(islice(left, batch)):
-        lengths = [outcome.trial.num_tokens for outcome in group]
-        decoded, _ = decode_chunks(
-            judge, judge.empty(len(group)), [segment_start(start_id)] * len(group),
-            torch.stack([outcome.mem for outcome in group]), lengths, [{}] * len(group),
-        )  # fmt: skip
-        for row, outcome in enumerate(group):
-            length = lengths[row]
-            truth = torch.tensor(outcome.trial.ids)
-            wrong = (decoded.ids[row, :length].cpu() != truth).nonzero()[:, 0].tolist()
-            results.append(
-                Greedy(
-                    num_right=length - len(wrong),
-                    first_wrong=wrong[0] if wrong else None,
-                    margins=decoded.margins[row, :length].cpu(),
-                )
-            )
-    return results

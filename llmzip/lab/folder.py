@@ -13,7 +13,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -35,7 +35,10 @@ class Folder:
         self.path = path
         self._columns = list(columns)
         self._handle = handle
-        self.rows: list[Row] = read_rows(path) if (path / ROWS).exists() else []
+        self.rows: list[Row] = []
+        if (path / ROWS).exists():
+            write_whole(path / ROWS, _whole_lines(path / ROWS))  # without a torn last line
+            self.rows = read_rows(path)
 
     @classmethod
     def open(
@@ -95,7 +98,7 @@ class Folder:
         try:
             if not file.exists():
                 writer.writeheader()
-            writer.writerows({name: _text(value) for name, value in row.items()} for row in new)
+            writer.writerows(map(_texts, new))
             with file.open("a", encoding="utf-8", newline="") as handle:
                 handle.write(out.getvalue())
                 handle.flush()
@@ -103,6 +106,17 @@ class Folder:
         except OSError as error:
             raise InputError(f"cannot write {file}: {error.strerror}") from error
         self.rows.extend(new)
+
+    def drop(self, is_wanted: Callable[[Row], bool]) -> None:
+        """Keep the rows that are wanted: the others are of work that was not ended."""
+        kept = [row for row in self.rows if is_wanted(row)]
+        if len(kept) != len(self.rows):
+            out = io.StringIO()
+            writer = csv.DictWriter(out, self._columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(map(_texts, kept))
+            write_whole(self.path / ROWS, out.getvalue())
+            self.rows = kept
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """What the rows come to. Raises InputError."""
@@ -116,18 +130,11 @@ class Folder:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a run's folder; a torn last line is dropped. Raises InputError."""
-    file = path / ROWS
-    try:
-        text = file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {file}: {error}") from error
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:  # what was being written when the power went
-        write_whole(file, whole)
+    """The rows of a run's folder; a torn last line, or one being written, is left out. Raises
+    InputError."""
     return [
         {name: _value(cell) for name, cell in row.items() if name is not None}
-        for row in csv.DictReader(io.StringIO(whole))
+        for row in csv.DictReader(io.StringIO(_whole_lines(path / ROWS)))
     ]
 
 
@@ -146,7 +153,7 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """For people and programs: sorted as given, numbers that JSON has not as null."""
-    write_whole(file, json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n")
+    write_whole(file, json.dumps(finite(content), indent=2, ensure_ascii=False) + "\n")
 
 
 def write_whole(file: Path, text: str) -> None:
@@ -162,10 +169,22 @@ def write_whole(file: Path, text: str) -> None:
         raise InputError(f"cannot write {file}: {error.strerror}") from error
 
 
+def _whole_lines(file: Path) -> str:
+    try:
+        text = file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {file}: {error}") from error
+    return text[: text.rfind("\n") + 1]
+
+
 def _forget(path: Path) -> None:
-    for name in (ROWS, SUMMARY, SETTINGS):
+    """Take away what a run has left, and nothing else."""
+    if not (path / SETTINGS).exists():
+        return
+    made = [*path.glob("*.svg"), *path.glob("*.png"), path / "paths.json", path / "report.html"]
+    for file in [*made, path / ROWS, path / SUMMARY, path / SETTINGS]:
         with suppress(FileNotFoundError):
-            (path / name).unlink()
+            file.unlink()
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:
@@ -189,6 +208,10 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in other)
 
 
+def _texts(row: Row) -> dict[str, str]:
+    return {name: _text(value) for name, value in row.items()}
+
+
 def _text(value: Value) -> str:
     if value is None:
         return ""
@@ -209,11 +232,12 @@ def _value(cell: str | None) -> Value:
     return cell
 
 
-def _finite(content: Any) -> Any:
+def finite(content: Any) -> Any:
+    """The same with null for numbers that JSON has not, and lists for tuples."""
     if isinstance(content, Mapping):
-        return {str(key): _finite(value) for key, value in content.items()}
+        return {str(key): finite(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
-        return [_finite(value) for value in content]
+        return [finite(value) for value in content]
     if isinstance(content, float) and not math.isfinite(content):
         return None
     return content

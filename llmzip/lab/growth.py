@@ -22,6 +22,7 @@ class Growth:
 
     first_tokens: int  # length to begin with
     most_tokens: int  # that the text has
+    resolution: float = RESOLUTION
     exact_tokens: int = 0  # longest length that was exact
     failed_tokens: int | None = None  # shortest one that was not
 
@@ -34,7 +35,7 @@ class Growth:
                 return None
             grown = max(exact + 1, math.ceil(GROWTH * exact)) if exact else self.first_tokens
             return min(grown, self.most_tokens)
-        if failed - exact <= max(1, int(RESOLUTION * exact)):
+        if failed - exact <= max(1, int(self.resolution * exact)):
             return None
         return (exact + failed) // 2
 

@@ -40,6 +40,7 @@ class Recipe:
     patience: int = 100  # steps without a better result after which a run is over
     until: float = 1.0  # share of the tokens, teacher-forced, with which a run is over
     min_margin: float = 0.05  # logits by which each of them must lead
+    slack: bool = True  # whether an optimiser of other numerics than the decoder's goes beyond that
     temperature: float = TEMPERATURE  # of the softmax in the loss
     learning_rate: float = 0.01  # of the paper's recipe
 

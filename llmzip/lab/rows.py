@@ -5,7 +5,8 @@ Owns the columns and their meaning. Knows nothing of files. Called by the studie
 
 from __future__ import annotations
 
-from llmzip.lab.crammer import Greedy, Outcome
+from llmzip.lab.crammer import Outcome
+from llmzip.lab.decoding import Greedy
 from llmzip.lab.folder import Row
 
 # purpose: "growth" an attempt of the search for the longest exact length, "capacity" the longest

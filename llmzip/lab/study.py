@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from llmzip.config import ComputeSettings
-from llmzip.lab.crammer import Crammer, Greedy, Outcome, Run, Trial, decode_greedily
+from llmzip.lab.crammer import Crammer, Outcome, Run, Trial
+from llmzip.lab.decoding import Greedy, decode_greedily
 from llmzip.lab.folder import Folder, Row
 from llmzip.lab.recipes import Recipe
 from llmzip.lab.rows import trial_row

@@ -1,0 +1,85 @@
+"""Cross-entropy before and after cramming: what can be held, and what is left of the rest.
+
+Owns the study `entropy`, Figure 3 of Kuratov et al. 2025: texts of many lengths, some held, some
+beyond what their vectors can. Knows nothing of pictures. Called by `lab.runs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from llmzip.lab.crammer import Trial
+from llmzip.lab.folder import Row
+from llmzip.lab.measures import Threshold, fit_threshold
+from llmzip.lab.rows import number
+from llmzip.lab.study import Study
+from llmzip.lab.texts import Sample
+
+# Of the length that one vector is expected to hold.
+SHARES = (0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0, 2.6)
+_TOGETHER = 8
+
+
+def chunk_lengths(expected_tokens: int, most_tokens: int) -> list[int]:
+    """Lengths around what is expected to fit, shortest first."""
+    lengths = {max(2, round(share * expected_tokens)) for share in SHARES}
+    return sorted(length for length in lengths if length <= most_tokens)
+
+
+def measure_entropy(
+    study: Study, samples: Sequence[Sample], *, lengths: Sequence[int], num_mem: int = 1
+) -> None:
+    """Leave a row of purpose chunk for every text at every length."""
+    known = {
+        (row["source"], row["text"], row["num_tokens"])
+        for row in study.own_rows
+        if row["purpose"] == "chunk" and row["num_mem"] == num_mem
+    }
+    total = len(samples) * len(lengths)
+    for length in lengths:
+        left = [s for s in samples if (s.source, s.index, length) not in known]
+        for at in range(0, len(left), _TOGETHER):
+            study.tell(f"chunks of {length} tokens", len(known), total)
+            group = left[at : at + _TOGETHER]
+            trials = [
+                Trial(sample=s, num_tokens=length, num_mem=num_mem, seed=study.seed) for s in group
+            ]
+            study.folder.add(study.rows_of("chunk", list(study.cram(trials))))
+            known |= {(s.source, s.index, length) for s in group}
+    study.tell("chunks", total, total)
+
+
+def entropy_points(rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
+    """Bits before and after, by source."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        if row["purpose"] == "chunk":
+            pair = number(row, "plain_bits"), number(row, "after_bits")
+            points.setdefault(str(row["source"]), []).append(pair)
+    return points
+
+
+def entropy_summary(rows: Sequence[Row]) -> dict[str, Any]:
+    """Threshold and bias line, of each source and of all."""
+    by_source = entropy_points(rows)
+    everything = [pair for pairs in by_source.values() for pair in pairs]
+    groups = {**by_source, "all": everything} if len(by_source) > 1 else by_source
+    return {source: _fit(pairs) for source, pairs in groups.items()}
+
+
+def threshold_of(rows: Sequence[Row]) -> Threshold | None:
+    """Of all chunks; None: there are too few that are held, or that are not."""
+    try:
+        return fit_threshold([pair for pairs in entropy_points(rows).values() for pair in pairs])
+    except ValueError:
+        return None
+
+
+def _fit(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    try:
+        fit = fit_threshold(pairs)
+    except ValueError as error:
+        return {"chunks": len(pairs), "threshold_bits": None, "why": str(error)}
+    return {"chunks": len(pairs), **asdict(fit)}

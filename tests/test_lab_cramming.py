@@ -1,0 +1,331 @@
+"""The lab's texts, recipes and full cramming, on tiny models."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmzip.config import ComputeSettings
+from llmzip.errors import InputError, Interrupted, SettingsError
+from llmzip.lab.crammer import Crammer, Outcome, Run, Trial, plain_text
+from llmzip.lab.decoding import decode_greedily
+from llmzip.lab.recipes import AdamW, Recipe, paper_recipe
+from llmzip.lab.texts import (
+    Sample,
+    natural_samples,
+    random_samples,
+    table_samples,
+    words_of_file,
+    words_of_vocabulary,
+)
+from llmzip.lm.model import FrozenLM
+from llmzip.lm.tokens import Tokens
+from llmzip.lm.zoo import resolve
+from llmzip.workshop import Workshop, open_workshop
+from tests.tiny_models import ARCHITECTURES, TEXT
+
+# Texts
+
+
+@pytest.fixture(scope="module")
+def tokens(tiny_model: Callable[..., Path]) -> Tokens:
+    return Tokens.load(tiny_model("llama"))
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    path = tmp_path / "book.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def spans(samples: list[Sample], tokens: Tokens) -> list[tuple[int, bytes]]:
+    found = [(int(s.name.split()[-1].replace(",", "")), tokens.bytes_of(s.ids)) for s in samples]
+    return sorted(found)
+
+
+def test_natural_texts_are_passages_that_do_not_overlap(book: Path, tokens: Tokens) -> None:
+    samples = natural_samples([book], tokens, count=8, num_tokens=40, seed=0)
+    end = 0
+    for start, data in spans(samples, tokens):
+        assert TEXT.encode()[start : start + len(data)] == data and start >= end
+        assert start == 0 or TEXT[start - 1] in " \n"
+        end = start + len(data)
+    assert [s.index for s in samples] == list(range(8)) and {len(s.ids) for s in samples} == {40}
+    again = natural_samples([book], tokens, count=8, num_tokens=40, seed=0)
+    other = natural_samples([book], tokens, count=8, num_tokens=40, seed=1)
+    assert again == samples != other
+
+
+def test_natural_texts_from_files_of_any_bytes(tmp_path: Path, tokens: Tokens) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(TEXT[:300].encode() + bytes(range(256)) + "äöü€😀".encode() * 60)
+    samples = natural_samples([path], tokens, count=3, num_tokens=50, seed=0)
+    assert all(len(sample.ids) == 50 for sample in samples)
+
+
+def test_files_that_are_too_short(book: Path, tokens: Tokens) -> None:
+    with pytest.raises(InputError, match="passages of 500 tokens, 3 are needed"):
+        natural_samples([book], tokens, count=3, num_tokens=500, seed=0)
+    with pytest.raises(InputError, match="cannot read"):
+        natural_samples([book.parent / "none"], tokens, count=1, num_tokens=5, seed=0)
+
+
+def test_random_texts_are_words_of_the_list(tmp_path: Path, tokens: Tokens) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text("".join(f"w{number} 0.1 0.2\n" for number in range(60)) + "\n w3\n")
+    words = words_of_file(path)
+    assert words == [f"w{number}" for number in range(60)]
+    samples = random_samples(words, tokens, count=3, num_tokens=30, seed=5)
+    assert samples == random_samples(words, tokens, count=3, num_tokens=30, seed=5)
+    assert len({sample.ids for sample in samples}) == 3
+    for sample in samples:
+        drawn = tokens.bytes_of(sample.ids).decode().split(" ")
+        assert len(sample.ids) == 30 and set(drawn[:-1]) <= set(words)
+    with pytest.raises(InputError, match="too few"):
+        random_samples(words[:49], tokens, count=1, num_tokens=30, seed=5)
+
+
+def test_words_of_a_vocabulary() -> None:
+    class Whole:
+        meanings = [f" word{chr(97 + i % 26)}{chr(97 + i // 26)}".encode() for i in range(60)]
+        meanings += [b"x", b" The", b" \xc3\xa4rger", None, b" a"]
+
+    words = words_of_vocabulary(Whole())  # type: ignore[arg-type]
+    assert len(words) == 60 and words[0] == "wordaa"
+
+
+def test_small_vocabularies_get_syllables(tokens: Tokens) -> None:
+    words = words_of_vocabulary(tokens)
+    assert len(words) == len(set(words)) >= 100 and all(word.isalpha() for word in words)
+
+
+def test_texts_of_a_table(tmp_path: Path, tokens: Tokens) -> None:
+    path = tmp_path / "t.csv"
+    rows = [
+        "short",
+        f'"{TEXT[:200]}, with ""quotes""\nand lines"',
+        TEXT[200:400].replace("\n", " "),
+    ]
+    path.write_text("id,text\n" + "".join(f"{i},{text if i == 1 else chr(34) + text + chr(34)}\n"
+                                          for i, text in enumerate(rows)))  # fmt: skip
+    samples = table_samples(path, tokens, count=2, num_tokens=100)
+    assert [sample.name for sample in samples] == ["t.csv row 2", "t.csv row 3"]
+    assert tokens.bytes_of(samples[0].ids) == TEXT.encode()[: len(tokens.bytes_of(samples[0].ids))]
+    with pytest.raises(InputError, match="has 2 texts"):
+        table_samples(path, tokens, count=3, num_tokens=100)
+    path.write_text("id,words\n1,a\n")
+    with pytest.raises(InputError, match="no column named text"):
+        table_samples(path, tokens, count=1, num_tokens=1)
+
+
+# Recipes
+
+
+def test_the_papers_optimiser_is_adamw() -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(1, 40, generator=generator)
+    theirs = torch.nn.Parameter(start.clone())
+    optimiser = torch.optim.AdamW([theirs], lr=0.01, betas=(0.9, 0.9), weight_decay=0.01)
+    ours, mover = start, AdamW.empty(40, torch.device("cpu"), rate=0.01)
+    for _ in range(30):
+        gradient = torch.randn(1, 40, generator=generator)
+        theirs.grad = gradient.clone()
+        optimiser.step()
+        ours = mover.move(ours, gradient)
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    assert not torch.allclose(ours, start, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"max_steps": 0}, {"patience": 0}, {"until": 0.0}, {"until": 1.1}, {"min_margin": -1.0},
+     {"temperature": 0.0}, {"learning_rate": math.nan}],
+)  # fmt: skip
+def test_recipes_that_are_none(changes: dict[str, float]) -> None:
+    with pytest.raises(SettingsError):
+        Recipe(**changes)  # type: ignore[arg-type]
+
+
+def test_the_papers_recipe() -> None:
+    recipe = paper_recipe()
+    assert (recipe.max_steps, recipe.learning_rate, recipe.temperature) == (5000, 0.01, 1.0)
+    assert recipe.margin_goal == math.inf and recipe.min_margin == 0.0
+
+
+# Cramming
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def shop(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> Workshop:
+    files = resolve(str(tiny_model(request.param, bos=request.param == "llama")))
+    return open_workshop(
+        files, Tokens.load(files.path), ComputeSettings(device="cpu"),
+        numerics="cpu torch.bfloat16" if request.param == "olmo" else "cpu torch.float32",
+    )  # fmt: skip
+
+
+def samples_for(shop: Workshop) -> list[Sample]:
+    ids = shop.tokens.ids_of(TEXT.encode())
+    return [
+        Sample(source="natural", index=index, name="", ids=tuple(ids[40 * index :][:40]))
+        for index in range(3)
+    ]
+
+
+def crammer(shop: Workshop, recipe: Recipe, **more: object) -> Crammer:
+    return Crammer(shop.lm, shop.judge, recipe, start_id=shop.start_id, **more)  # type: ignore[arg-type]
+
+
+def trials_for(shop: Workshop, *lengths: int, num_mem: int = 1) -> list[Trial]:
+    return [
+        Trial(sample=sample, num_tokens=length, num_mem=num_mem)
+        for sample in samples_for(shop)
+        for length in lengths
+    ]
+
+
+RECIPES = [Recipe(max_steps=50, patience=30), paper_recipe(max_steps=40, patience=40)]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_what_is_reported_was_measured(shop: Workshop, recipe: Recipe) -> None:
+    """Margins and bits are those of the vectors that are handed out, first token included."""
+    weights = [w.clone() for w in (shop.lm._backend.embedding, shop.lm._backend.head)]
+    seen: dict[tuple[int, int], list[tuple[int, torch.Tensor]]] = {}
+
+    def note(runs: list[Run]) -> None:
+        for run in runs:
+            key = run.trial.sample.index, run.trial.num_tokens
+            seen.setdefault(key, []).append((run.step, (run.margins > 0).clone()))  # type: ignore[operator]
+
+    outcomes = list(crammer(shop, recipe, on_step=note).run(trials_for(shop, 4, 16)))
+    assert len(outcomes) == 6
+    for outcome in outcomes:
+        num_tokens = outcome.trial.num_tokens
+        key = outcome.trial.sample.index, num_tokens
+        assert [step for step, _ in seen[key]] == list(range(outcome.steps + 1))
+        if shop.lm is shop.judge:
+            right = {step: int(found.sum()) for step, found in seen[key]}
+            assert outcome.tokens_right == right[outcome.best_step] == max(right.values())
+        check_by_hand(shop, outcome)
+    assert all(
+        torch.equal(*pair)
+        for pair in zip(weights, (shop.lm._backend.embedding, shop.lm._backend.head), strict=True)
+    )
+
+
+def check_by_hand(shop: Workshop, outcome: Outcome) -> None:
+    """Logits from one plain pass over [start | mem | text]."""
+    ids, start = outcome.trial.ids, [] if shop.start_id is None else [shop.start_id]
+    embeds = torch.cat([
+        shop.judge.embed(torch.tensor(start, dtype=torch.int64)),
+        outcome.mem,
+        shop.judge.embed(torch.tensor(ids)),
+    ])[None]  # fmt: skip
+    live = torch.ones(embeds.shape[:2], dtype=torch.bool)
+    hidden, _ = shop.judge.extend(shop.judge.empty(1), embeds, live)
+    first = len(start) + len(outcome.mem) - 1  # the last vector's row predicts token 0
+    logits = shop.judge.logits(hidden[0, first:-1])
+    bits = -torch.log_softmax(logits, dim=1)[range(len(ids)), list(ids)] / math.log(2)
+    assert torch.allclose(bits, outcome.bits, atol=1e-3)
+    assert int((logits.argmax(dim=1) == torch.tensor(ids)).sum()) == outcome.tokens_right
+    without = plain_text(shop.judge, ids, start=start)
+    assert outcome.info_gain_bits == pytest.approx(float(without.bits.sum() - bits.sum()), abs=1e-2)
+    assert outcome.token_gain == outcome.tokens_right - int(without.right.sum())
+
+
+def test_plain_text_is_the_models_own_view(shop: Workshop) -> None:
+    ids = list(samples_for(shop)[0].ids[:12])
+    start = [] if shop.start_id is None else [shop.start_id]
+    found = plain_text(shop.judge, ids, start=start)
+    embeds = shop.judge.embed(torch.tensor([*start, *ids]))[None]
+    live = torch.ones(embeds.shape[:2], dtype=torch.bool)
+    hidden, _ = shop.judge.extend(shop.judge.empty(1), embeds, live)
+    logits = shop.judge.logits(hidden[0])
+    predicted = ids if start else ids[1:]
+    rows = logits[: len(predicted)]
+    bits = -torch.log_softmax(rows, dim=1)[range(len(predicted)), predicted] / math.log(2)
+    assert torch.allclose(found.bits[-len(predicted) :], bits, atol=1e-3)
+    if not start:  # nothing stands before the first token
+        assert float(found.bits[0]) == pytest.approx(math.log2(shop.judge.vocab_size))
+        assert not bool(found.right[0])
+
+
+def test_a_run_ends_when_it_is_exact_and_decodes(shop: Workshop) -> None:
+    recipe = Recipe(max_steps=200, patience=200)
+    outcomes = list(crammer(shop, recipe).run(trials_for(shop, 4)))
+    decoded = decode_greedily(shop.judge, outcomes, start_id=shop.start_id, batch=2)
+    exact = 0
+    for outcome, greedy in zip(outcomes, decoded, strict=True):
+        if outcome.min_margin >= recipe.min_margin:
+            exact += 1
+            assert greedy.first_wrong is None and greedy.num_right == 4
+            assert torch.allclose(greedy.margins, outcome.margins, atol=1e-2)
+    assert exact >= 2
+
+
+def test_greedy_decoding_goes_on_from_its_own_mistakes(shop: Workshop) -> None:
+    recipe = Recipe(max_steps=3, patience=3)
+    (outcome,) = crammer(shop, recipe).run(trials_for(shop, 20)[:1])
+    (greedy,) = decode_greedily(shop.judge, [outcome], start_id=shop.start_id)
+    assert greedy.first_wrong is not None
+    # Up to the first mistake it is what teacher forcing says.
+    right = (outcome.margins > 0).tolist()
+    assert right.index(False) == greedy.first_wrong
+    assert greedy.first_wrong <= greedy.num_right < 20
+
+
+def test_batches_change_nothing_but_noise(shop: Workshop) -> None:
+    if shop.lm is not shop.judge:
+        pytest.skip("bf16 differs between batches")
+    recipe = Recipe(max_steps=6, patience=6)
+    trials = trials_for(shop, 5, 9)
+    alone = {id(o.trial): o for o in crammer(shop, recipe, batch_tokens=1).run(trials)}
+    together = {id(o.trial): o for o in crammer(shop, recipe).run(trials)}
+    for key, outcome in alone.items():
+        assert together[key].tokens_right == pytest.approx(outcome.tokens_right, abs=1)
+        assert together[key].info_gain_bits == pytest.approx(outcome.info_gain_bits, abs=2.0)
+
+
+def test_vectors_of_different_numbers_do_not_share_a_batch(shop: Workshop) -> None:
+    recipe = Recipe(max_steps=2, patience=2)
+    trials = [*trials_for(shop, 4), *trials_for(shop, 4, num_mem=2)]
+    outcomes = list(crammer(shop, recipe).run(trials))
+    assert sorted(len(outcome.mem) for outcome in outcomes) == [1, 1, 1, 2, 2, 2]
+
+
+def test_warm_vectors_are_where_a_run_begins(lm: FrozenLM, ids: tuple[int, ...]) -> None:
+    sample = Sample(source="natural", index=0, name="", ids=ids)
+    warm = torch.full((1, lm.dim), 0.5)
+    recipe = Recipe(max_steps=1, patience=1)
+    points: list[torch.Tensor] = []
+    runner = Crammer(lm, lm, recipe, start_id=None, on_step=lambda runs: points.append(runs[0].mem))
+    list(runner.run([Trial(sample=sample, num_tokens=4, warm_mem=warm)]))
+    assert torch.equal(points[0], warm) and not torch.equal(points[1], warm)
+    assert torch.equal(warm, torch.full((1, lm.dim), 0.5))
+
+
+def test_seeds_and_texts_have_starts_of_their_own(lm: FrozenLM) -> None:
+    for recipe in RECIPES:
+        starts = [recipe.start(lm, 2, seed) for seed in ("0 natural 0", "0 natural 1")]
+        assert starts[0].shape == (2, lm.dim)
+        assert torch.equal(starts[0], recipe.start(lm, 2, "0 natural 0"))
+        assert not torch.equal(*starts)
+
+
+def test_runs_can_be_stopped(lm: FrozenLM, ids: tuple[int, ...]) -> None:
+    cancel = threading.Event()
+    sample = Sample(source="natural", index=0, name="", ids=ids)
+
+    def stop(runs: object) -> None:
+        cancel.set()
+
+    runner = Crammer(lm, lm, Recipe(), start_id=None, on_step=stop, cancel=cancel)
+    with pytest.raises(Interrupted):
+        list(runner.run([Trial(sample=sample, num_tokens=20)]))
