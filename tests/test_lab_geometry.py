@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,6 @@ import torch
 
 from llmzip.cram.optimizer import as_stored
 from llmzip.errors import InputError, Interrupted
-from llmzip.lab import geometry
 from llmzip.lab.crammer import Run, Trial
 from llmzip.lab.folder import Row, read_rows
 from llmzip.lab.geometry import PAIR_MEASURES, PATH_MEASURES, geometry_summary, measure_geometry
@@ -166,6 +166,7 @@ def test_neighbours_are_as_far_as_they_say(
     shop = tiny_shop(tiny_model, "opt")
     samples = texts_of(shop, count=1, num_tokens=NUM_TOKENS)
     tried: list[torch.Tensor] = []
+    geometry = sys.modules["llmzip.lab.geometry"]  # llmzip.lab has a function of that name
     judged = geometry._tried
 
     def note(study: Any, trial: Trial, mems: Any) -> Any:

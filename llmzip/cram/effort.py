@@ -85,8 +85,13 @@ def chunk_budget_bits(preset: Preset, plan: GridPlan | None, gain_bits: float) -
     effort = EFFORTS[preset]
     if plan is None:
         return effort.load * gain_bits
-    held: float = 1 - 2.0 ** (-_BITS_RATE * plan.bits)
-    return effort.grid_load * _MOST_HELD * gain_bits * held
+    return effort.grid_load * _MOST_HELD * gain_bits * held_share(plan.bits)
+
+
+def held_share(bits: float) -> float:
+    """What a vector of so many bits a coordinate holds, of what one of many does."""
+    share: float = 1 - 2.0 ** (-_BITS_RATE * bits)
+    return share
 
 
 def stop_rule(

@@ -11,24 +11,24 @@ the longest length with a mean accuracy of 0.99; gains are those of runs beyond 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from torch import Tensor
 
 from llmzip.lab.crammer import Outcome, Trial
 from llmzip.lab.folder import Row
-from llmzip.lab.growth import RESOLUTION, Growth
+from llmzip.lab.growth import RESOLUTION, Growth, front_tokens
 from llmzip.lab.measures import AT_99, BINS, mean_accuracy
 from llmzip.lab.rows import number
 from llmzip.lab.study import Study
 from llmzip.lab.texts import Sample
 
 # Outcomes of trials in any order, and what a coordinate of the vectors takes, stored.
-CramAll: TypeAlias = Callable[[Sequence[Trial]], Sequence[tuple[Outcome, float]]]
+CramAll: TypeAlias = Callable[[Sequence[Trial]], Sequence[tuple[Outcome, float | None]]]
 
 _TOGETHER = 8  # texts whose searches go on side by side; what a run that is stopped may lose
-_BINS_BEYOND = 2  # lengths beyond the capacity at 99 % that are tried, for the gains
+_BINS_BEYOND = 1  # lengths beyond the capacity at 99 % that are tried, for the gains
 
 
 @dataclass(kw_only=True)
@@ -46,12 +46,12 @@ def measure_capacity(
     samples: Sequence[Sample],
     *,
     num_mem: int,
-    first_tokens: int,
+    first_bits: float,
     with_bins: bool = True,
 ) -> None:
     """Leave rows of purpose growth, capacity and bin for samples of one source, those that an
     earlier run has left excepted."""
-    search_exact(study, samples, num_mem=num_mem, first_tokens=first_tokens)
+    search_exact(study, samples, num_mem=num_mem, first_bits=first_bits)
     if with_bins:
         run_bins(study, samples, num_mem=num_mem)
 
@@ -61,13 +61,16 @@ def search_exact(
     samples: Sequence[Sample],
     *,
     num_mem: int,
-    first_tokens: int,
+    first_bits: float,
     bits: int = 16,
     resolution: float = RESOLUTION,
     cram: CramAll | None = None,
 ) -> None:
-    """The longest exact length of each text of one source. bits, cram: where vectors are not
-    stored as bf16, how many bits a coordinate has and how trials are crammed."""
+    """The longest exact length of each text of one source.
+
+    first_bits: surprisal of the length to begin with. bits, cram: where vectors are not stored as
+    bf16, how many bits a coordinate has and how trials are crammed.
+    """
     done = {row["text"] for row in rows_of(study, samples, num_mem, "capacity", bits)}
     left = [sample for sample in samples if sample.index not in done]
     torn = rows_of(study, left, num_mem, "growth", bits)  # of searches that were not ended
@@ -77,16 +80,17 @@ def search_exact(
     for at in range(0, len(left), _TOGETHER):
         group = left[at : at + _TOGETHER]
         study.tell(what, len(samples) - len(left) + at, len(samples))
-        searches = [_begin(study, sample, num_mem, first_tokens, resolution) for sample in group]
+        searches = [_begin(study, sample, num_mem, first_bits, resolution) for sample in group]
         study.folder.add(_search_group(study, searches, num_mem, bits, cram))
     study.tell(what, len(samples), len(samples))
 
 
 def _begin(
-    study: Study, sample: Sample, num_mem: int, first_tokens: int, resolution: float
+    study: Study, sample: Sample, num_mem: int, first_bits: float, resolution: float
 ) -> _Search:
     most = min(study.most_tokens - num_mem + 1, len(sample.ids))
-    growth = Growth(first_tokens=min(first_tokens, most), most_tokens=most, resolution=resolution)
+    first = front_tokens(study.plain_bits(sample.ids[:most]), first_bits)
+    growth = Growth(first_tokens=first, most_tokens=most, resolution=resolution)
     return _Search(sample=sample, growth=growth)
 
 
@@ -95,7 +99,7 @@ def _search_group(
 ) -> list[Row]:
     rows: list[Row] = []
     while trials := list(_next_trials(study, searches, num_mem)):
-        found = [(each, None) for each in study.cram(trials)] if cram is None else cram(trials)
+        found = cram(trials) if cram is not None else _cram_freely(study, trials)
         outcomes = [outcome for outcome, _ in found]
         new = study.rows_of("growth", outcomes, bits=bits)
         for (outcome, stored_bits), row in zip(found, new, strict=True):
@@ -103,6 +107,11 @@ def _search_group(
             _report(searches, outcome, row)
         rows.extend(new)
     return rows + [_final_row(study, search, num_mem, bits) for search in searches]
+
+
+def _cram_freely(study: Study, trials: Sequence[Trial]) -> list[tuple[Outcome, None]]:
+    recipe = replace(study.recipe, gives_up=True)  # what cannot be held is not to take longest
+    return [(outcome, None) for outcome in study.cram(trials, recipe=recipe)]
 
 
 def _next_trials(study: Study, searches: Sequence[_Search], num_mem: int) -> Iterator[Trial]:
@@ -148,7 +157,7 @@ def run_bins(study: Study, samples: Sequence[Sample], *, num_mem: int) -> None:
     held = {row["text"]: int(number(row, "num_tokens")) for row in exact}
     longest = min(min(len(sample.ids) for sample in samples), study.most_tokens - num_mem + 1)
     lengths = [length for length in BINS if min(held.values()) < length <= longest]
-    beyond = 0
+    beyond, recipe = 0, study.recipe.for_entropy()
     for length in lengths:
         if beyond >= _BINS_BEYOND:
             return
@@ -162,7 +171,7 @@ def run_bins(study: Study, samples: Sequence[Sample], *, num_mem: int) -> None:
                 Trial(sample=sample, num_tokens=length, num_mem=num_mem, seed=study.seed)
                 for sample in left[at : at + _TOGETHER]
             ]
-            study.folder.add(study.rows_of("bin", list(study.cram(trials))))
+            study.folder.add(study.rows_of("bin", list(study.cram(trials, recipe=recipe))))
         bins = rows_of(study, samples, num_mem, "bin")
         beyond += mean_accuracy(exact, bins, length) < AT_99
 

@@ -14,7 +14,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
@@ -28,6 +28,7 @@ from llmzip.lm.model import FrozenLM
 from llmzip.progress import check_cancelled
 
 OPTIMISER_SLACK = 0.2  # logits
+_PACE_STEPS, _LAST_TOKENS = 25, 2
 _BATCH_TOKENS = {"cpu": 384, "cuda": 16384, "mps": 2048}  # of one step
 
 
@@ -103,9 +104,10 @@ class Run:
     step: int = 0
     margins: Tensor | None = None  # [L] measured last
     best_mem: Tensor | None = None
-    best: tuple[int, float] = (-1, 0.0)  # tokens right, then how safely
+    best: tuple[int, int, float] = (-1, 0, 0.0)  # tokens right, with the margin; how safely
     best_step: int = 0
     gained_step: int = 0  # when a token more was right for the last time
+    most_right: list[int] = field(default_factory=list)  # so far, at each step
     seconds: float = 0.0
     is_over: bool = False
 
@@ -195,15 +197,26 @@ class Crammer:
         recipe = self._recipe
         run.margins = margins
         num_right = int((margins > 0).sum())
-        score = num_right, float(margins.clamp(-1.0, self._wanted + 1.0).sum())
+        num_safe = int(((margins > 0) & (margins >= self._wanted)).sum())
+        score = num_right, num_safe, float(margins.clamp(-1.0, self._wanted + 1.0).sum())
         if num_right > run.best[0]:
             run.gained_step = run.step
         if score > run.best:
             run.best, run.best_step, run.best_mem = score, run.step, as_stored(run.mem)
-        num_safe = int(((margins > 0) & (margins >= self._wanted)).sum())
+        run.most_right.append(run.best[0])
         enough = num_safe >= math.ceil(recipe.until * run.trial.num_tokens)
         late = run.step - run.gained_step >= recipe.patience or run.step >= recipe.max_steps
-        run.is_over = enough or late
+        run.is_over = enough or late or (recipe.gives_up and self._is_hopeless(run))
+
+    def _is_hopeless(self, run: Run) -> bool:
+        """Whether more tokens are wrong than twice the run's pace would put right in time; the last
+        few come at no pace."""
+        if run.step < _PACE_STEPS:
+            return False
+        gained = run.best[0] - run.most_right[-1 - _PACE_STEPS]
+        wrong = run.trial.num_tokens - run.best[0]
+        steps_left = self._recipe.max_steps - run.step
+        return wrong - _LAST_TOKENS > 2 * gained * steps_left / _PACE_STEPS
 
     def _outcomes(self, runs: Sequence[Run]) -> Iterator[Outcome]:
         for run in runs:

@@ -37,7 +37,7 @@ def measure_entropy(
         for row in study.own_rows
         if row["purpose"] == "chunk" and row["num_mem"] == num_mem
     }
-    total = len(samples) * len(lengths)
+    total, recipe = len(samples) * len(lengths), study.recipe.for_entropy()
     for length in lengths:
         left = [s for s in samples if (s.source, s.index, length) not in known]
         for at in range(0, len(left), _TOGETHER):
@@ -46,7 +46,7 @@ def measure_entropy(
             trials = [
                 Trial(sample=s, num_tokens=length, num_mem=num_mem, seed=study.seed) for s in group
             ]
-            study.folder.add(study.rows_of("chunk", list(study.cram(trials))))
+            study.folder.add(study.rows_of("chunk", list(study.cram(trials, recipe=recipe))))
             known |= {(s.source, s.index, length) for s in group}
     study.tell("chunks", total, total)
 

@@ -10,10 +10,12 @@ longest that was exact and the shortest that was not.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
-GROWTH = 1.3
-RESOLUTION = 0.03  # of the length: the search ends when the next longer one is so near
+GROWTH = 1.4
+RESOLUTION = 0.04  # of the length: the search ends when the next longer one is so near
 
 
 @dataclass(kw_only=True)
@@ -50,3 +52,8 @@ class Growth:
             self.exact_tokens = max(self.exact_tokens, num_tokens)
         else:
             self.failed_tokens = min(self.failed_tokens or num_tokens, num_tokens)
+
+
+def front_tokens(bits: Sequence[float], wanted_bits: float) -> int:
+    """Tokens of a front that has no more than so many bits; 1 at least."""
+    return max(1, sum(total <= wanted_bits for total in accumulate(bits)))

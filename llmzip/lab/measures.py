@@ -167,7 +167,7 @@ class Threshold:
         return 2 * self.threshold_bits * (1 - self.bias.slope) - self.bias.intercept
 
 
-def fit_threshold(points: Sequence[tuple[float, float]], *, held_share: float = 0.02) -> Threshold:
+def fit_threshold(points: Sequence[tuple[float, float]], *, held_share: float = 0.05) -> Threshold:
     """points: (bits before, bits after). A text is held if at most `held_share` of its bits is
     left.
 

@@ -18,12 +18,12 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate
 
 from llmzip.errors import InputError
 from llmzip.lab.capacity import search_exact
 from llmzip.lab.crammer import Crammer, Trial
 from llmzip.lab.folder import Row
+from llmzip.lab.growth import front_tokens
 from llmzip.lab.measures import Spread
 from llmzip.lab.rows import number, trial_row
 from llmzip.lab.study import Study
@@ -105,8 +105,8 @@ def plan_book(
     _read_stretches(study, stretches, chunk_tokens)
     tried = _evenly(stretches, num_trials)
     if not gain_bits:
-        first = max(1, int(_FIRST_SHARE * chunk_tokens))
-        search_exact(study, tried, num_mem=1, first_tokens=first, resolution=_RESOLUTION)
+        first_bits = _FIRST_SHARE * sum(study.plain_bits(tried[0].ids[:chunk_tokens]))
+        search_exact(study, tried, num_mem=1, first_bits=first_bits, resolution=_RESOLUTION)
         gain_bits = gains_of(study.own_rows, study.model, source=BOOK)
     gain = Spread.of(gain_bits)
     if not gain.mean > 0:
@@ -152,8 +152,8 @@ def _read_stretches(study: Study, stretches: Sequence[Sample], num_tokens: int) 
     crammer = _crammer(study)
     left = [each for each in stretches if each.index not in _done(study, "stretch")]
     for at in range(0, len(left), _TOGETHER):
-        check_cancelled(study.cancel)
         study.tell("stretches read", len(stretches) - len(left) + at, len(stretches))
+        check_cancelled(study.cancel)
         rows: list[Row] = []
         for sample in left[at : at + _TOGETHER]:
             began = time.monotonic()
@@ -193,11 +193,6 @@ def _run_trials(study: Study, samples: Sequence[Sample], wanted_bits: float) -> 
         for outcome, greedy in zip(outcomes, decoded, strict=True)
     )
     study.tell("trial chunks", len(samples), len(samples))
-
-
-def front_tokens(bits: Sequence[float], wanted_bits: float) -> int:
-    """Tokens of a front that has no more than so many bits; 1 at least."""
-    return max(1, sum(total <= wanted_bits for total in accumulate(bits)))
 
 
 def _crammer(study: Study) -> Crammer:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmzip.config import Preset
+from llmzip.cram.effort import held_share
 from llmzip.lab.capacity import CramAll, search_exact
 from llmzip.lab.crammer import Outcome, Trial
 from llmzip.lab.folder import Row
@@ -28,7 +29,7 @@ def measure_rate(
     *,
     bits: Sequence[int],
     num_mem: int = 1,
-    first_tokens: int,
+    first_bits: float,
     preset: Preset = "fast",
 ) -> None:
     """Leave rows of purpose growth and capacity for each number of bits, most bits first.
@@ -37,9 +38,9 @@ def measure_rate(
     """
     for each in sorted(bits, reverse=True):
         cram = None if each == 16 else _on_grid(study, each, preset)
-        share = 1.0 if each == 16 else 1 - 2.0**-each  # a start, no more
+        share = 1.0 if each == 16 else held_share(each)
         search_exact(
-            study, samples, num_mem=num_mem, first_tokens=max(4, int(share * first_tokens)),
+            study, samples, num_mem=num_mem, first_bits=share * first_bits,
             bits=each, resolution=RESOLUTION, cram=cram,
         )  # fmt: skip
 

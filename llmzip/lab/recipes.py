@@ -11,7 +11,7 @@ the embeddings spread, up to 5,000 steps) is that of Kuratov et al. 2025; Progre
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias
 
 import torch
@@ -31,13 +31,17 @@ from llmzip.lm.model import FrozenLM
 RecipeName: TypeAlias = Literal["llmzip", "paper"]
 
 
+_LITTLE_LEFT = 4.0  # logits by which a token leads that has little surprisal left
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How long and in what way one run optimises."""
 
     name: RecipeName = "llmzip"
-    max_steps: int = 300
-    patience: int = 100  # steps without a better result after which a run is over
+    max_steps: int = 200
+    patience: int = 60  # steps without a token more right after which a run is over
+    gives_up: bool = False  # a run is over, too, once its pace will not make all tokens right
     until: float = 1.0  # share of the tokens, teacher-forced, with which a run is over
     min_margin: float = 0.05  # logits by which each of them must lead
     slack: bool = True  # whether an optimiser of other numerics than the decoder's goes beyond that
@@ -59,6 +63,14 @@ class Recipe:
     def margin_goal(self) -> float:
         """Margin from which on a token asks for no more."""
         return self.min_margin + MARGIN_GOAL if self.name == "llmzip" else math.inf
+
+    def for_entropy(self) -> Recipe:
+        """The same with plain cross-entropy for its loss, and on until little of it is left: for
+        what is said of bits. Ours is sharpened, and lets go of tokens that are just right: more of
+        them are right, while much cross-entropy stays."""
+        if self.name == "paper":
+            return self
+        return replace(self, temperature=1.0, min_margin=max(self.min_margin, _LITTLE_LEFT))
 
     def start(self, lm: FrozenLM, num_mem: int, seed: str) -> Tensor:
         """Random vectors to begin with: [K, D] fp32 on the CPU, the same on every device."""

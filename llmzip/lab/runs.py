@@ -24,6 +24,7 @@ from llmzip.lab.entropy import (
 from llmzip.lab.figures_bits import RatePoint, draw_entropy, draw_rate
 from llmzip.lab.figures_capacity import draw_capacity, draw_scaling
 from llmzip.lab.figures_models import Utilisation, draw_lengths, draw_utilisation
+from llmzip.lab.growth import front_tokens
 from llmzip.lab.measures import CapacityFigures, Spread, bound_tokens, capacity_figures
 from llmzip.lab.published import published_capacities, published_for, published_scaling
 from llmzip.lab.rate import measure_rate, rate_summary
@@ -32,7 +33,7 @@ from llmzip.lab.studies import (
     LabSettings,
     expected_tokens,
     finish,
-    first_tokens,
+    first_bits,
     opened_lab,
 )
 from llmzip.lab.study import Study, Tell
@@ -159,7 +160,7 @@ def rate(
             for samples in settings.texts.samples(study.shop, num_mem=num_mem, seed=study.seed):
                 measure_rate(
                     study, samples, bits=bits, num_mem=num_mem, preset=preset,
-                    first_tokens=first_tokens(study.shop, num_mem),
+                    first_bits=first_bits(study.shop, num_mem),
                 )  # fmt: skip
         curve = rate_summary(lab.folder.rows)
         summary = _summary("rate", [], [rate_table(curve)], curve=curve)
@@ -183,10 +184,11 @@ def _measure(lab: Lab, study: Study, *, with_bins: bool) -> list[dict[str, Any]]
     most_mem = max(settings.num_mem)
     for samples in settings.texts.samples(study.shop, num_mem=most_mem, seed=study.seed):
         for num_mem in settings.num_mem:
-            first = first_tokens(study.shop, num_mem)
+            first = first_bits(study.shop, num_mem)
             measure = measure_capacity if with_bins else search_exact
-            measure(study, samples, num_mem=num_mem, first_tokens=first)
-        num_tokens = min(first_tokens(study.shop, 1), len(samples[0].ids))
+            measure(study, samples, num_mem=num_mem, first_bits=first)
+        ids = samples[0].ids[: study.most_tokens]
+        num_tokens = front_tokens(study.plain_bits(ids), first_bits(study.shop, 1))
         trial = Trial(sample=samples[0], num_tokens=num_tokens, seed=study.seed)
         title = f"{study.model}: {samples[0].name}, {num_tokens} tokens in one vector"
         views.append(token_view(study, trial, title=title))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmzip.config import BITS
+from llmzip.cram.effort import held_share
 from llmzip.errors import InputError, SettingsError
 from llmzip.lab.figures_bits import draw_greedy, greedy_points
 from llmzip.lab.figures_geometry import Curve, SolutionPath, draw_geometry
@@ -87,7 +88,7 @@ def plan(
         for study in lab.studies():
             found = plan_book(
                 study, data, chunk_tokens=expected_tokens(study.shop),
-                num_trials=settings.texts.count, bits=bits,
+                num_trials=settings.texts.count, bits=bits, held_share=held_share(bits),
             )  # fmt: skip
             plans.append(found)
         summary = {

@@ -35,11 +35,10 @@ from llmzip.lab.texts import (
 from llmzip.lm.zoo import DEFAULT_MODEL
 from llmzip.workshop import Workshop
 
-_HELD_OF_GAIN = (
-    1.7  # what one vector holds at most, of what it gains in the calibration's few steps
-)
+# What a vector holds, of what it gains in the calibration's few steps (default model: 2.9).
+_HELD_OF_GAIN, _FIRST_SHARE = 2.5, 0.7
 _USUAL_TOKEN_BITS = 6.0  # of a token without left context, to reckon with before texts are read
-_ROOM = 3.0  # a text has so many times the tokens that its vectors are expected to hold
+_ROOM = 2.5  # a text has so many times the tokens that its vectors are expected to hold
 _PUBLIC_HASH_BYTES = 16
 
 
@@ -170,14 +169,19 @@ def opened_lab(
         yield Lab(settings=settings, folder=folder, tell=tell, cancel=cancel)
 
 
+def held_bits(shop: Workshop) -> float:
+    """Surprisal that one vector may hold, as far as the calibration tells."""
+    return _HELD_OF_GAIN * shop.calibration().gain_bits
+
+
 def expected_tokens(shop: Workshop) -> int:
-    """Tokens that one vector may hold, as far as the calibration tells."""
-    return max(4, int(_HELD_OF_GAIN * shop.calibration().gain_bits / _USUAL_TOKEN_BITS))
+    """Tokens of natural text that one vector may hold."""
+    return max(4, int(held_bits(shop) / _USUAL_TOKEN_BITS))
 
 
-def first_tokens(shop: Workshop, num_mem: int) -> int:
+def first_bits(shop: Workshop, num_mem: int) -> float:
     """Where the search for the longest exact length begins: what is hardly ever too much."""
-    return max(2, int(0.6 * num_mem * expected_tokens(shop)))
+    return _FIRST_SHARE * num_mem * held_bits(shop)
 
 
 def versions() -> dict[str, str]:

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from llmzip.config import ComputeSettings
-from llmzip.lab.crammer import Crammer, Outcome, Run, Trial
+from llmzip.lab.crammer import Crammer, Outcome, Run, Trial, plain_text
 from llmzip.lab.decoding import Greedy, decode_greedily
 from llmzip.lab.folder import Folder, Row
 from llmzip.lab.recipes import Recipe
 from llmzip.lab.rows import trial_row
+from llmzip.lm.layout import segment_start
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import resolve
 from llmzip.progress import check_cancelled
@@ -67,6 +68,12 @@ class Study:
             start_id=self.shop.start_id, on_step=on_step, cancel=self.cancel,
         )  # fmt: skip
         yield from crammer.run(trials)
+
+    def plain_bits(self, ids: Sequence[int]) -> list[float]:
+        """Surprisal of each token of a text, without vectors."""
+        start = segment_start(self.shop.start_id)
+        found: list[float] = plain_text(self.shop.judge, ids, start=start).bits.tolist()
+        return found
 
     def decode(self, outcomes: Sequence[Outcome]) -> list[Greedy]:
         """Greedily, as a file would be."""
