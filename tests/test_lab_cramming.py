@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -279,6 +280,39 @@ def test_greedy_decoding_goes_on_from_its_own_mistakes(shop: Workshop) -> None:
     right = (outcome.margins > 0).tolist()
     assert right.index(False) == greedy.first_wrong
     assert greedy.first_wrong <= greedy.num_right < 20
+
+
+def test_what_cannot_be_held_is_given_up(shop: Workshop) -> None:
+    """A text of 40 tokens is far too long; one of 4 is not given up."""
+    recipe = Recipe(max_steps=60, patience=60)
+    hasty = replace(recipe, gives_up=True)
+    long, short = trials_for(shop, 40)[:1], trials_for(shop, 4)[:1]
+    ((patient,), (given_up,)) = (crammer(shop, each).run(long) for each in (recipe, hasty))
+    assert given_up.steps < patient.steps == 60
+    ((one,), (other,)) = (crammer(shop, each).run(short) for each in (recipe, hasty))
+    assert one.steps == other.steps and torch.equal(one.mem, other.mem)
+
+
+def test_the_loss_for_entropy_leaves_less_of_it(shop: Workshop) -> None:
+    recipe = Recipe(max_steps=60, patience=60)
+    trials = trials_for(shop, 4)
+    left = [
+        sum(float(outcome.bits.sum()) for outcome in crammer(shop, each).run(trials))
+        for each in (recipe, recipe.for_entropy())
+    ]
+    assert left[1] < 0.7 * left[0]
+    paper = paper_recipe()
+    assert paper.for_entropy() is paper
+
+
+def test_the_vectors_kept_have_the_margin(shop: Workshop) -> None:
+    """If any of the run's had, however right others were."""
+    if shop.lm is not shop.judge:
+        pytest.skip("the margin is asked for in the optimiser's numerics")
+    for outcome in crammer(shop, Recipe(max_steps=100, patience=100, min_margin=0.5)).run(
+        trials_for(shop, 4, 8)
+    ):
+        assert outcome.steps == 100 or outcome.min_margin >= 0.49
 
 
 def test_batches_change_nothing_but_noise(shop: Workshop) -> None:

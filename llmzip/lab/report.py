@@ -44,6 +44,7 @@ _TITLES = {
     "greedy": ("Greedy decoding", "What stop rules and margins make of greedy decoding."),
     "rate": ("Rate", "What vectors of few bits a dimension hold, and what a bit costs."),
     "geometry": ("Geometry", "Where the vectors lie that hold the same text."),
+    "plan": ("Plan", "What a book needs: vectors, bytes and time."),
 }
 
 
