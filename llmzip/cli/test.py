@@ -11,7 +11,7 @@ from llmzip.cli import options
 from llmzip.cli.console import say, write_json
 from llmzip.cli.job import JobSettings, Tools, run_dry
 from llmzip.cli.startup import heavy_imports
-from llmzip.report import Report, read_report
+from llmzip.report import Report, make_report, read_report
 from llmzip.report_text import count_text
 
 _Defaults = config.DecompressSettings
@@ -66,8 +66,8 @@ def test(
         from llmzip.store.limits import check_work
         from llmzip.store.summary import check_structure
 
-        is_all = check_structure(data, max_output_bytes=settings.max_output_bytes)
-        report = read_report(data, max_output_bytes=settings.max_output_bytes)
+        summary, is_all = check_structure(data, max_output_bytes=settings.max_output_bytes)
+        report = make_report(summary)
         check_work(report.num_tokens, len(data), settings.max_tokens)
         return report, "structure" if is_all else "checksums"
 

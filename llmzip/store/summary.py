@@ -75,15 +75,17 @@ def summarise_container(
     )
 
 
-def check_structure(data: bytes, *, max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES) -> bool:
-    """Read a file as far as half a second allows. Returns whether that was all of it: vectors and
-    patches of a large coded file are decoded at a megabyte a second, and are left to the file's
-    checksum. Raises what `parse_container` raises."""
-    coded_bytes = _coded_bytes(open_file(data, max_output_bytes=max_output_bytes).header)
-    if coded_bytes > MAX_CHECKED_CODED_BYTES:
-        return False
+def check_structure(
+    data: bytes, *, max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
+) -> tuple[Summary, bool]:
+    """Read a file as far as half a second allows. Returns its figures and whether that was all of
+    it: vectors and patches of a large coded file are decoded at a megabyte a second, and are left
+    to the file's checksum. Raises what `parse_container` raises."""
+    summary = summarise_container(data, max_output_bytes=max_output_bytes)
+    if _coded_bytes(summary.header) > MAX_CHECKED_CODED_BYTES:
+        return summary, False
     read_container(data, max_output_bytes=max_output_bytes)
-    return True
+    return summary, True
 
 
 def _coded_bytes(header: Header) -> int:
