@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmzip.config import ComputeSettings
 from llmzip.errors import InputError, Interrupted, SettingsError
 from llmzip.lab.crammer import Crammer, Outcome, Run, Trial, plain_text
 from llmzip.lab.decoding import decode_greedily
@@ -26,8 +25,8 @@ from llmzip.lab.texts import (
 )
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.tokens import Tokens
-from llmzip.lm.zoo import resolve
-from llmzip.workshop import Workshop, open_workshop
+from llmzip.workshop import Workshop
+from tests.lab_study import logits_by_hand, texts_of, tiny_shop
 from tests.tiny_models import ARCHITECTURES, TEXT
 
 # Texts
@@ -164,19 +163,7 @@ def test_the_papers_recipe() -> None:
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def shop(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> Workshop:
-    files = resolve(str(tiny_model(request.param, bos=request.param == "llama")))
-    return open_workshop(
-        files, Tokens.load(files.path), ComputeSettings(device="cpu"),
-        numerics="cpu torch.bfloat16" if request.param == "olmo" else "cpu torch.float32",
-    )  # fmt: skip
-
-
-def samples_for(shop: Workshop) -> list[Sample]:
-    ids = shop.tokens.ids_of(TEXT.encode())
-    return [
-        Sample(source="natural", index=index, name="", ids=tuple(ids[40 * index :][:40]))
-        for index in range(3)
-    ]
+    return tiny_shop(tiny_model, request.param)
 
 
 def crammer(shop: Workshop, recipe: Recipe, **more: object) -> Crammer:
@@ -186,7 +173,7 @@ def crammer(shop: Workshop, recipe: Recipe, **more: object) -> Crammer:
 def trials_for(shop: Workshop, *lengths: int, num_mem: int = 1) -> list[Trial]:
     return [
         Trial(sample=sample, num_tokens=length, num_mem=num_mem)
-        for sample in samples_for(shop)
+        for sample in texts_of(shop, count=3, num_tokens=40)
         for length in lengths
     ]
 
@@ -224,15 +211,7 @@ def test_what_is_reported_was_measured(shop: Workshop, recipe: Recipe) -> None:
 def check_by_hand(shop: Workshop, outcome: Outcome) -> None:
     """Logits from one plain pass over [start | mem | text]."""
     ids, start = outcome.trial.ids, [] if shop.start_id is None else [shop.start_id]
-    embeds = torch.cat([
-        shop.judge.embed(torch.tensor(start, dtype=torch.int64)),
-        outcome.mem,
-        shop.judge.embed(torch.tensor(ids)),
-    ])[None]  # fmt: skip
-    live = torch.ones(embeds.shape[:2], dtype=torch.bool)
-    hidden, _ = shop.judge.extend(shop.judge.empty(1), embeds, live)
-    first = len(start) + len(outcome.mem) - 1  # the last vector's row predicts token 0
-    logits = shop.judge.logits(hidden[0, first:-1])
+    logits = logits_by_hand(shop, outcome.mem, ids[:-1])
     bits = -torch.log_softmax(logits, dim=1)[range(len(ids)), list(ids)] / math.log(2)
     assert torch.allclose(bits, outcome.bits, atol=1e-3)
     assert int((logits.argmax(dim=1) == torch.tensor(ids)).sum()) == outcome.tokens_right
@@ -242,7 +221,7 @@ def check_by_hand(shop: Workshop, outcome: Outcome) -> None:
 
 
 def test_plain_text_is_the_models_own_view(shop: Workshop) -> None:
-    ids = list(samples_for(shop)[0].ids[:12])
+    ids = list(texts_of(shop, count=1, num_tokens=12)[0].ids)
     start = [] if shop.start_id is None else [shop.start_id]
     found = plain_text(shop.judge, ids, start=start)
     embeds = shop.judge.embed(torch.tensor([*start, *ids]))[None]

@@ -121,7 +121,7 @@ class _Bar:
         done, total = event.bytes_done, event.bytes_total
         if event.tokens_total:
             done, total = event.tokens_right, event.tokens_total
-        if event.stage == "lab":
+        elif not event.bytes_total:
             done, total = event.chunks_done, event.chunks_total
         self._bar.update(
             self._task,

@@ -80,17 +80,26 @@ def start_slot(
     else:
         # Seeded by place, so that batch size and order of work do not change a chunk's start.
         place = f"{seed} {task.segment.index} {task.place} {task.num_tokens}"
-        place_seed = int.from_bytes(blake2b(place.encode(), digest_size=7).digest(), "little")
-        generator = torch.Generator().manual_seed(place_seed)
-        mem = torch.randn(num_mem, lm.dim, generator=generator)
-        mem = mem * (init_rms(lm) / mem.square().mean(dim=1, keepdim=True).sqrt())
-        mem = mem.to(lm.device)
+        mem = random_start(lm, num_mem, place).to(lm.device)
     curvature = Curvature.empty(mem.numel(), lm.device)
     rounding = None
     if goal is not None:
         bits = torch.tensor(task.surprisal_bits)
         rounding = Rounding.start((num_mem, lm.dim), bits, goal, lm.device)
     return Slot(task=task, mem=mem, curvature=curvature, step=task.steps_so_far, rounding=rounding)
+
+
+def random_start(lm: FrozenLM, num_mem: int, seed: str) -> Tensor:
+    """Vectors to begin with, the same on every device: [K, D] fp32 on the CPU."""
+    mem = torch.randn(num_mem, lm.dim, generator=seeded(seed))
+    start: Tensor = mem * (init_rms(lm) / mem.square().mean(dim=1, keepdim=True).sqrt())
+    return start
+
+
+def seeded(text: str) -> torch.Generator:
+    """A generator of random numbers for whatever a text names."""
+    number = int.from_bytes(blake2b(text.encode(), digest_size=7).digest(), "little")
+    return torch.Generator().manual_seed(number)
 
 
 class Rows:

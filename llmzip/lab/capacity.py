@@ -14,20 +14,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from torch import Tensor
-
 from llmzip.lab.crammer import Outcome, Trial
 from llmzip.lab.folder import Row
 from llmzip.lab.growth import RESOLUTION, Growth, front_tokens
 from llmzip.lab.measures import AT_99, BINS, mean_accuracy
-from llmzip.lab.rows import number
+from llmzip.lab.rows import number, row_head
 from llmzip.lab.study import Study
 from llmzip.lab.texts import Sample
 
 # Outcomes of trials in any order, and what a coordinate of the vectors takes, stored.
 CramAll: TypeAlias = Callable[[Sequence[Trial]], Sequence[tuple[Outcome, float | None]]]
 
-_TOGETHER = 8  # texts whose searches go on side by side; what a run that is stopped may lose
 _BINS_BEYOND = 1  # lengths beyond the capacity at 99 % that are tried, for the gains
 
 
@@ -47,13 +44,11 @@ def measure_capacity(
     *,
     num_mem: int,
     first_bits: float,
-    with_bins: bool = True,
 ) -> None:
     """Leave rows of purpose growth, capacity and bin for samples of one source, those that an
     earlier run has left excepted."""
     search_exact(study, samples, num_mem=num_mem, first_bits=first_bits)
-    if with_bins:
-        run_bins(study, samples, num_mem=num_mem)
+    run_bins(study, samples, num_mem=num_mem)
 
 
 def search_exact(
@@ -73,13 +68,11 @@ def search_exact(
     """
     done = {row["text"] for row in rows_of(study, samples, num_mem, "capacity", bits)}
     left = [sample for sample in samples if sample.index not in done]
-    torn = rows_of(study, left, num_mem, "growth", bits)  # of searches that were not ended
-    torn = [row for row in torn if row["text"] not in done]
-    study.folder.drop(lambda row: row not in torn)
+    tried = rows_of(study, samples, num_mem, "growth", bits)
+    torn = {id(row) for row in tried if row["text"] not in done}  # of searches not ended
+    study.folder.drop(lambda row: id(row) not in torn)
     what = f"exact, {bits} bits, {num_mem} mem, {samples[0].source}" if samples else ""
-    for at in range(0, len(left), _TOGETHER):
-        group = left[at : at + _TOGETHER]
-        study.tell(what, len(samples) - len(left) + at, len(samples))
+    for group in study.groups(left, what, done=len(samples) - len(left), total=len(samples)):
         searches = [_begin(study, sample, num_mem, first_bits, resolution) for sample in group]
         study.folder.add(_search_group(study, searches, num_mem, bits, cram))
     study.tell(what, len(samples), len(samples))
@@ -120,12 +113,8 @@ def _next_trials(study: Study, searches: Sequence[_Search], num_mem: int) -> Ite
         if length is not None:
             yield Trial(
                 sample=search.sample, num_tokens=length, num_mem=num_mem, seed=study.seed,
-                warm_mem=_warm(search),
+                warm_mem=search.best.mem if search.best else None,
             )  # fmt: skip
-
-
-def _warm(search: _Search) -> Tensor | None:
-    return None if search.best is None else search.best.mem
 
 
 def _report(searches: Sequence[_Search], outcome: Outcome, row: Row) -> None:
@@ -141,13 +130,8 @@ def _final_row(study: Study, search: _Search, num_mem: int, bits: int) -> Row:
         setting = "cut off" if search.growth.is_cut_off else ""
         return {**search.best_row, "purpose": "capacity", "setting": setting}
     trial = Trial(sample=search.sample, num_tokens=0, num_mem=num_mem, seed=study.seed)
-    row: Row = {
-        "purpose": "capacity", "model": study.model, "source": trial.sample.source,
-        "text": trial.sample.index, "name": trial.sample.name, "num_mem": num_mem,
-        "mem_dim": study.shop.judge.dim, "bits": bits, "num_tokens": 0, "seed": study.seed,
-        "plain_bits": 0.0, "info_gain_bits": 0.0, "exact": False,
-    }  # fmt: skip
-    return row
+    head = row_head("capacity", study.model, trial, study.shop.judge.dim, bits=bits)
+    return {**head, "plain_bits": 0.0, "info_gain_bits": 0.0, "exact": False}
 
 
 def run_bins(study: Study, samples: Sequence[Sample], *, num_mem: int) -> None:
@@ -165,11 +149,10 @@ def run_bins(study: Study, samples: Sequence[Sample], *, num_mem: int) -> None:
         done = {row["text"] for row in bins if row["num_tokens"] == length}
         left = [s for s in samples if held[s.index] < length and s.index not in done]
         what = f"{length} tokens, {num_mem} mem, {samples[0].source}"
-        for at in range(0, len(left), _TOGETHER):
-            study.tell(what, len(samples) - len(left) + at, len(samples))
+        for group in study.groups(left, what, done=len(samples) - len(left), total=len(samples)):
             trials = [
                 Trial(sample=sample, num_tokens=length, num_mem=num_mem, seed=study.seed)
-                for sample in left[at : at + _TOGETHER]
+                for sample in group
             ]
             study.folder.add(study.rows_of("bin", list(study.cram(trials, recipe=recipe))))
         bins = rows_of(study, samples, num_mem, "bin")

@@ -19,7 +19,6 @@ from llmzip.lab.texts import Sample
 
 # Of the length that one vector is expected to hold.
 SHARES = (0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0, 2.6)
-_TOGETHER = 8
 
 
 def chunk_lengths(expected_tokens: int, most_tokens: int) -> list[int]:
@@ -37,17 +36,16 @@ def measure_entropy(
         for row in study.own_rows
         if row["purpose"] == "chunk" and row["num_mem"] == num_mem
     }
+    left = {n: [s for s in samples if (s.source, s.index, n) not in known] for n in lengths}
     total, recipe = len(samples) * len(lengths), study.recipe.for_entropy()
-    for length in lengths:
-        left = [s for s in samples if (s.source, s.index, length) not in known]
-        for at in range(0, len(left), _TOGETHER):
-            study.tell(f"chunks of {length} tokens", len(known), total)
-            group = left[at : at + _TOGETHER]
+    done = total - sum(map(len, left.values()))
+    for length, texts in left.items():
+        for group in study.groups(texts, f"chunks of {length} tokens", done=done, total=total):
             trials = [
                 Trial(sample=s, num_tokens=length, num_mem=num_mem, seed=study.seed) for s in group
             ]
             study.folder.add(study.rows_of("chunk", list(study.cram(trials, recipe=recipe))))
-            known |= {(s.source, s.index, length) for s in group}
+        done += len(texts)
     study.tell("chunks", total, total)
 
 
@@ -64,22 +62,29 @@ def entropy_points(rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
 def entropy_summary(rows: Sequence[Row]) -> dict[str, Any]:
     """Threshold and bias line, of each source and of all."""
     by_source = entropy_points(rows)
-    everything = [pair for pairs in by_source.values() for pair in pairs]
-    groups = {**by_source, "all": everything} if len(by_source) > 1 else by_source
-    return {source: _fit(pairs) for source, pairs in groups.items()}
+    groups = {**by_source, "all": _all(by_source)} if len(by_source) > 1 else by_source
+    return {source: _fit_line(pairs) for source, pairs in groups.items()}
 
 
 def threshold_of(rows: Sequence[Row]) -> Threshold | None:
     """Of all chunks; None: there are too few that are held, or that are not."""
-    try:
-        return fit_threshold([pair for pairs in entropy_points(rows).values() for pair in pairs])
-    except ValueError:
-        return None
+    fit = _fit(_all(entropy_points(rows)))
+    return fit if isinstance(fit, Threshold) else None
 
 
-def _fit(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+def _all(by_source: dict[str, list[tuple[float, float]]]) -> list[tuple[float, float]]:
+    return [pair for pairs in by_source.values() for pair in pairs]
+
+
+def _fit(pairs: Sequence[tuple[float, float]]) -> Threshold | str:
+    """The threshold, or why there is none."""
     try:
-        fit = fit_threshold(pairs)
+        return fit_threshold(pairs)
     except ValueError as error:
-        return {"chunks": len(pairs), "threshold_bits": None, "why": str(error)}
-    return {"chunks": len(pairs), **asdict(fit)}
+        return str(error)
+
+
+def _fit_line(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    fit = _fit(pairs)
+    found = {"threshold_bits": None, "why": fit} if isinstance(fit, str) else asdict(fit)
+    return {"chunks": len(pairs), **found}

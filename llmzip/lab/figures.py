@@ -23,6 +23,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
@@ -187,6 +188,17 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_ylim(max(1, len(names)) - 0.5, -0.5)
     bare(axes, grid="x")
     axes.spines["left"].set_visible(False)
+
+
+def bar_look(colour: str, *, is_published: bool) -> dict[str, Any]:
+    """A bar of ours is full, a published one hatched."""
+    face, hatch = ("white", HATCH) if is_published else (colour, None)
+    return {"color": face, "edgecolor": colour, "hatch": hatch}
+
+
+def published_key(text: str = "published", *, colour: str = QUIET) -> Patch:
+    """A legend's entry for published bars."""
+    return Patch(facecolor="white", edgecolor=colour, hatch=HATCH, label=text)
 
 
 def key(marker: str, text: str, *, filled: bool, colour: str = QUIET) -> Line2D:

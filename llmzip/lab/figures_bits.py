@@ -20,16 +20,17 @@ from llmzip.lab.figures import (
     FAINT,
     GREEN,
     HALO,
-    HATCH,
     INK,
     MARKERS,
     ORANGE,
     QUIET,
-    bare,
+    bar_look,
     figure_text,
     label,
+    name_rows,
     new_figure,
     percent_axis,
+    published_key,
     save,
     source_colour,
     style,
@@ -38,7 +39,7 @@ from llmzip.lab.figures import (
 from llmzip.lab.folder import Row
 from llmzip.lab.measures import Spread, Threshold
 from llmzip.lab.published import PublishedGreedy
-from llmzip.lab.rows import number
+from llmzip.lab.rows import greedy_accuracy, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +71,7 @@ def greedy_points(rows: Sequence[Row]) -> list[GreedyPoint]:
         GreedyPoint(
             rule=rule,
             teacher_forced=Spread.of(number(row, "accuracy") for row in group),
-            greedy=Spread.of(
-                number(row, "greedy_right") / number(row, "num_tokens") for row in group
-            ),
+            greedy=Spread.of(map(greedy_accuracy, group)),
         )
         for rule, group in groups.items()
     ]
@@ -171,13 +170,11 @@ def draw_greedy(
             _pair(axes, place, forced, greedy, is_published=True)
         if points and published:
             axes.axhline(len(points) - 0.5, color=QUIET, linewidth=0.8)
-        axes.set_yticks(range(len(names)), names)
+        name_rows(axes, names)
         axes.set_ylim(len(names) - 0.45, -0.55)
         axes.set_xlim(0, 1.14)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
         percent_axis(axes, "x")
-        bare(axes, grid="x")
-        axes.spines["left"].set_visible(False)
         axes.set_xlabel("tokens right")
         axes.set_title("Teacher-forced accuracy and greedy decoding")
         keys = [
@@ -185,9 +182,7 @@ def draw_greedy(
             Patch(facecolor=BLUE, edgecolor=BLUE, label="greedy, ours"),
         ]
         if published:
-            keys.append(
-                Patch(facecolor="white", edgecolor=BLUE, hatch=HATCH, label="greedy, published")
-            )
+            keys.append(published_key("greedy, published", colour=BLUE))
         figure.legend(handles=keys, loc="outside lower center", ncols=3)
         return save(figure, folder, name)
 
@@ -241,10 +236,7 @@ def _spread_line(
 
 def _pair(axes: Axes, place: int, forced: Spread, greedy: Spread, *, is_published: bool) -> None:
     axes.barh(place - 0.2, forced.mean, height=0.34, color=FAINT, edgecolor=QUIET, linewidth=0.6)
-    axes.barh(
-        place + 0.18, greedy.mean, height=0.36, color="white" if is_published else BLUE,
-        edgecolor=BLUE, hatch=HATCH if is_published else None,
-    )  # fmt: skip
+    axes.barh(place + 0.18, greedy.mean, height=0.36, **bar_look(BLUE, is_published=is_published))
     for y, spread in ((place - 0.2, forced), (place + 0.18, greedy)):
         if math.isfinite(spread.mean):
             axes.annotate(

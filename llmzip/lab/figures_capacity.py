@@ -19,17 +19,18 @@ from matplotlib.patches import Patch
 
 from llmzip.lab.figures import (
     HALO,
-    HATCH,
     INK,
     MARKERS,
     QUIET,
     SERIES,
+    bar_look,
     count_axis,
     figure_text,
     key,
     label,
     name_rows,
     new_figure,
+    published_key,
     save,
     short_model,
     source_colour,
@@ -68,7 +69,11 @@ def draw_capacity(
         tokens.append(_bar(*bar, exact.mean, exact.std, ours.capacity_tokens_at_99))
         bits.append(_bar(*bar, held.mean, held.std, ours.info_gain_bits_above.mean))
     for other in published:
-        bar = f"{other.model}, {other.source}, {_measure(other)}", source_colour(other.source), True
+        bar = (
+            f"{other.model}, {other.source}, {other.measure_name}",
+            source_colour(other.source),
+            True,
+        )
         tokens.append(_bar(*bar, other.tokens, other.tokens_std))
         bits.append(_bar(*bar, other.info_gain_bits, other.info_gain_bits_std))
     with style():
@@ -82,7 +87,7 @@ def draw_capacity(
         if any(bar.at_99 is not None for bar in (*tokens, *bits)):
             keys.append(key("D", "ours, the paper's way (99 %)", filled=False))
         if published:
-            keys.append(Patch(facecolor="white", edgecolor=QUIET, hatch=HATCH, label="published"))
+            keys.append(published_key())
         figure.legend(handles=keys, loc="outside lower center", ncols=3)
         return save(figure, folder, name)
 
@@ -148,10 +153,8 @@ def _draw_bars(axes: Axes, bars: Sequence[_Bar], unit: str) -> None:
         end = max(bar.value or 0, bar.at_99 or 0)
         if bar.value is not None:
             axes.barh(
-                place, bar.value, height=0.62, edgecolor=bar.colour,
-                color="white" if bar.is_published else bar.colour,
-                hatch=HATCH if bar.is_published else None,
-            )  # fmt: skip
+                place, bar.value, height=0.62, **bar_look(bar.colour, is_published=bar.is_published)
+            )
             if bar.std:
                 axes.errorbar(
                     bar.value, place, xerr=bar.std, color=INK, linewidth=1, capsize=2.5, zorder=3
@@ -179,10 +182,6 @@ def _own_name(ours: CapacityFigures, figures: Sequence[CapacityFigures]) -> str:
     if len({each.num_mem for each in figures}) > 1:
         parts.append(f"{ours.num_mem} vector" + "s" * (ours.num_mem > 1))
     return ", ".join(parts)
-
-
-def _measure(other: PublishedCapacity) -> str:
-    return "99 %" if other.measure == "at 99" else other.measure
 
 
 def _draw_own_scaling(

@@ -17,14 +17,15 @@ from matplotlib.patches import Patch
 
 from llmzip.lab.figures import (
     FAINT,
-    HATCH,
     QUIET,
     STRIPE,
+    bar_look,
     count_axis,
     key,
     label,
     name_rows,
     new_figure,
+    published_key,
     save,
     short_model,
     source_colour,
@@ -63,9 +64,8 @@ def draw_utilisation(
             colour = source_colour(bar.source, sources)
             axes.barh(place, bar.bound_tokens, height=0.72, color="none", edgecolor=FAINT)
             axes.barh(
-                place, bar.gain_tokens, height=0.72, edgecolor=colour,
-                color="white" if bar.is_published else colour,
-                hatch=HATCH if bar.is_published else None,
+                place, bar.gain_tokens, height=0.72,
+                **bar_look(colour, is_published=bar.is_published),
             )  # fmt: skip
             axes.annotate(
                 f"{100 * bar.share:.1f} %", (bar.gain_tokens, place), xytext=(4, 0),
@@ -82,7 +82,7 @@ def draw_utilisation(
             Patch(facecolor=QUIET, label="ours"),
         ]
         if any(bar.is_published for bar in bars):
-            keys.append(Patch(facecolor="white", edgecolor=QUIET, hatch=HATCH, label="published"))
+            keys.append(published_key())
         figure.legend(handles=keys, loc="outside lower center", ncols=3)
         return save(figure, folder, name)
 
@@ -173,10 +173,9 @@ def _length_keys(
     keys: list[Line2D | Patch] = [key("o", "ours, exact", filled=True)]
     if any(each.capacity_tokens_at_99 for each in figures):
         keys.append(key("D", "ours, 99 %", filled=True))
-    measures = {each.measure: _published_marker(each) for each in published if each.tokens}
+    measures = {each.measure_name: _published_marker(each) for each in published if each.tokens}
     for measure, marker in measures.items():
-        text = "99 %" if measure == "at 99" else measure
-        keys.append(key(marker, f"published, {text}", filled=False))
+        keys.append(key(marker, f"published, {measure}", filled=False))
     return keys
 
 

@@ -92,15 +92,11 @@ class Folder:
     def add(self, rows: Iterable[Row]) -> None:
         """Append rows; they are on disk when this returns. Raises InputError."""
         new = list(rows)
-        out = io.StringIO()
-        writer = csv.DictWriter(out, self._columns, lineterminator="\n")
         file = self.path / ROWS
         try:
-            if not file.exists():
-                writer.writeheader()
-            writer.writerows(map(_texts, new))
+            lines = self._lines(new, with_header=not file.exists())
             with file.open("a", encoding="utf-8", newline="") as handle:
-                handle.write(out.getvalue())
+                handle.write(lines)
                 handle.flush()
                 os.fsync(handle.fileno())
         except OSError as error:
@@ -111,12 +107,17 @@ class Folder:
         """Keep the rows that are wanted: the others are of work that was not ended."""
         kept = [row for row in self.rows if is_wanted(row)]
         if len(kept) != len(self.rows):
-            out = io.StringIO()
-            writer = csv.DictWriter(out, self._columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(map(_texts, kept))
-            write_whole(self.path / ROWS, out.getvalue())
+            write_whole(self.path / ROWS, self._lines(kept, with_header=True))
             self.rows = kept
+
+    def _lines(self, rows: Iterable[Row], *, with_header: bool) -> str:
+        out = io.StringIO()
+        writer = csv.DictWriter(out, self._columns, lineterminator="\n")
+        if with_header:
+            writer.writeheader()
+        for row in rows:
+            writer.writerow({name: _text(value) for name, value in row.items()})
+        return out.getvalue()
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """What the rows come to. Raises InputError."""
@@ -206,10 +207,6 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     old, new = before.get("settings", {}), now["settings"]
     other = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
     return ", ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in other)
-
-
-def _texts(row: Row) -> dict[str, str]:
-    return {name: _text(value) for name, value in row.items()}
 
 
 def _text(value: Value) -> str:

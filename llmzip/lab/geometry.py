@@ -21,21 +21,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from hashlib import blake2b
 from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from llmzip.cram.optimizer import as_stored
-from llmzip.errors import InputError
-from llmzip.lab.crammer import Crammer, Outcome, Run, Trial
+from llmzip.cram.optimizer import as_stored, seeded
+from llmzip.lab.crammer import Outcome, Run, Trial
 from llmzip.lab.folder import Row, Value
-from llmzip.lab.measures import Spread
-from llmzip.lab.rows import number, trial_row
+from llmzip.lab.measures import Spread, mean_of
+from llmzip.lab.rows import greedy_accuracy, number, row_head, trial_row
 from llmzip.lab.study import Study
-from llmzip.lab.texts import Sample
+from llmzip.lab.texts import Sample, check_length
 from llmzip.lab.trails import Trail, keep_paths, num_components
 from llmzip.progress import check_cancelled
 
@@ -61,8 +59,7 @@ def measure_geometry(
     num_points: on the line between two solutions, both included. radii: of neighbours. Raises
     InputError where a text is shorter than num_tokens.
     """
-    if any(len(sample.ids) < num_tokens for sample in samples):
-        raise InputError(f"a text has fewer than {num_tokens} tokens")
+    check_length(samples, num_tokens)
     known = {(row["source"], row["text"]) for row in study.own_rows if row["purpose"] == "solution"}
     for done, sample in enumerate(samples):
         if (sample.source, sample.index) in known:
@@ -147,8 +144,7 @@ def _neighbour_rows(
 def _tried(study: Study, trial: Trial, mems: Iterable[Tensor]) -> list[Outcome]:
     """What vectors do that nobody optimised."""
     check_cancelled(study.cancel)
-    shop = study.shop
-    crammer = Crammer(shop.lm, shop.judge, study.recipe, start_id=shop.start_id)
+    crammer = study.crammer()
     return [
         crammer.outcome(trial, as_stored(mem), steps=0, best_step=0, seconds=0.0) for mem in mems
     ]
@@ -169,13 +165,8 @@ def _trial_rows(
 
 
 def _plain_row(study: Study, purpose: str, outcome: Outcome, setting: str, value: float) -> Row:
-    trial = outcome.trial
-    return {
-        "purpose": purpose, "model": study.model, "source": trial.sample.source,
-        "text": trial.sample.index, "name": trial.sample.name, "num_mem": trial.num_mem,
-        "mem_dim": outcome.mem.shape[1], "bits": 16, "num_tokens": trial.num_tokens,
-        "seed": trial.seed, "setting": setting, "detail": value,
-    }  # fmt: skip
+    head = row_head(purpose, study.model, outcome.trial, outcome.mem.shape[1])
+    return {**head, "setting": setting, "detail": value}
 
 
 def _pair_name(one: Outcome, other: Outcome) -> str:
@@ -189,8 +180,7 @@ def _cosine(a: Tensor, b: Tensor) -> float:
 
 def _direction(mem: Tensor, seed: str) -> Tensor:
     """A random direction, of length 1, in the space of mem."""
-    number = int.from_bytes(blake2b(seed.encode(), digest_size=7).digest(), "little")
-    way = torch.randn(mem.shape, generator=torch.Generator().manual_seed(number))
+    way = torch.randn(mem.shape, generator=seeded(seed))
     length: Tensor = way.norm()
     return way / length
 
@@ -229,7 +219,7 @@ def _summary(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "texts": len(gains),
         "solutions": len(solutions),
-        "exact_share": _mean(bool(row["exact"]) for row in solutions),
+        "exact_share": mean_of(bool(row["exact"]) for row in solutions),
         **{name: asdict(Spread.of(values)) for name, values in figures.items()},
         "interpolation": _curve(rows, "interpolation"),
         "neighbours": _curve(rows, "neighbour"),
@@ -256,16 +246,9 @@ def _curve(rows: Sequence[Row], purpose: str) -> list[dict[str, float]]:
         {
             "at": at,
             "count": len(group),
-            "accuracy": _mean(number(row, "accuracy") for row in group),
-            "greedy_accuracy": _mean(
-                number(row, "greedy_right") / number(row, "num_tokens") for row in group
-            ),
-            "exact_share": _mean(bool(row["exact"]) for row in group),
+            "accuracy": mean_of(number(row, "accuracy") for row in group),
+            "greedy_accuracy": mean_of(map(greedy_accuracy, group)),
+            "exact_share": mean_of(bool(row["exact"]) for row in group),
         }
         for at, group in sorted(places.items())
     ]
-
-
-def _mean(values: Iterable[float]) -> float:
-    found = list(map(float, values))
-    return sum(found) / len(found)

@@ -13,23 +13,22 @@ bfloat16", is teacher-forced and decoded in that one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmzip.errors import InputError
 from llmzip.lab.crammer import Crammer, Outcome, Trial
 from llmzip.lab.decoding import decode_greedily
 from llmzip.lab.folder import Row
+from llmzip.lab.measures import mean_of
 from llmzip.lab.recipes import Recipe
-from llmzip.lab.rows import number, trial_row
+from llmzip.lab.rows import greedy_accuracy, number, trial_row
 from llmzip.lab.study import Study
-from llmzip.lab.texts import Sample
+from llmzip.lab.texts import Sample, check_length
 from llmzip.progress import check_cancelled
 
 MARGINS = (0.0, 0.05, 0.5, 1.0, 2.0)  # logits
 _NEARLY_ALL = 0.99
-_TOGETHER = 8  # what a run that is stopped may lose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,24 +75,22 @@ def measure_greedy(
 
     Raises InputError where a text is shorter.
     """
-    if any(len(sample.ids) < num_tokens for sample in samples):
-        raise InputError(f"a text has fewer than {num_tokens} tokens")
+    check_length(samples, num_tokens)
     settings = stop_settings(study.recipe, num_tokens, margins)
-    done = len(settings) * len(samples) - sum(
-        len(_left(study, samples, setting, num_mem)) for setting in settings
-    )
-    for setting in settings:
-        left = _left(study, samples, setting, num_mem)
-        for at in range(0, len(left), _TOGETHER):
-            study.tell(f"{setting.name}, {num_tokens} tokens", done, len(settings) * len(samples))
+    left = [(setting, _left(study, samples, setting, num_mem)) for setting in settings]
+    total = len(settings) * len(samples)
+    done = total - sum(len(texts) for _, texts in left)
+    for setting, texts in left:
+        what = f"{setting.name}, {num_tokens} tokens"
+        for group in study.groups(texts, what, done=done, total=total):
             trials = [
                 Trial(sample=sample, num_tokens=num_tokens, num_mem=num_mem, seed=study.seed)
-                for sample in left[at : at + _TOGETHER]
+                for sample in group
             ]
             outcomes = list(study.cram(trials, recipe=setting.recipe))
             study.folder.add(_rows(study, setting, outcomes))
-            done += len(trials)
-    study.tell("greedy decoding", done, done)
+        done += len(texts)
+    study.tell("greedy decoding", total, total)
 
 
 def _left(study: Study, samples: Sequence[Sample], setting: Setting, num_mem: int) -> list[Sample]:
@@ -157,19 +154,12 @@ def _line(rows: Sequence[Row]) -> dict[str, Any]:
         "setting": first["setting"],
         "margin": number(first, "detail"),
         "texts": len(rows),
-        "accuracy": _mean(number(row, "accuracy") for row in rows),
-        "greedy_accuracy": _mean(
-            number(row, "greedy_right") / number(row, "num_tokens") for row in rows
-        ),
-        "exact_share": _mean(place is None for place in wrong),
-        "first_wrong_share": _mean(place == 0 for place in wrong),
+        "accuracy": mean_of(number(row, "accuracy") for row in rows),
+        "greedy_accuracy": mean_of(map(greedy_accuracy, rows)),
+        "exact_share": mean_of(place is None for place in wrong),
+        "first_wrong_share": mean_of(place == 0 for place in wrong),
         # Wrong from the first or the second token on.
-        "wrong_by_second_share": _mean(place in (0, 1) for place in wrong),
-        "steps": _mean(number(row, "steps") for row in rows),
-        "min_margin": _mean(number(row, "min_margin") for row in rows),
+        "wrong_by_second_share": mean_of(place in (0, 1) for place in wrong),
+        "steps": mean_of(number(row, "steps") for row in rows),
+        "min_margin": mean_of(number(row, "min_margin") for row in rows),
     }
-
-
-def _mean(values: Iterable[float]) -> float:
-    found = list(map(float, values))
-    return sum(found) / len(found)

@@ -48,9 +48,7 @@ def cram_on_grid(
     plan = grid_plan(preset, bits, None)
     assert plan is not None, "vectors of 16 bits have no grid"
     shop = study.shop
-    crammer = Crammer(
-        shop.lm, shop.judge, study.recipe, start_id=shop.start_id, cancel=study.cancel
-    )
+    crammer = study.crammer()
     goal = GridGoal(limit=0, wanted=study.recipe.min_margin + crammer.slack)
     slots = [
         start_slot(

@@ -46,6 +46,11 @@ class Spread:
         return Spread(mean=self.mean * factor, std=self.std * factor, count=self.count)
 
 
+def mean_of(values: Iterable[float]) -> float:
+    """Of some numbers, or of how often something is so."""
+    return Spread.of(values).mean
+
+
 @dataclass(frozen=True, kw_only=True)
 class CapacityFigures:
     """A line of Table 1: one model, source and number of vectors."""
@@ -160,11 +165,6 @@ class Threshold:
 
     threshold_bits: float  # largest cross-entropy with which a text can be held
     bias: Line  # through the texts that cannot: left over against before
-
-    @property
-    def gain_bits(self) -> float:
-        """What the vectors take off a text at the threshold's double, by the line."""
-        return 2 * self.threshold_bits * (1 - self.bias.slope) - self.bias.intercept
 
 
 def fit_threshold(points: Sequence[tuple[float, float]], *, held_share: float = 0.05) -> Threshold:

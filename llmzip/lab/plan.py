@@ -21,11 +21,11 @@ from dataclasses import asdict, dataclass
 
 from llmzip.errors import InputError
 from llmzip.lab.capacity import search_exact
-from llmzip.lab.crammer import Crammer, Trial
+from llmzip.lab.crammer import Trial
 from llmzip.lab.folder import Row
 from llmzip.lab.growth import front_tokens
 from llmzip.lab.measures import Spread
-from llmzip.lab.rows import number, trial_row
+from llmzip.lab.rows import number, row_head, trial_row
 from llmzip.lab.study import Study
 from llmzip.lab.texts import NATURAL, Sample
 from llmzip.progress import check_cancelled
@@ -35,7 +35,6 @@ BOOK = "book"  # the source that rows name
 _ROOM = 3  # a crammed stretch has so many times the tokens of a chunk
 _FIRST_SHARE = 0.6  # of a chunk, where the search begins
 _RESOLUTION = 0.1  # of the search
-_TOGETHER = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,34 +148,33 @@ def _done(study: Study, purpose: str) -> set[object]:
 
 
 def _read_stretches(study: Study, stretches: Sequence[Sample], num_tokens: int) -> None:
-    crammer = _crammer(study)
-    left = [each for each in stretches if each.index not in _done(study, "stretch")]
-    for at in range(0, len(left), _TOGETHER):
-        study.tell("stretches read", len(stretches) - len(left) + at, len(stretches))
+    crammer, known = study.crammer(), _done(study, "stretch")
+    left = [each for each in stretches if each.index not in known]
+    done, total = len(stretches) - len(left), len(stretches)
+    for group in study.groups(left, "stretches read", done=done, total=total):
         check_cancelled(study.cancel)
         rows: list[Row] = []
-        for sample in left[at : at + _TOGETHER]:
+        for sample in group:
             began = time.monotonic()
-            plain = crammer.plain(sample.ids[:num_tokens])
+            trial = Trial(sample=sample, num_tokens=num_tokens, num_mem=0, seed=study.seed)
+            plain = crammer.plain(trial.ids)
             rows.append({
-                "purpose": "stretch", "model": study.model, "source": BOOK, "text": sample.index,
-                "name": sample.name, "num_mem": 0, "mem_dim": study.shop.judge.dim, "bits": 16,
-                "num_tokens": num_tokens, "seed": study.seed,
+                **row_head("stretch", study.model, trial, study.shop.judge.dim),
                 "seconds": time.monotonic() - began, "plain_right": int(plain.right.sum()),
                 "plain_bits": float(plain.bits.sum()),
             })  # fmt: skip
         study.folder.add(rows)
-    study.tell("stretches read", len(stretches), len(stretches))
+    study.tell("stretches read", total, total)
 
 
 def _run_trials(study: Study, samples: Sequence[Sample], wanted_bits: float) -> None:
-    crammer = _crammer(study)
-    left = [each for each in samples if each.index not in _done(study, "trial")]
+    known = _done(study, "trial")
+    left = [each for each in samples if each.index not in known]
     study.tell("trial chunks", len(samples) - len(left), len(samples))
     trials = [
         Trial(
             sample=sample,
-            num_tokens=front_tokens(crammer.plain(sample.ids).bits.tolist(), wanted_bits),
+            num_tokens=front_tokens(study.plain_bits(sample.ids), wanted_bits),
             seed=study.seed,
         )
         for sample in left
@@ -193,11 +191,6 @@ def _run_trials(study: Study, samples: Sequence[Sample], wanted_bits: float) -> 
         for outcome, greedy in zip(outcomes, decoded, strict=True)
     )
     study.tell("trial chunks", len(samples), len(samples))
-
-
-def _crammer(study: Study) -> Crammer:
-    shop = study.shop
-    return Crammer(shop.lm, shop.judge, study.recipe, start_id=shop.start_id, cancel=study.cancel)
 
 
 def gains_of(rows: Sequence[Row], model: str, *, source: str = NATURAL) -> list[float]:

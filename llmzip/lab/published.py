@@ -61,6 +61,11 @@ class PublishedCapacity:
     origin: Origin
 
     @property
+    def measure_name(self) -> str:
+        """For people."""
+        return "99 %" if self.measure == "at 99" else self.measure
+
+    @property
     def bits_a_dimension(self) -> float | None:
         """Information gain of a coordinate."""
         if self.info_gain_bits is None:

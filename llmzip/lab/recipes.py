@@ -24,12 +24,13 @@ from llmzip.cram.optimizer import (
     STEP_OF_INIT_RMS,
     TEMPERATURE,
     init_rms,
+    random_start,
+    seeded,
 )
 from llmzip.errors import SettingsError
 from llmzip.lm.model import FrozenLM
 
 RecipeName: TypeAlias = Literal["llmzip", "paper"]
-
 
 _LITTLE_LEFT = 4.0  # logits by which a token leads that has little surprisal left
 
@@ -74,11 +75,9 @@ class Recipe:
 
     def start(self, lm: FrozenLM, num_mem: int, seed: str) -> Tensor:
         """Random vectors to begin with: [K, D] fp32 on the CPU, the same on every device."""
-        generator = torch.Generator().manual_seed(_number(seed))
-        mem = torch.randn(num_mem, lm.dim, generator=generator)
         if self.name == "paper":
-            return mem * lm.embedding_rms
-        return mem * (init_rms(lm) / mem.square().mean(dim=1, keepdim=True).sqrt())
+            return torch.randn(num_mem, lm.dim, generator=seeded(seed)) * lm.embedding_rms
+        return random_start(lm, num_mem, seed)
 
     def mover(self, lm: FrozenLM, num_coordinates: int) -> Mover:
         """What moves one run's vectors."""
@@ -142,10 +141,3 @@ class AdamW:
         unbiased = 1 - self.beta**self.num_steps
         step = (self.mean / unbiased) / ((self.squares / unbiased).sqrt() + 1e-8)
         return point * (1 - self.rate * self.decay) - self.rate * step
-
-
-def _number(seed: str) -> int:
-    """A number below 2^56 from any text."""
-    from hashlib import blake2b
-
-    return int.from_bytes(blake2b(seed.encode(), digest_size=7).digest(), "little")

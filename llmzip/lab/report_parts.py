@@ -238,7 +238,7 @@ def _capacities(title: str, found: Sequence[PublishedCapacity]) -> TableView:
         [
             each.model,
             each.source,
-            "99 %" if each.measure == "at 99" else each.measure,
+            each.measure_name,
             str(each.num_mem),
             _with_std(each.tokens, each.tokens_std),
             _with_std(each.token_gain, None),

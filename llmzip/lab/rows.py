@@ -5,7 +5,7 @@ Owns the columns and their meaning. Knows nothing of files. Called by the studie
 
 from __future__ import annotations
 
-from llmzip.lab.crammer import Outcome
+from llmzip.lab.crammer import Outcome, Trial
 from llmzip.lab.decoding import Greedy
 from llmzip.lab.folder import Row
 
@@ -23,6 +23,22 @@ COLUMNS = (
 )  # fmt: skip
 
 
+def row_head(purpose: str, model: str, trial: Trial, mem_dim: int, *, bits: int = 16) -> Row:
+    """What a row is of."""
+    return {
+        "purpose": purpose,
+        "model": model,
+        "source": trial.sample.source,
+        "text": trial.sample.index,
+        "name": trial.sample.name,
+        "num_mem": trial.num_mem,
+        "mem_dim": mem_dim,
+        "bits": bits,
+        "num_tokens": trial.num_tokens,
+        "seed": trial.seed,
+    }
+
+
 def trial_row(
     purpose: str,
     model: str,
@@ -34,18 +50,9 @@ def trial_row(
     detail: float | None = None,
 ) -> Row:
     """Of one run. greedy: None where it was not decoded, since it cannot be exact."""
-    trial, plain = outcome.trial, outcome.plain
+    plain = outcome.plain
     return {
-        "purpose": purpose,
-        "model": model,
-        "source": trial.sample.source,
-        "text": trial.sample.index,
-        "name": trial.sample.name,
-        "num_mem": trial.num_mem,
-        "mem_dim": outcome.mem.shape[1],
-        "bits": bits,
-        "num_tokens": trial.num_tokens,
-        "seed": trial.seed,
+        **row_head(purpose, model, outcome.trial, outcome.mem.shape[1], bits=bits),
         "steps": outcome.steps,
         "best_step": outcome.best_step,
         "seconds": outcome.seconds,
@@ -64,6 +71,11 @@ def trial_row(
         "setting": setting,
         "detail": detail,
     }
+
+
+def greedy_accuracy(row: Row) -> float:
+    """Share of the tokens that are right when decoded."""
+    return number(row, "greedy_right") / number(row, "num_tokens")
 
 
 def number(row: Row, name: str) -> float:

@@ -45,6 +45,7 @@ from llmzip.lab.tables import (
     scaling_table,
     utilisation_table,
 )
+from llmzip.lab.texts import Sample
 from llmzip.lab.view import token_view
 
 Summary = dict[str, Any]
@@ -61,7 +62,8 @@ def capacity(
     with opened_lab("capacity", settings, tell=tell, cancel=cancel) as lab:
         views: list[dict[str, Any]] = []
         for study in lab.studies():
-            views += _measure(lab, study, with_bins=True)
+            for samples in _measure(lab, study, with_bins=True):
+                views.append(_view(study, samples[0]))
         figures = capacity_figures(lab.folder.rows)
         summary = _summary("capacity", figures, [capacity_table(figures)], tokens=views)
         published = [other for study in settings.models for other in published_for(study)]
@@ -178,21 +180,25 @@ def rate(
         return finish(lab, summary, lambda path: draw_rate(path, points))
 
 
-def _measure(lab: Lab, study: Study, *, with_bins: bool) -> list[dict[str, Any]]:
-    """Capacity for every number of vectors and source; a view of one text of each source."""
-    settings, views = lab.settings, []
-    most_mem = max(settings.num_mem)
-    for samples in settings.texts.samples(study.shop, num_mem=most_mem, seed=study.seed):
+def _measure(lab: Lab, study: Study, *, with_bins: bool) -> list[list[Sample]]:
+    """Capacity for every number of vectors and source. Returns the samples of each source."""
+    settings = lab.settings
+    measure = measure_capacity if with_bins else search_exact
+    sources = settings.texts.samples(study.shop, num_mem=max(settings.num_mem), seed=study.seed)
+    for samples in sources:
         for num_mem in settings.num_mem:
             first = first_bits(study.shop, num_mem)
-            measure = measure_capacity if with_bins else search_exact
             measure(study, samples, num_mem=num_mem, first_bits=first)
-        ids = samples[0].ids[: study.most_tokens]
-        num_tokens = front_tokens(study.plain_bits(ids), first_bits(study.shop, 1))
-        trial = Trial(sample=samples[0], num_tokens=num_tokens, seed=study.seed)
-        title = f"{study.model}: {samples[0].name}, {num_tokens} tokens in one vector"
-        views.append(token_view(study, trial, title=title))
-    return views
+    return sources
+
+
+def _view(study: Study, sample: Sample) -> dict[str, Any]:
+    """What one vector makes of the front of a text, token by token."""
+    ids = sample.ids[: study.most_tokens]
+    num_tokens = front_tokens(study.plain_bits(ids), first_bits(study.shop, 1))
+    trial = Trial(sample=sample, num_tokens=num_tokens, seed=study.seed)
+    title = f"{study.model}: {sample.name}, {num_tokens} tokens in one vector"
+    return token_view(study, trial, title=title)
 
 
 def _own_bar(bound: dict[str, Any]) -> Utilisation:
@@ -206,7 +212,7 @@ def _published_bars() -> list[Utilisation]:
     return [
         Utilisation(
             model=each.model, source=each.source, gain_tokens=each.token_gain, is_published=True,
-            bound_tokens=bound_tokens(each.num_mem, each.mem_dim, 16, each.vocab_size),
+            bound_tokens=each.bound_tokens,
         )
         for each in published_capacities(measure="at 99", source="PG19")
         if each.token_gain is not None

@@ -39,7 +39,7 @@ from llmzip.workshop import Workshop
 _HELD_OF_GAIN, _FIRST_SHARE = 2.5, 0.7
 _USUAL_TOKEN_BITS = 6.0  # of a token without left context, to reckon with before texts are read
 _ROOM = 2.5  # a text has so many times the tokens that its vectors are expected to hold
-_PUBLIC_HASH_BYTES = 16
+_HASH_BYTES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Texts:
     use_random: bool = False  # random words
     words: Path | None = None  # the list that they are from; None: the vocabulary's words
     count: int = 20  # of each source
-    tokens: int | None = None  # of each text; None: three times what is expected to fit
+    tokens: int | None = None  # of each text; None: enough for what is expected to fit
 
     def __post_init__(self) -> None:
         if not (self.files or self.table or self.use_random):
@@ -127,27 +127,21 @@ class Lab:
     tell: Tell
     cancel: threading.Event | None
 
-    @contextmanager
-    def study(self, model: str) -> Iterator[Study]:
-        """The study of one model. Raises ModelUnavailable."""
-        settings = self.settings
-        with opened_model(
-            model,
-            revision=settings.revision,
-            offline=settings.offline,
-            compute=settings.compute,
-            report=lambda line: self.tell(line, 0, 0),
-        ) as shop:
-            yield Study(
-                shop=shop, folder=self.folder, recipe=settings.recipe, seed=settings.seed,
-                tell=self.tell, cancel=self.cancel,
-            )  # fmt: skip
-
     def studies(self) -> Iterator[Study]:
-        """One model behind the other."""
-        for model in self.settings.models:
-            with self.study(model) as study:
-                yield study
+        """One model behind the other. Raises ModelUnavailable."""
+        settings = self.settings
+        for model in settings.models:
+            with opened_model(
+                model,
+                revision=settings.revision,
+                offline=settings.offline,
+                compute=settings.compute,
+                report=lambda line: self.tell(line, 0, 0),
+            ) as shop:
+                yield Study(
+                    shop=shop, folder=self.folder, recipe=settings.recipe, seed=settings.seed,
+                    tell=self.tell, cancel=self.cancel,
+                )  # fmt: skip
 
 
 @contextmanager
@@ -155,8 +149,8 @@ def opened_lab(
     name: str,
     settings: LabSettings,
     *,
-    tell: Tell = lambda what, done, total: None,
-    cancel: threading.Event | None = None,
+    tell: Tell,
+    cancel: threading.Event | None,
     more: Mapping[str, Value | Sequence[Value]] | None = None,
 ) -> Iterator[Lab]:
     """The folder of a study, new or as an earlier run left it. more: settings of this study alone.
@@ -207,6 +201,6 @@ def finish(lab: Lab, summary: dict[str, Any], draw: Callable[[Path], object]) ->
 
 def _hash(path: Path) -> str:
     try:
-        return blake2b(path.read_bytes(), digest_size=_PUBLIC_HASH_BYTES).hexdigest()
+        return blake2b(path.read_bytes(), digest_size=_HASH_BYTES).hexdigest()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error

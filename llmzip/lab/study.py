@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from llmzip.config import ComputeSettings
-from llmzip.lab.crammer import Crammer, Outcome, Run, Trial, plain_text
+from llmzip.lab.crammer import Crammer, Outcome, Run, Trial
 from llmzip.lab.decoding import Greedy, decode_greedily
 from llmzip.lab.folder import Folder, Row
 from llmzip.lab.recipes import Recipe
 from llmzip.lab.rows import trial_row
-from llmzip.lm.layout import segment_start
+from llmzip.lab.texts import Sample
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import resolve
 from llmzip.progress import check_cancelled
@@ -27,6 +27,8 @@ from llmzip.workshop import Workshop, open_workshop
 
 # Takes what is being done, how much of it is done, and of how much.
 Tell: TypeAlias = Callable[[str, int, int], None]
+
+TOGETHER = 8  # texts of a group: what a run that is stopped may lose
 
 
 @dataclass(kw_only=True)
@@ -63,17 +65,32 @@ class Study:
         on_step: Callable[[Sequence[Run]], None] = lambda runs: None,
     ) -> Iterator[Outcome]:
         """Cram trials with the study's recipe, or another one."""
-        crammer = Crammer(
+        yield from self.crammer(recipe, on_step=on_step).run(trials)
+
+    def crammer(
+        self,
+        recipe: Recipe | None = None,
+        *,
+        on_step: Callable[[Sequence[Run]], None] = lambda runs: None,
+    ) -> Crammer:
+        """What crams with the study's recipe, or another one, and reads texts without vectors."""
+        return Crammer(
             self.shop.lm, self.shop.judge, recipe or self.recipe,
             start_id=self.shop.start_id, on_step=on_step, cancel=self.cancel,
         )  # fmt: skip
-        yield from crammer.run(trials)
 
     def plain_bits(self, ids: Sequence[int]) -> list[float]:
         """Surprisal of each token of a text, without vectors."""
-        start = segment_start(self.shop.start_id)
-        found: list[float] = plain_text(self.shop.judge, ids, start=start).bits.tolist()
+        found: list[float] = self.crammer().plain(ids).bits.tolist()
         return found
+
+    def groups(
+        self, left: Sequence[Sample], what: str, *, done: int, total: int
+    ) -> Iterator[Sequence[Sample]]:
+        """Samples in groups that are worked on side by side, told of before each."""
+        for at in range(0, len(left), TOGETHER):
+            self.tell(what, done + at, total)
+            yield left[at : at + TOGETHER]
 
     def decode(self, outcomes: Sequence[Outcome]) -> list[Greedy]:
         """Greedily, as a file would be."""

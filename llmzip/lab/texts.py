@@ -96,6 +96,12 @@ def table_samples(path: Path, tokens: Tokens, *, count: int, num_tokens: int) ->
     return samples
 
 
+def check_length(samples: Sequence[Sample], num_tokens: int) -> None:
+    """Raise InputError for a text of fewer tokens."""
+    if any(len(sample.ids) < num_tokens for sample in samples):
+        raise InputError(f"a text has fewer than {num_tokens} tokens")
+
+
 def words_of_file(path: Path) -> list[str]:
     """A word from each line: what stands before the first space."""
     lines = _read(path).decode("utf-8", errors="replace").splitlines()
