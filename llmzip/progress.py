@@ -14,11 +14,32 @@ from typing import Literal, TypeAlias
 from llmzip.errors import Interrupted
 
 Stage = Literal["model", "share", "measure", "cram", "code", "verify", "decode", "lab"]
+ChunkMode = Literal["crammed", "patched", "literal"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkEvent:
+    """What has just happened to one chunk.
+
+    A chunk that is refused by the decoder is optimised further; one that is split comes back as two
+    others, which are started in their turn.
+    """
+
+    what: Literal["started", "accepted", "refused", "split"]
+    first_token: int  # place among all tokens that are crammed
+    num_tokens: int
+    steps: int = 0  # of the optimiser, so far
+    # Of an accepted chunk: how it is stored, at what cost, and how safely it decodes.
+    mode: ChunkMode | None = None
+    num_patches: int = 0
+    stored_bytes: int = 0  # nearly, where vectors are entropy-coded together
+    min_margin: float | None = None  # logits
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """A snapshot. Counts that a stage does not have are 0; `message` is for people.
+    """A snapshot, and what has just happened, if anything. Counts that a stage does not have are 0;
+    `message` is for people.
 
     Chunks are segments where an arith file is decoded and texts in the stage "lab"; tokens are the
     optimiser's steps in the stage "share".
@@ -36,6 +57,7 @@ class Progress:
     bytes_total: int = 0
     bytes_kept: int = 0  # of those done, by an earlier run
     output_bytes: int = 0  # container bytes so far, vectors and patches
+    chunk: ChunkEvent | None = None  # in the stage "cram"
 
 
 OnProgress: TypeAlias = Callable[[Progress], None]
