@@ -60,7 +60,19 @@ class Progress:
     chunk: ChunkEvent | None = None  # in the stage "cram"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What the work ahead will take, before it is begun. None: not known, or not this time."""
+
+    seconds: float | None = None
+    needs_bytes: int | None = None  # of memory, the device's
+    free_bytes: int | None = None
+
+
 OnProgress: TypeAlias = Callable[[Progress], None]
+# Is told before the model is loaded (memory) and before the optimiser begins (time); may raise to
+# end the work there.
+OnOutlook: TypeAlias = Callable[[Outlook], None]
 
 
 def check_cancelled(cancel: threading.Event | None) -> None:
