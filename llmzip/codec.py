@@ -22,6 +22,7 @@ from llmzip.arith_encoding import arith_parts
 from llmzip.arith_estimate import estimate_arith
 from llmzip.assembly import pack_stored
 from llmzip.config import VERSION, CompressSettings, DecompressSettings
+from llmzip.crew import Crew
 from llmzip.decoding import decode_chunks_of
 from llmzip.encoding import cram_parts
 from llmzip.errors import LimitExceeded, ModelMismatch, ModelUnavailable, SettingsError
@@ -32,7 +33,7 @@ from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import DEFAULT_MODEL, MODELS, ModelFiles, resolve
 from llmzip.pieces import Layout, Texts, restore
 from llmzip.planning import Part, tokenised_parts
-from llmzip.progress import OnProgress, Progress, check_cancelled
+from llmzip.progress import OnOutlook, OnProgress, Progress, check_cancelled
 from llmzip.runtime import borrowed_torch
 from llmzip.store.container import Container, content_hash, read_container
 from llmzip.store.journal import Journal
@@ -53,17 +54,21 @@ def compress_bytes(
     settings: CompressSettings,
     *,
     journal: Journal | None = None,
+    crew: Crew | None = None,
     on_progress: OnProgress | None = None,
+    on_outlook: OnOutlook | None = None,
     cancel: threading.Event | None = None,
 ) -> bytes:
     """The `.crm` container of `data`, already decoded once and found equal.
 
     journal: where work is kept, and that of an earlier run is found; its owner removes it once the
-    result is safe. Raises ModelUnavailable, SettingsError, ResumeRefused, Interrupted; never
+    result is safe. crew: crams instead of this process, to the same bytes. Raises ModelUnavailable, SettingsError, ResumeRefused, Interrupted; never
     "failed to converge".
     """
     started = time.monotonic()
     budget = settings.time_budget_s
+    if crew is not None and (budget is not None or settings.codec == "arith"):
+        raise SettingsError("--ray is for cramming, and not within a time budget")
     facts = {} if journal is None else _facts(data, settings)
     if journal is not None:
         journal.check(facts)
@@ -93,7 +98,9 @@ def compress_bytes(
                     settings,
                     deadline=None if budget is None else started + budget,
                     journal=journal,
+                    crew=crew,
                     on_progress=tell,
+                    on_outlook=on_outlook,
                     cancel=cancel,
                 )
             )

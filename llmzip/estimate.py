@@ -11,18 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llmzip.assembly import pack_stored, xz_bytes
-from llmzip.config import DEFAULT_MAX_STEPS, CompressSettings
-from llmzip.cram.contexts import Contexts
-from llmzip.cram.optimizer import Rows, start_slot
-from llmzip.cram.tasks import Crammed, Task, step_tokens
-from llmzip.encoding import make_engine, stored_bytes
-from llmzip.lm.devices import first_step_tokens
+from llmzip.config import CompressSettings
+from llmzip.cram.tasks import Crammed, Task
+from llmzip.groups import make_engine
+from llmzip.outlook import seconds_a_token_step
+from llmzip.packing import stored_bytes
 from llmzip.planning import Part, Plan, plan_parts
 from llmzip.progress import OnProgress, Progress
 from llmzip.workshop import Workshop
 
 _TRIED_CHUNKS = 3
-_TIMED_STEPS = 2
 # Decoding: rows of a group, what one more costs as a share of a step for one.
 _DECODED_TOGETHER = 16
 _ROW_COST = 1 / 16
@@ -77,7 +75,7 @@ def estimate_parts(
     reading_s = time.monotonic() - began
     tasks = list(plan.tasks)
     trial = _try_chunks(plan, tasks, shop, settings, on_progress, cancel)
-    second_a_token = _seconds_a_token_step(tasks, shop, settings)
+    second_a_token = seconds_a_token_step(tasks, shop, settings)
 
     share = len(tasks) / trial.num_tasks
     tokens_share = sum(task.num_tokens for task in tasks) / trial.num_tokens
@@ -124,7 +122,7 @@ def _try_chunks(
 
     progress = Progress(stage="cram", tokens_total=total, chunks_total=count)
 
-    def on_step(num_right: int) -> None:
+    def on_step(num_right: int, view: object) -> None:
         on_progress(replace(progress, tokens_right=num_right))
 
     engine = make_engine(plan, shop, settings, on_step=on_step, cancel=cancel)
@@ -137,36 +135,6 @@ def _try_chunks(
         token_steps=engine.token_steps,
         certify_s=engine.certify_seconds,
     )
-
-
-def _seconds_a_token_step(
-    tasks: Sequence[Task], shop: Workshop, settings: CompressSettings
-) -> float:
-    """Seconds that a step takes for each token of a full batch."""
-    picked = _one_batch(tasks, first_step_tokens(shop.lm.device), settings.num_mem)
-    slots = [start_slot(shop.lm, task, settings.num_mem, settings.seed) for task in picked]
-    for slot in slots:
-        slot.step = DEFAULT_MAX_STEPS  # long enough under way that every token is taken up
-    rows = Rows(shop.lm, Contexts(shop.lm), slots)
-    rows.measure()
-    rows.step()
-    rows.look()
-    began = time.monotonic()
-    for _ in range(_TIMED_STEPS):
-        rows.measure()
-        rows.step()
-        rows.look()
-    tokens = sum(task.num_tokens for task in picked)
-    return (time.monotonic() - began) / _TIMED_STEPS / tokens
-
-
-def _one_batch(tasks: Sequence[Task], room: int, num_mem: int) -> list[Task]:
-    taken: list[Task] = []
-    for task in tasks:
-        if taken and step_tokens([*taken, task], num_mem) > room:
-            break
-        taken.append(task)
-    return taken
 
 
 def _decode_gain(num_chunks: int, num_tried: int) -> float:

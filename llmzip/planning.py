@@ -58,6 +58,11 @@ class Plan:
         return [segment for _, segments in self.parts for segment in segments]
 
     @property
+    def by_index(self) -> dict[int, Segment]:
+        """Segments by their own numbers."""
+        return {segment.index: segment for segment in self.segments}
+
+    @property
     def tasks(self) -> Iterator[Task]:
         """Every chunk of the plan, in order."""
         for segment in self.segments:

@@ -6,6 +6,7 @@ Owns the one event type and the cancel check. Knows nothing of terminals. Sent b
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,24 @@ class ChunkEvent:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChunkView:
+    """One chunk under way, token by token."""
+
+    first_token: int  # place among all tokens that are crammed
+    step: int
+    pieces: tuple[bytes, ...]  # [L] the text of each token
+    margins: tuple[float, ...]  # [L] logits, as measured last; minus infinity: not yet taken up
+    wanted: float  # logits by which a token must lead
+    is_fixing: bool  # whether coordinates are being fixed on a grid
+
+    @property
+    def shortfall(self) -> float:
+        """Mean of the logits that tokens are short of what they must lead by; of those taken up."""
+        short = [max(0.0, self.wanted - margin) for margin in self.margins if margin > -math.inf]
+        return sum(short) / len(short) if short else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Progress:
     """A snapshot, and what has just happened, if anything. Counts that a stage does not have are 0;
     `message` is for people.
@@ -58,6 +77,7 @@ class Progress:
     bytes_kept: int = 0  # of those done, by an earlier run
     output_bytes: int = 0  # container bytes so far, vectors and patches
     chunk: ChunkEvent | None = None  # in the stage "cram"
+    view: Callable[[], ChunkView] | None = None  # of a chunk under way; while the callback runs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,11 @@ class Workshop:
     judge: FrozenLM
     lm: FrozenLM
 
+    @property
+    def numerics(self) -> str:
+        """In what it optimises, for another machine to do the same; as `optimiser_numerics`."""
+        return f"{self.lm.device.type} {self.lm.dtype}"
+
     def calibration(self) -> Calibration:
         """What is known of the model; measured at first use of a model that is not pinned."""
         pinned = MODELS.get(self.files.model_id)

@@ -23,16 +23,18 @@ from llmzip.config import DEFAULT_MAX_STEPS, CompressSettings, ComputeSettings, 
 from llmzip.cram.chunking import Segment, Span
 from llmzip.cram.decode import decode_chunks
 from llmzip.cram.effort import EFFORTS
-from llmzip.cram.engine import Engine, EngineSettings
+from llmzip.cram.engine import Engine
 from llmzip.cram.optimizer import as_stored
+from llmzip.cram.settings import EngineSettings
 from llmzip.cram.tasks import Crammed, Task
 from llmzip.decoding import decode_chunks_of
-from llmzip.encoding import assemble, make_engine
+from llmzip.groups import make_engine
 from llmzip.lm.devices import pick_device
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows, segment_start
 from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import DEFAULT_MODEL, ModelFiles, resolve
+from llmzip.packing import assemble
 from llmzip.pieces import restore
 from llmzip.planning import plan_parts, tokenised_parts
 from llmzip.store.container import read_container, write_container
@@ -103,7 +105,11 @@ def engine_job(text: bytes, preset: Preset, machine: Machine) -> Sample:
     began = time.monotonic()
     plan = plan_parts(tokenised_parts(split_stretches(text), shop.tokens), shop, settings)
     cramming = time.monotonic()
-    engine = make_engine(plan, shop, settings, on_step=lambda num_right: None)
+    engine = make_engine(
+        plan,
+        shop,
+        settings,
+    )
     crammed = list(engine.run(plan.tasks))
     cram_seconds = time.monotonic() - cramming
     packed = write_container(assemble(text, plan, crammed, shop, settings))

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save as save_tensors
 
-from llmzip import arith_encoding, codec, encoding, planning
+from llmzip import arith_encoding, codec, groups, planning
 from llmzip.arith.shared import SharedMem
 from llmzip.arith_keeping import Keeper
 from llmzip.config import CompressSettings
@@ -37,9 +37,10 @@ from llmzip.cram.checkpoint import (
 from llmzip.cram.chunking import Segment, plan_segments
 from llmzip.cram.curvature import Curvature
 from llmzip.cram.effort import grid_plan
-from llmzip.cram.engine import Engine, EngineSettings
+from llmzip.cram.engine import Engine
 from llmzip.cram.optimizer import Slot
 from llmzip.cram.rounding import GridGoal, Rounding
+from llmzip.cram.settings import EngineSettings
 from llmzip.cram.tasks import Crammed, Task, split
 from llmzip.cram.underway import EngineState
 from llmzip.errors import Corrupt, Interrupted, ResumeRefused
@@ -275,7 +276,7 @@ def test_a_run_that_is_cancelled_saves_first(lm: FrozenLM, segments: list[Segmen
     saved: list[EngineState] = []
     steps = 0
 
-    def on_step(num_right: int) -> None:
+    def on_step(num_right: int, view: object) -> None:
         nonlocal steps
         steps += 1
         if steps == 4:
@@ -489,7 +490,8 @@ class Stopwatch:
         self._at = at
 
     def __call__(self, event: Progress) -> None:
-        self.count += 1
+        if event.chunk is None or event.chunk.what == "accepted":
+            self.count += 1
         self.events.append(event)
         if event.message:
             self.messages.append(event.message)
@@ -523,7 +525,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
             super().__init__(*args, **more)
             made.append(self)
 
-    monkeypatch.setattr(encoding, "Engine", Noted)
+    monkeypatch.setattr(groups, "Engine", Noted)
     return made
 
 
@@ -547,6 +549,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
         ("bf16", {"bits": 16, "context_tokens": 24}),
         ("grid", {"preset": "fast", "context_tokens": 24}),
         ("two vectors, no context", {"bits": 16, "num_mem": 2, "context_tokens": 0}),
+        ("groups", {"preset": "fast", "context_tokens": 0}),
     ],
 )
 def test_cramming_goes_on_to_the_same_bytes(
@@ -554,9 +557,12 @@ def test_cramming_goes_on_to_the_same_bytes(
     tmp_path: Path,
     engines: list[Engine],
     starts: list[tuple[int, int, int]],
+    monkeypatch: pytest.MonkeyPatch,
     name: str,
     options: dict[str, Any],
 ) -> None:
+    if name == "groups":
+        monkeypatch.setitem(groups._GROUP_TOKENS, "cpu", 20)
     model, path = tiny_model("llama"), tmp_path / "x.part"
     whole = Stopwatch(None)
     expected = compress(SHORT, model, None, whole, **CRAM, **options)

@@ -22,8 +22,9 @@ from llmzip.cram.chunking import Segment, plan_segments
 from llmzip.cram.contexts import Contexts
 from llmzip.cram.decode import decode_chunks
 from llmzip.cram.effort import most_patches, stop_rule
-from llmzip.cram.engine import Engine, EngineSettings
+from llmzip.cram.engine import Engine
 from llmzip.cram.optimizer import Rows, Slot, start_slot
+from llmzip.cram.settings import EngineSettings
 from llmzip.cram.tasks import Crammed, Task
 from llmzip.cram.underway import EngineState
 from llmzip.errors import LimitExceeded

@@ -23,6 +23,7 @@ RANKS = {
     "cram": 3,
     "codec": 4,  # with the modules it is made of, see below
     "report": 4,
+    "cluster": 5,  # reached only where a crew is asked for
     "lab": 5,  # kept out of the compress path
     "": 5,  # llmzip itself
     "cli": 6,
@@ -30,7 +31,8 @@ RANKS = {
 }
 CODEC_PARTS = {
     "arith_decoding", "arith_encoding", "arith_estimate", "arith_keeping", "assembly", "codec",
-    "decoding", "encoding", "estimate", "pieces", "planning", "runtime", "salvage", "triage",
+    "crew", "decoding", "encoding", "estimate", "groups", "outlook", "packing", "pieces",
+    "planning", "runtime", "salvage", "telling", "triage",
     "workshop",
 }  # fmt: skip
 REPORT_PARTS = {"report", "report_text"}
@@ -42,6 +44,7 @@ OWNERS = {
     "rich": ("cli/",),
     "click": (),
     "zstandard": ("store/", "assembly.py", "triage.py"),
+    "ray": ("cluster/ray_crew.py",),
     "pickle": (),
     "matplotlib": ("lab/figures",),
     "jinja2": ("lab/report",),

@@ -15,10 +15,11 @@ from llmzip.config import CompressSettings, DecompressSettings
 from llmzip.cram.chunking import Segment, plan_segments
 from llmzip.cram.decode import decode_chunks
 from llmzip.cram.effort import EFFORTS, chunk_budget_bits, grid_plan
-from llmzip.cram.engine import Engine, EngineSettings
+from llmzip.cram.engine import Engine
 from llmzip.cram.fixing import fix_some, fixed_share
 from llmzip.cram.optimizer import as_stored
 from llmzip.cram.rounding import Candidate, GridGoal, GridPlan, Rounding, next_steps, round_steps
+from llmzip.cram.settings import EngineSettings
 from llmzip.cram.tasks import Crammed, Task
 from llmzip.lm.model import FrozenLM
 from llmzip.store.container import GridMem, read_container

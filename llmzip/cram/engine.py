@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 import torch
 from torch import Tensor
 
-from llmzip.config import DEFAULT_MAX_PATCHES
 from llmzip.cram.contexts import Contexts
 from llmzip.cram.decode import decode_chunks
 from llmzip.cram.effort import most_patches, stop_rule
 from llmzip.cram.optimizer import Rows, Slot, as_stored, start_slot
-from llmzip.cram.rounding import GridGoal, GridPlan
+from llmzip.cram.rounding import GridGoal
+from llmzip.cram.settings import EngineSettings
 from llmzip.cram.tasks import Crammed, Task, split, step_tokens
-from llmzip.cram.underway import EngineState, OnSave, num_right
+from llmzip.cram.underway import EngineState, OnSave, OnStep, OnTask, SlotView, num_right
 from llmzip.errors import Interrupted, LimitExceeded
 from llmzip.lm.devices import (
     MemoryGauge,
@@ -48,25 +47,6 @@ _OPTIMISER_SLACK = 0.2  # logits
 _SAVE_SECONDS = 20.0  # between two times that what is under way is saved, if no chunk is accepted
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineSettings:
-    """How the engine spends its time. Nothing here changes what is exact."""
-
-    num_mem: int
-    max_steps: int
-    seed: int
-    context_tokens: int  # left context that no chunk exceeds, not even the second half of one
-    min_margin: float  # logits by which every unpatched token must lead
-    step_price_bits: float  # see `effort`
-    patches: int | None = None  # stop as soon as so few tokens are wrong, whatever steps cost
-    max_patches: float = DEFAULT_MAX_PATCHES  # share of a chunk's tokens
-    grid: GridPlan | None = None  # None: vectors are stored as bf16
-    batch_tokens: int | None = (
-        None  # vectors and tokens of one step; None: what the device has room for
-    )
-    deadline: float | None = None  # of `time.monotonic`; chunks not finished by then are left
-
-
 class Engine:
     """Crams chunks from a queue.
 
@@ -79,14 +59,16 @@ class Engine:
         judge: FrozenLM,
         settings: EngineSettings,
         *,
-        on_step: Callable[[int], None] = lambda num_right: None,
+        on_step: OnStep = lambda num_right, view: None,
+        on_task: OnTask = lambda what, task, steps: None,
         on_save: OnSave | None = None,
         cancel: threading.Event | None = None,
     ) -> None:
         """on_save: called with chunks just accepted and what is under way then; now and then
         and when the run is cancelled, with no chunks."""
         self._lm, self._judge, self._settings = lm, judge, settings
-        self._on_step, self._on_save, self._cancel = on_step, on_save, cancel
+        self._on_step, self._on_task, self._on_save = on_step, on_task, on_save
+        self._cancel = cancel
         self._saved_at = time.monotonic()
         self._contexts = Contexts(lm)
         self._judge_contexts = self._contexts if judge is lm else Contexts(judge)
@@ -190,6 +172,8 @@ class Engine:
         goal = None
         if self._settings.grid is not None:
             goal = GridGoal(limit=self._most_patches(task), wanted=self._wanted)
+        if not task.steps_so_far:
+            self._on_task("started", task, 0)
         return start_slot(self._lm, task, self._settings.num_mem, self._settings.seed, goal=goal)
 
     def _fits(self, slots: Sequence[Slot], task: Task | Slot) -> bool:
@@ -241,10 +225,15 @@ class Engine:
             rows.look()
             self.chunk_steps += between_looks * len(slots)
             self.token_steps += between_looks * num_tokens
-            self._on_step(self._num_right_waiting + sum(num_right(slot) for slot in slots))
+            now_right = self._num_right_waiting + sum(num_right(slot) for slot in slots)
+            self._on_step(now_right, lambda: self._view(slots, rows))
             is_settled = any(slot.is_settled for slot in slots)
             if is_settled or self._is_save_due() or self._is_late():
                 return
+
+    def _view(self, slots: Sequence[Slot], rows: Rows) -> SlotView:
+        """The oldest chunk under way, right after a look."""
+        return SlotView(slot=slots[0], margins=rows.margins(0), wanted=self._wanted)
 
     def _can_wait(self, finished: Sequence[Slot]) -> bool:
         """Whether another chunk may join those that wait for certification."""
@@ -289,11 +278,13 @@ class Engine:
                 grid_steps=None if steps is None else steps.cpu(),
             )
         elif slot.step < self._last_step:
+            self._on_task("refused", task, slot.step)
             yield self._once_more(slot)
         elif task.num_tokens <= LITERAL_TOKENS:
             patches = tuple(enumerate(task.ids))
             yield Crammed(task=task, mem=None, patches=patches, min_margin=None, steps=slot.step)
         else:
+            self._on_task("split", task, slot.step)
             yield from split(task, context_tokens=self._settings.context_tokens)
 
     @property

@@ -163,6 +163,7 @@ class Rows:
     def measure(self) -> None:
         """Run the model on the vectors as they would be stored, and find the wrong tokens."""
         self._leaf, self._rows = self._forward()
+        self._measured = self._live, self._places
         hidden = self._rows.detach().flatten(0, 1)[self._places]
         asked = None
         if self._fixing is not None:
@@ -238,7 +239,7 @@ class Rows:
             if slot.is_settled:
                 continue
             if rounding.steps is None:
-                if not rounding.may_begin(self._margins(row), slot.step, self._plan):
+                if not rounding.may_begin(self.margins(row), slot.step, self._plan):
                     continue
                 rounding.begin(slot.mem, slot.step, self._plan)
             elif rounding.is_due:
@@ -255,7 +256,7 @@ class Rows:
             mem=as_stored(slot.mem),
             steps=rounding.steps,
             gradient=self._gradient[row].clone(),
-            margins=self._margins(row),
+            margins=self.margins(row),
         )
         rounding.take(found)
         if rounding.go_on(slot.step, self._plan):
@@ -268,13 +269,14 @@ class Rows:
         self._mem[row] = slot.mem
         self._curvature.put(row, slot.curvature)
 
-    def _margins(self, row: int) -> Tensor:
+    def margins(self, row: int) -> Tensor:
         """Margins of a row's tokens as measured last, [L] on the CPU; of those not yet taken up,
         minus infinity."""
-        margins = torch.full_like(self._live, -torch.inf, dtype=torch.float32).flatten()
-        margins[self._places] = self._found.margins
+        live, places = self._measured
+        margins = torch.full_like(live, -torch.inf, dtype=torch.float32).flatten()
+        margins[places] = self._found.margins
         whole = torch.full((self._slots[row].task.num_tokens,), -torch.inf)
-        found = margins.view_as(self._live)[row, : len(whole)]
+        found = margins.view_as(live)[row, : len(whole)]
         whole[: len(found)] = found.cpu()
         return whole
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
+
+from torch import Tensor
 
 from llmzip.cram.optimizer import Slot
 from llmzip.cram.tasks import Crammed, Task
@@ -21,6 +23,7 @@ class EngineState:
     On an accelerator nearly so: there the batch follows the memory that is free.
     """
 
+    group: int = 0  # whose tasks they are: the index of its first segment
     taken: int = 0  # tasks that were taken from the queue
     again: list[Task | Slot] = field(default_factory=list)  # sent back, split or put off; first
     slots: list[Slot] = field(default_factory=list)
@@ -29,6 +32,21 @@ class EngineState:
 
 # Takes the chunks just accepted, and what is under way then.
 OnSave: TypeAlias = Callable[[Sequence[Crammed], EngineState], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotView:
+    """A chunk under way as it was measured last."""
+
+    slot: Slot
+    margins: Tensor  # [L] on the CPU; minus infinity: not yet taken up
+    wanted: float  # logits by which a token must lead
+
+
+# Takes the tokens right among the chunks under way, and what shows one of them.
+OnStep: TypeAlias = Callable[[int, Callable[[], SlotView]], None]
+# Takes what has happened to a task, and its steps so far.
+OnTask: TypeAlias = Callable[[Literal["started", "refused", "split"], Task, int], None]
 
 
 def num_right(slot: Slot) -> int:

@@ -1,0 +1,121 @@
+"""Jobs among workers: who does what, what is done again, and how much waits.
+
+Owns the order of jobs, how many of them are with a worker at a time, and what becomes of those of a
+worker that is lost. Knows nothing of Ray, nor of what a job is. Called by `cluster.ray_crew`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from llmzip.errors import LlmzipError
+from llmzip.progress import check_cancelled
+
+JOBS_A_WORKER = 2  # one that is worked on, one that waits: nobody is idle while a result travels
+MOST_TRIES = 4  # of one job, on workers that are lost meanwhile
+_LOOK_SECONDS = 0.5  # between two looks at whether the run is cancelled
+
+_Job = TypeVar("_Job")
+_Job_contra = TypeVar("_Job_contra", contravariant=True)
+_Result = TypeVar("_Result")
+_Result_co = TypeVar("_Result_co", covariant=True)
+_Handle = TypeVar("_Handle")
+
+
+class WorkerLost(Exception):
+    """A worker has ended, and what it was given with it."""
+
+
+class Staff(Protocol[_Job_contra, _Result_co, _Handle]):
+    """How workers are reached. They go by numbers."""
+
+    def hand(self, worker: int, job: _Job_contra) -> _Handle:
+        """Give a job to a worker; does not wait."""
+
+    def wait(self, handles: Sequence[_Handle], seconds: float) -> Sequence[_Handle]:
+        """Those that are done, or lost, after so long at most."""
+
+    def result(self, handle: _Handle) -> _Result_co:
+        """What a job gave. Raises WorkerLost, and what the job raised."""
+
+    def replace(self, worker: int) -> None:
+        """Put another worker in the place of one that is lost."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Given(Generic[_Job]):
+    worker: int
+    number: int
+    job: _Job
+
+
+def run_jobs(
+    staff: Staff[_Job, _Result, _Handle],
+    num_workers: int,
+    jobs: Sequence[_Job],
+    *,
+    say: Callable[[str], None] = lambda line: None,
+    cancel: threading.Event | None = None,
+) -> Iterator[tuple[int, _Result]]:
+    """The number and the result of every job, as they are done.
+
+    No more is handed out while a result waits to be taken. Raises what a job raised, LlmzipError
+    for one whose workers are lost again and again, Interrupted.
+    """
+    waiting = deque(enumerate(jobs))
+    tries = [0] * len(jobs)
+    given: dict[_Handle, _Given[_Job]] = {}
+    while waiting or given:
+        check_cancelled(cancel)
+        _hand_out(staff, num_workers, waiting, given)
+        done = staff.wait(list(given), _LOOK_SECONDS)
+        lost: set[int] = set()
+        for handle in done:
+            own = given.pop(handle)
+            try:
+                result = staff.result(handle)
+            except WorkerLost:
+                lost.add(own.worker)
+                tries[own.number] += 1
+                if tries[own.number] >= MOST_TRIES:
+                    raise LlmzipError(
+                        f"{MOST_TRIES} workers were lost over the same part of the text",
+                        hint="look at the cluster's logs: memory may be short",
+                    ) from None
+                waiting.appendleft((own.number, own.job))
+                continue
+            yield own.number, result
+        for worker in sorted(lost):
+            _take_back(worker, waiting, given)
+            say(f"worker {worker + 1} was lost; its work is done again")
+            staff.replace(worker)
+
+
+def _hand_out(
+    staff: Staff[_Job, _Result, _Handle],
+    num_workers: int,
+    waiting: deque[tuple[int, _Job]],
+    given: dict[_Handle, _Given[_Job]],
+) -> None:
+    """Give everybody work, those first who have least."""
+    loads = [0] * num_workers
+    for own in given.values():
+        loads[own.worker] += 1
+    while waiting and min(loads) < JOBS_A_WORKER:
+        worker = loads.index(min(loads))
+        number, job = waiting.popleft()
+        given[staff.hand(worker, job)] = _Given(worker=worker, number=number, job=job)
+        loads[worker] += 1
+
+
+def _take_back(
+    worker: int, waiting: deque[tuple[int, _Job]], given: dict[_Handle, _Given[_Job]]
+) -> None:
+    """What else a lost worker was given goes to others; nobody asks for the old handles again."""
+    for handle in [handle for handle, own in given.items() if own.worker == worker]:
+        own = given.pop(handle)
+        waiting.appendleft((own.number, own.job))

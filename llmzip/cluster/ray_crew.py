@@ -1,0 +1,246 @@
+"""Workers on a Ray cluster.
+
+Owns how they are started, reached and ended: one for each GPU where the work is begun on one, else
+one for so many cores. Knows nothing of what is done with results. Needs `llmzip[ray]`. Called by
+`cli.compress`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from llmzip.cluster.pool import WorkerLost, run_jobs
+from llmzip.cluster.worker import Worker
+from llmzip.crew import Job, Terms
+from llmzip.errors import InputError, LlmzipError, SettingsError
+
+LOCAL = "local"  # an address: a cluster of this machine alone, which ends with the run
+_CORES_A_WORKER = 4  # more make a step little faster; fewer hold the model more often
+
+Say: TypeAlias = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrewSettings:
+    """Which cluster, and how it is divided."""
+
+    address: str = LOCAL  # of a cluster, or "auto" for the one that this machine belongs to
+    num_workers: int | None = None  # None: as many as there is room for
+    cores: int | None = None  # of a worker; None: by room
+
+    def __post_init__(self) -> None:
+        for name, value in (("--ray-workers", self.num_workers), ("--ray-cores", self.cores)):
+            if value is not None and not 1 <= value <= 100_000:
+                raise SettingsError(f"{name} is a number from 1 to 100000")
+
+
+@contextmanager
+def ray_crew(settings: CrewSettings, *, say: Say = lambda line: None) -> Iterator[RayCrew]:
+    """A crew on the cluster until the block ends. Raises SettingsError without Ray, InputError for
+    a cluster that does not answer."""
+    try:
+        import ray
+    except ImportError as error:
+        raise SettingsError(
+            "--ray needs the package ray", hint="pip install 'llmzip[ray]'"
+        ) from error
+    if ray.is_initialized():  # the caller's own: it stays
+        yield RayCrew(ray, settings, say)
+        return
+    # Neither a line from Ray's own log, nor its handler of signals, nor figures sent anywhere.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    where = {} if settings.address == LOCAL else {"address": settings.address}
+    with _own_signals():
+        try:
+            ray.init(**where, include_dashboard=None if where else False, log_to_driver=False,
+                     configure_logging=True, logging_level="ERROR")  # fmt: skip
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"no Ray cluster at {settings.address}: {str(error).splitlines()[0]}",
+                hint="ray start --head starts one; --ray alone uses this machine",
+            ) from error
+    try:
+        yield RayCrew(ray, settings, say)
+    finally:
+        with _own_signals():
+            ray.shutdown()
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Handlers of signals as before afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class RayCrew:
+    """The workers of one run. Loads models once for all files."""
+
+    def __init__(self, ray: Any, settings: CrewSettings, say: Say) -> None:
+        self._ray, self._settings, self._say = ray, settings, say
+        self._team: _Team | None = None
+
+    def cram(
+        self, terms: Terms, jobs: Sequence[Job], *, say: Say, cancel: threading.Event | None
+    ) -> Iterator[bytes]:
+        """See `crew.Crew`."""
+        shared = self._ray.put(terms)
+        tasks = [("cram", (shared, job)) for job in jobs]
+        with self._staff(terms) as team:
+            for _, data in run_jobs(team, team.size, tasks, say=say, cancel=cancel):
+                yield data
+
+    def decode(
+        self,
+        terms: Terms,
+        packed: bytes,
+        wanted: Sequence[range],
+        *,
+        say: Say,
+        cancel: threading.Event | None,
+    ) -> Iterator[tuple[range, list[bytes | None]]]:
+        """See `crew.Crew`."""
+        shared = self._ray.put(terms), self._ray.put(packed)
+        tasks = [("decode", (*shared, where)) for where in wanted]
+        with self._staff(terms) as team:
+            for number, texts in run_jobs(team, team.size, tasks, say=say, cancel=cancel):
+                yield wanted[number], texts
+
+    @contextmanager
+    def _staff(self, terms: Terms) -> Iterator[_Team]:
+        """The workers, started where there are none; they go where the work ends badly."""
+        if self._team is None:
+            on_gpus = terms.numerics.startswith("cuda")
+            self._team = _Team(self._ray, _shape(self._ray, self._settings, on_gpus=on_gpus))
+            self._say(self._team.describe())
+        try:
+            yield self._team
+        except BaseException:
+            self._team.dismiss()
+            self._team = None
+            raise
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shape:
+    """How a cluster is divided."""
+
+    num_workers: int
+    cores: float
+    gpus: int  # of each worker
+
+
+def _shape(ray: Any, settings: CrewSettings, *, on_gpus: bool) -> _Shape:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if on_gpus:
+        most = sum(int(node.get("GPU", 0)) for node in nodes)
+        if not most:
+            raise SettingsError("the work was begun on a GPU, and the cluster has none")
+        return _Shape(num_workers=min(settings.num_workers or most, most), cores=1, gpus=1)
+    total = sum(int(node.get("CPU", 0)) for node in nodes)
+    largest = max((int(node.get("CPU", 0)) for node in nodes), default=0)
+    if not largest:
+        raise SettingsError("the cluster has no processor to spare")
+    cores = settings.cores or min(_CORES_A_WORKER, largest)
+    if settings.num_workers and not settings.cores:
+        cores = max(1, min(cores, total // settings.num_workers))
+    most = sum(int(node.get("CPU", 0)) // cores for node in nodes)
+    if not most:
+        raise SettingsError(f"no machine of the cluster has {cores} cores")
+    return _Shape(num_workers=min(settings.num_workers or most, most), cores=cores, gpus=0)
+
+
+class _Team:
+    """Actors, by numbers."""
+
+    def __init__(self, ray: Any, shape: _Shape) -> None:
+        self._ray, self._shape = ray, shape
+        self._kind = ray.remote(num_cpus=shape.cores, num_gpus=shape.gpus, max_restarts=0)(_Actor)
+        self._actors = [self._hire() for _ in range(shape.num_workers)]
+
+    @property
+    def size(self) -> int:
+        return len(self._actors)
+
+    def describe(self) -> str:
+        each = "one GPU" if self._shape.gpus else f"{self._shape.cores:g} cores"
+        workers = "1 worker" if self.size == 1 else f"{self.size} workers"
+        return f"{workers} on the Ray cluster, {each} each".replace(" 1 cores", " 1 core")
+
+    def hand(self, worker: int, job: tuple[str, tuple[Any, ...]]) -> Any:
+        name, arguments = job
+        return getattr(self._actors[worker], name).remote(*arguments)
+
+    def wait(self, handles: Sequence[Any], seconds: float) -> Sequence[Any]:
+        done, _ = self._ray.wait(list(handles), num_returns=1, timeout=seconds)
+        return list(done)
+
+    def result(self, handle: Any) -> Any:
+        lost = self._ray.exceptions
+        try:
+            found = self._ray.get(handle)
+        except (lost.RayActorError, lost.WorkerCrashedError, lost.OutOfMemoryError) as error:
+            raise WorkerLost from error
+        if isinstance(found, _Failure):
+            raise found.error()
+        return found
+
+    def replace(self, worker: int) -> None:
+        self._actors[worker] = self._hire()
+
+    def dismiss(self) -> None:
+        """End all workers, whatever they are at."""
+        for actor in self._actors:
+            with suppress(Exception):  # it may be gone already
+                self._ray.kill(actor)
+
+    def _hire(self) -> Any:
+        return self._kind.remote(None if self._shape.gpus else int(self._shape.cores))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Failure:
+    """An error of ours, on its way back: exceptions with settings of their own do not travel."""
+
+    message: str
+    hint: str
+    exit_code: int
+
+    def error(self) -> LlmzipError:
+        error = LlmzipError(f"on a worker: {self.message}", hint=self.hint)
+        error.exit_code = self.exit_code
+        return error
+
+
+class _Actor:
+    """A worker's process."""
+
+    def __init__(self, threads: int | None) -> None:
+        with suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
+        self._worker = Worker(threads=threads)
+
+    def cram(self, terms: Terms, job: Job) -> Any:
+        return self._try(lambda: self._worker.cram(terms, job))
+
+    def decode(self, terms: Terms, packed: bytes, wanted: range) -> Any:
+        return self._try(lambda: self._worker.decode(terms, packed, wanted))
+
+    def _try(self, work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        except LlmzipError as error:
+            return _Failure(message=str(error), hint=error.hint, exit_code=error.exit_code)

@@ -1,0 +1,327 @@
+"""Groups of chunks: what falls into one, and that it does not matter where one is crammed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmzip import codec, groups
+from llmzip.cluster.worker import Worker
+from llmzip.config import CompressSettings, ComputeSettings
+from llmzip.cram.checkpoint import unpack_crammed
+from llmzip.cram.chunking import Segment, Span
+from llmzip.cram.tasks import Crammed, Task
+from llmzip.crew import Job, Terms
+from llmzip.errors import Interrupted, SettingsError
+from llmzip.groups import Group, groups_of, unfinished
+from llmzip.planning import Part, Plan
+from llmzip.progress import ChunkEvent, Outlook, Progress
+from llmzip.store.container import read_container
+from llmzip.store.journal import Journal
+from tests.tiny_models import SHORT_TEXT, TEXT
+
+OPTIONS = {"budget_bits": 40.0, "max_steps": 40, "preset": "fast", "context_tokens": 16}
+
+
+def segment(index: int, num_tokens: int) -> Segment:
+    half = num_tokens // 2
+    spans = (Span(start=0, end=half, surprisal_bits=1.0),
+             Span(start=half, end=num_tokens, surprisal_bits=1.0))  # fmt: skip
+    return Segment(
+        index=index, offset=0, start_ids=(), ids=tuple(range(num_tokens)),
+        surprisal_bits=(1.0,) * num_tokens, spans=spans,
+    )  # fmt: skip
+
+
+def plan_of(*sizes: int) -> Plan:
+    found = [segment(index, size) for index, size in enumerate(sizes)]
+    part = Part(data=b"x", ids=(1,))
+    return Plan(parts=[(part, found[:2]), (part, found[2:])], context_tokens=7, grid=None)
+
+
+def crammed(task: Task) -> Crammed:
+    return Crammed(task=task, mem=None, patches=(), min_margin=None, steps=1)
+
+
+def test_groups_hold_every_segment_once_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(groups._GROUP_TOKENS, "cpu", 20)
+    plan = plan_of(8, 12, 30, 4, 4, 4, 9)
+    found = groups_of(plan, "cpu")
+    assert [[len(each.ids) for each in group.segments] for group in found] == [
+        [8, 12], [30], [4, 4, 4, 9],
+    ]  # fmt: skip
+    assert [group.index for group in found] == [0, 2, 3]
+    assert [group.num_tokens for group in found] == [20, 30, 21]
+    assert [task for group in found for task in group.tasks] == list(plan.tasks)
+    assert {group.context_tokens for group in found} == {7}
+    assert len(groups_of(plan, "cuda")) == 1
+
+
+def test_a_group_is_finished_once_all_its_tokens_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(groups._GROUP_TOKENS, "cpu", 20)
+    found = groups_of(plan_of(8, 12, 30), "cpu")
+    tasks = [crammed(task) for task in found[0].tasks]
+    assert unfinished(found, []) == found
+    assert unfinished(found, tasks[:-1]) == found
+    assert unfinished(found, tasks) == found[1:]
+    # One that was split in two, the second of which begins anew.
+    last = tasks[-1].task
+    whole = last.segment
+    parts = [
+        Task(segment=whole, start=last.start, end=last.start + 2),
+        Task(segment=whole.from_token(last.start + 2), start=0, end=last.num_tokens - 2),
+    ]
+    assert unfinished(found, [*tasks[:-1], *map(crammed, parts)]) == found[1:]
+    assert all(found[0].has(chunk) for chunk in tasks)
+    assert not any(found[1].has(chunk) for chunk in tasks)
+
+
+class InProcess:
+    """A crew that works here, its last job first."""
+
+    def __init__(self) -> None:
+        self.worker = Worker(threads=1)
+        self.jobs: list[Job] = []
+        self.ranges: list[range] = []
+
+    def cram(
+        self,
+        terms: Terms,
+        jobs: Sequence[Job],
+        *,
+        say: Callable[[str], None],
+        cancel: threading.Event | None,
+    ) -> Iterator[bytes]:
+        say("working")
+        for job in reversed(jobs):
+            self.jobs.append(job)
+            yield self.worker.cram(terms, job, cancel=cancel)
+
+    def decode(
+        self,
+        terms: Terms,
+        packed: bytes,
+        wanted: Sequence[range],
+        *,
+        say: Callable[[str], None],
+        cancel: threading.Event | None,
+    ) -> Iterator[tuple[range, list[bytes | None]]]:
+        for where in reversed(wanted):
+            self.ranges.append(where)
+            yield where, self.worker.decode(terms, packed, where, cancel=cancel)
+
+
+@pytest.fixture
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(groups._GROUP_TOKENS, "cpu", 8)
+    monkeypatch.setattr("llmzip.encoding._SEGMENTS_A_JOB", 2)
+
+
+def settings(model: Path, **more: object) -> CompressSettings:
+    return CompressSettings(model=str(model), **(OPTIONS | more))  # type: ignore[arg-type]
+
+
+def test_a_crew_gives_the_bytes_of_a_run_here(
+    tiny_model: Callable[..., Path], small_groups: None
+) -> None:
+    own = settings(tiny_model("llama"), seed=4)
+    crew, said = InProcess(), list[str]()
+    here = codec.compress_bytes(SHORT_TEXT, own)
+    there = codec.compress_bytes(
+        SHORT_TEXT, own, crew=crew, on_progress=lambda event: said.append(event.message)
+    )
+    assert here == there
+    assert len(crew.jobs) > 2 and len(crew.ranges) > 1 and "working" in said
+    assert codec.compress_bytes(SHORT_TEXT, replace(own, seed=5)) != here
+
+
+def test_the_size_of_the_batch_is_all_that_groups_change(
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("llama")
+    whole = codec.compress_bytes(SHORT_TEXT, settings(model))
+    monkeypatch.setitem(groups._GROUP_TOKENS, "cpu", 8)
+    parts = codec.compress_bytes(SHORT_TEXT, settings(model))
+    shapes = [
+        [(chunk.num_tokens, chunk.starts_segment) for chunk in read_container(each).chunks]
+        for each in (whole, parts)
+    ]
+    assert shapes[0] == shapes[1]
+
+
+def test_work_moves_between_here_and_a_crew(
+    tiny_model: Callable[..., Path], tmp_path: Path, small_groups: None
+) -> None:
+    own = settings(tiny_model("llama"))
+    expected = codec.compress_bytes(SHORT_TEXT, own)
+    cancel = threading.Event()
+
+    def stop_within_a_group(event: Progress) -> None:
+        if event.chunks_done == 3:
+            cancel.set()
+
+    path = str(tmp_path / "x.part")
+    journal = Journal.open(path)
+    with pytest.raises(Interrupted):
+        codec.compress_bytes(
+            SHORT_TEXT, own, journal=journal, on_progress=stop_within_a_group, cancel=cancel
+        )
+    journal.close()
+
+    class Tired(InProcess):
+        def cram(self, *args: object, **more: object) -> Iterator[bytes]:
+            found = super().cram(*args, **more)  # type: ignore[arg-type]
+            yield next(found)
+            raise Interrupted("enough")
+
+    journal = Journal.open(path)
+    tired = Tired()
+    with pytest.raises(Interrupted):
+        codec.compress_bytes(SHORT_TEXT, own, journal=journal, crew=tired)
+    journal.close()
+    journal = Journal.open(path)
+    rested = InProcess()
+    assert codec.compress_bytes(SHORT_TEXT, own, journal=journal, crew=rested) == expected
+    journal.remove()
+    assert len(tired.jobs) == 1 and len(rested.jobs) >= 1
+    assert sum(bool(job.state) for job in rested.jobs) == 1  # what was under way is gone on with
+    done = {job.group.index for job in tired.jobs}
+    assert done.isdisjoint(job.group.index for job in rested.jobs)
+
+
+def test_a_run_of_a_crew_is_gone_on_with_here(
+    tiny_model: Callable[..., Path], tmp_path: Path, small_groups: None
+) -> None:
+    own = settings(tiny_model("llama"))
+    expected = codec.compress_bytes(SHORT_TEXT, own)
+
+    class Once(InProcess):
+        def cram(self, *args: object, **more: object) -> Iterator[bytes]:
+            yield next(super().cram(*args, **more))  # type: ignore[arg-type]
+            raise Interrupted("enough")
+
+    journal = Journal.open(str(tmp_path / "x.part"))
+    with pytest.raises(Interrupted):
+        codec.compress_bytes(SHORT_TEXT, own, journal=journal, crew=Once())
+    seen: list[Progress] = []
+    assert (
+        codec.compress_bytes(SHORT_TEXT, own, journal=journal, on_progress=seen.append) == expected
+    )
+    journal.remove()
+    assert any(event.message.startswith("resumed: ") for event in seen)
+
+
+def test_a_worker_takes_the_margin_of_the_terms(tiny_model: Callable[..., Path]) -> None:
+    own = settings(tiny_model("llama"), bits=16)
+    crew = InProcess()
+
+    class Strict(InProcess):
+        def cram(self, terms: Terms, *args: object, **more: object) -> Iterator[bytes]:
+            return crew.cram(replace(terms, min_margin=0.9), *args, **more)  # type: ignore[arg-type]
+
+    codec.compress_bytes(SHORT_TEXT, own, crew=Strict())
+    (job, *_) = crew.jobs
+    terms = Terms(
+        model=str(own.model), files=next(iter(crew.worker._shops.values())).files,
+        numerics="cpu torch.float32", min_margin=0.9, settings=own,
+    )  # fmt: skip
+    by_index = {each.index: each for each in job.group.segments}
+    margins = [
+        chunk.min_margin
+        for chunk in unpack_crammed(crew.worker.cram(terms, job), by_index)
+        if chunk.min_margin is not None
+    ]
+    assert margins and min(margins) >= 0.9
+
+
+@pytest.mark.parametrize("more", [{"time_budget_s": 5.0}, {"codec": "arith"}])
+def test_what_a_crew_is_not_for(tiny_model: Callable[..., Path], more: dict[str, object]) -> None:
+    own = CompressSettings(model=str(tiny_model("llama")), **more)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="--ray is for cramming"):
+        codec.compress_bytes(SHORT_TEXT, own, crew=InProcess())
+
+
+# What is told meanwhile
+
+
+def test_every_chunk_is_started_and_accepted(tiny_model: Callable[..., Path]) -> None:
+    seen: list[ChunkEvent] = []
+
+    def note(event: Progress) -> None:
+        if event.chunk is not None:
+            assert event.stage == "cram"
+            seen.append(event.chunk)
+
+    own = settings(tiny_model("llama"), budget_bits=400.0, max_steps=2, bits=16)
+    packed = codec.compress_bytes(TEXT[:60].encode(), own, on_progress=note)
+    chunks = read_container(packed).chunks
+    accepted = [each for each in seen if each.what == "accepted"]
+    started = {(each.first_token, each.num_tokens) for each in seen if each.what == "started"}
+    split = {(each.first_token, each.num_tokens) for each in seen if each.what == "split"}
+    assert split  # two steps are too few
+    ends = {(each.first_token, each.num_tokens) for each in accepted}
+    assert ends | split == started and not ends & split
+    in_order = sorted(accepted, key=lambda each: each.first_token)
+    assert [each.num_tokens for each in in_order] == [chunk.num_tokens for chunk in chunks]
+    assert [each.num_patches for each in in_order] == [len(chunk.patches) for chunk in chunks]
+    for event, chunk in zip(in_order, chunks, strict=True):
+        kind = "literal" if chunk.mem is None else "patched" if chunk.patches else "crammed"
+        assert event.mode == kind and (event.min_margin is None) == (kind == "literal")
+        assert event.stored_bytes > 0
+
+
+def test_a_chunk_under_way_can_be_looked_at(tiny_model: Callable[..., Path]) -> None:
+    views = []
+
+    def look(event: Progress) -> None:
+        if event.view is not None:
+            views.append(event.view())
+
+    own = settings(tiny_model("llama"))
+    codec.compress_bytes(SHORT_TEXT, own, on_progress=look)
+    assert len(views) > 5
+    for view in views:
+        assert len(view.pieces) == len(view.margins)
+        assert b"".join(view.pieces) in SHORT_TEXT
+        assert view.shortfall >= 0
+    assert [view.step for view in views[:4]] == [1, 2, 3, 4]
+    assert {view.is_fixing for view in views} == {True, False}
+    # Nearer to the end of the first chunk, fewer logits are missing.
+    first = [view.shortfall for view in views if view.first_token == 0]
+    assert min(first[-3:]) < first[0]
+
+
+def test_time_is_told_before_the_optimiser_begins(tiny_model: Callable[..., Path]) -> None:
+    told: list[Outlook] = []
+    stages: list[str] = []
+
+    def decline(outlook: Outlook) -> None:
+        told.append(outlook)
+        raise Interrupted("rather not")
+
+    with pytest.raises(Interrupted, match="rather not"):
+        codec.compress_bytes(
+            SHORT_TEXT, settings(tiny_model("llama")), on_outlook=decline,
+            on_progress=lambda event: stages.append(event.stage),
+        )  # fmt: skip
+    assert told[-1].seconds is not None and 0 < told[-1].seconds < 600
+    assert "cram" not in stages
+
+
+def test_threads_of_a_worker_are_given_back(tiny_model: Callable[..., Path]) -> None:
+    own = CompressSettings(
+        model=str(tiny_model("llama")), compute=ComputeSettings(threads=2), **OPTIONS
+    )  # type: ignore[arg-type]
+    before = torch.get_num_threads()
+    codec.compress_bytes(SHORT_TEXT, own, crew=InProcess())
+    assert torch.get_num_threads() == before
+
+
+def test_a_group_is_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    (group,) = groups_of(plan_of(8), "cpu")
+    assert replace(group) == group and isinstance(group, Group)
