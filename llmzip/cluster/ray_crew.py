@@ -53,8 +53,10 @@ def ray_crew(settings: CrewSettings, *, say: Say = lambda line: None) -> Iterato
     if ray.is_initialized():  # the caller's own: it stays
         yield RayCrew(ray, settings, say)
         return
-    # Neither a line from Ray's own log, nor its handler of signals, nor figures sent anywhere.
+    # Neither a line from Ray's own log, nor its handler of signals, nor figures sent anywhere; and
+    # workers of this machine are to work as this process would.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")
     where = {} if settings.address == LOCAL else {"address": settings.address}
     with _own_signals():
         try:
