@@ -42,6 +42,7 @@ def compress(
     time_budget: options.TimeBudget = None,
     bf16_safe: options.Bf16Safe = False,
     dry_run: options.DryRun = False,
+    watch: options.Watch = False,
     seed: options.Seed = _Defaults.seed,
     threads: options.Threads = None,
     batch: options.Batch = None,
@@ -81,7 +82,7 @@ def compress(
     )
     job = JobSettings(
         file=file, output=output, force=force, restart=restart,
-        json=json, quiet=quiet, verbose=verbose,
+        json=json, quiet=quiet, verbose=verbose, watch=watch,
     )  # fmt: skip
     (_forecast if dry_run else _run)(job, settings)
 

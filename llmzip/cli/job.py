@@ -42,6 +42,7 @@ class JobSettings:
     json: bool
     quiet: bool
     verbose: bool
+    watch: bool = False  # show a chunk under way, on a terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +245,8 @@ def _work(
     kept: _Kept | None = None,
 ) -> _Result:
     on_read(data)
-    with show_progress(quiet=settings.quiet, verbose=settings.verbose) as show, stop.at_once():
+    looks = {"quiet": settings.quiet, "verbose": settings.verbose, "watch": settings.watch}
+    with show_progress(**looks) as show, stop.at_once():
 
         def tell(event: Progress) -> None:
             if kept:

@@ -135,6 +135,9 @@ DryRun: TypeAlias = Annotated[
         "--dry-run", help="Try a small part, predict time and size of the whole, write nothing."
     ),
 ]
+Watch: TypeAlias = Annotated[
+    bool, typer.Option("--watch", help="Show a chunk coming into focus, on a terminal.")
+]
 Seed: TypeAlias = Annotated[int, typer.Option(metavar="S", help="Seed of the starting vectors.")]
 Codec: TypeAlias = Annotated[
     str,

@@ -23,8 +23,9 @@ LINE_SECONDS = 30.0
 
 
 @contextmanager
-def show_progress(*, quiet: bool, verbose: bool) -> Iterator[OnProgress]:
-    """A function that draws events until the block ends: a bar, lines, or next to nothing.
+def show_progress(*, quiet: bool, verbose: bool, watch: bool = False) -> Iterator[OnProgress]:
+    """A function that draws events until the block ends: a bar, lines, or next to nothing; with
+    `watch`, where there is a bar, a chunk under way.
 
     A bar needs a terminal that can move its cursor. A log gets lines with `verbose`, else only what
     a run says about its model.
@@ -33,6 +34,11 @@ def show_progress(*, quiet: bool, verbose: bool) -> Iterator[OnProgress]:
     is_dumb = os.environ.get("TERM", "") in ("dumb", "unknown")
     if quiet:
         yield lambda event: None
+    elif is_terminal and not is_dumb and watch:
+        from llmzip.cli.watch import show_watch
+
+        with show_watch() as screen:
+            yield screen
     elif is_terminal and not is_dumb:
         with _rich_progress() as bar:
             yield _Bar(bar)
@@ -72,7 +78,7 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-class _Timer:
+class Timer:
     """Seconds since the current stage began."""
 
     def __init__(self) -> None:
@@ -91,7 +97,7 @@ class _Lines:
 
     def __init__(self, *, enabled: bool) -> None:
         self._enabled = enabled
-        self._timer = _Timer()
+        self._timer = Timer()
         self._next_line = 0.0
 
     def __call__(self, event: Progress) -> None:
@@ -111,7 +117,7 @@ class _Bar:
 
     def __init__(self, bar: RichProgress) -> None:
         self._bar = bar
-        self._timer = _Timer()
+        self._timer = Timer()
         self._task = bar.add_task("start", total=None, figures="")
 
     def __call__(self, event: Progress) -> None:
