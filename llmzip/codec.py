@@ -62,8 +62,9 @@ def compress_bytes(
     """The `.crm` container of `data`, already decoded once and found equal.
 
     journal: where work is kept, and that of an earlier run is found; its owner removes it once the
-    result is safe. crew: crams instead of this process, to the same bytes. Raises ModelUnavailable, SettingsError, ResumeRefused, Interrupted; never
-    "failed to converge".
+    result is safe. crew: crams instead of this process, to the same bytes. on_outlook: is told what
+    lies ahead. Raises ModelUnavailable, SettingsError, ResumeRefused, Interrupted; never "failed to
+    converge".
     """
     started = time.monotonic()
     budget = settings.time_budget_s

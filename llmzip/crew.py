@@ -14,6 +14,7 @@ from typing import Protocol
 from llmzip.config import CompressSettings
 from llmzip.groups import Group
 from llmzip.lm.zoo import ModelFiles
+from llmzip.planning import Cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,17 @@ class Job:
 
 class Crew(Protocol):
     """Workers that have, or can load, the same model."""
+
+    def read(
+        self,
+        terms: Terms,
+        cut: Cut,
+        blocks: Sequence[tuple[int, ...]],
+        *,
+        say: Callable[[str], None],
+        cancel: threading.Event | None,
+    ) -> Iterator[tuple[int, bytes]]:
+        """The number of each block of tokens and its segments, packed, as they are read."""
 
     def cram(
         self,

@@ -9,10 +9,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from llmzip.config import CompressSettings
-from llmzip.cram.checkpoint import pack_crammed, pack_state, unpack_crammed, unpack_state
+from llmzip.cram.checkpoint import (
+    pack_crammed,
+    pack_state,
+    unpack_crammed,
+    unpack_segments,
+    unpack_state,
+)
+from llmzip.cram.chunking import Segment
 from llmzip.cram.tasks import Crammed
 from llmzip.cram.underway import EngineState
 from llmzip.crew import Crew, Job, Terms
@@ -24,7 +32,7 @@ from llmzip.lm.zoo import DEFAULT_MODEL, MODELS
 from llmzip.outlook import cram_seconds
 from llmzip.packing import assemble
 from llmzip.pieces import restore
-from llmzip.planning import Part, Plan, plan_parts
+from llmzip.planning import Cut, Part, Plan, plan_parts
 from llmzip.progress import OnOutlook, OnProgress, Outlook, Progress
 from llmzip.store.container import Container, StoredRun, read_container, write_container
 from llmzip.store.journal import Journal
@@ -54,8 +62,11 @@ def cram_parts(
     chunks are kept, and those of an earlier run are found. crew: crams and decodes instead of this
     process.
     """
+    read = None
+    if crew is not None:
+        read = partial(_read_elsewhere, _terms(shop, settings), crew, on_progress, cancel)
     plan = plan_parts(
-        parts, shop, settings, journal=journal, on_progress=on_progress, cancel=cancel
+        parts, shop, settings, journal=journal, read=read, on_progress=on_progress, cancel=cancel
     )
     crammed = list(
         cram_plan(
@@ -80,6 +91,27 @@ def cram_parts(
     ):  # the hashes agree, so this would be a fault of the container's own
         raise IntegrityError("the finished container does not give the input back")
     return packed
+
+
+def _read_elsewhere(
+    terms: Terms,
+    crew: Crew,
+    on_progress: OnProgress,
+    cancel: threading.Event | None,
+    cut: Cut,
+    blocks: Sequence[tuple[int, ...]],
+) -> Iterator[tuple[int, Sequence[Segment]]]:
+    """The segments of each block of tokens, as a crew gives them."""
+    progress = Progress(stage="measure", tokens_total=sum(map(len, blocks)))
+
+    def say(message: str) -> None:
+        on_progress(replace(progress, message=message))
+
+    for number, packed in crew.read(terms, cut, blocks, say=say, cancel=cancel):
+        (found,) = unpack_segments(packed, [blocks[number]])
+        progress = replace(progress, tokens_right=progress.tokens_right + len(blocks[number]))
+        on_progress(progress)
+        yield number, found
 
 
 def _decoded(

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeAlias
 
 from llmzip.config import CompressSettings
 from llmzip.cram.checkpoint import pack_segments, unpack_segments
@@ -18,6 +19,7 @@ from llmzip.cram.chunking import Segment, longest_chunk, plan_segments
 from llmzip.cram.effort import EFFORTS, Effort, chunk_budget_bits, grid_plan
 from llmzip.cram.rounding import GridPlan
 from llmzip.cram.tasks import Task
+from llmzip.lm.model import FrozenLM
 from llmzip.lm.tokens import Tokens
 from llmzip.progress import OnProgress, Progress, check_cancelled
 from llmzip.store.journal import Journal
@@ -31,6 +33,9 @@ _MIN_CRAM_TOKENS = 8
 # the decoder to work on at a time.
 _SEGMENTS_WANTED = 64
 _SHORTEST_CONTEXT_TOKENS = 64  # a shorter one only makes chunks wait for each other
+# Tokens that are read apart from others: enough for the segments that end with them, too early, to
+# be few.
+_BLOCK_TOKENS = 16384
 _PLANNING_SHARE = 0.1  # of a time budget: reading takes a twentieth of the time of cramming
 _LOWEST_BUDGET_BITS = 48.0
 _KEPT = "plan"  # in the journal
@@ -43,6 +48,31 @@ class Part:
 
     data: bytes
     ids: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """How tokens are cut: what `plan_segments` is told."""
+
+    start_id: int | None
+    context_tokens: int
+    budget_bits: float
+    max_chunk_tokens: int
+    spared: float
+
+    def segments(self, lm: FrozenLM, ids: Sequence[int]) -> Iterator[Segment]:
+        """Of one block."""
+        return plan_segments(
+            lm, ids, start_id=self.start_id, context_tokens=self.context_tokens,
+            budget_bits=self.budget_bits, max_chunk_tokens=self.max_chunk_tokens,
+            spared=self.spared,
+        )  # fmt: skip
+
+
+# The number and the segments of each block, as they are read.
+Read: TypeAlias = Callable[
+    [Cut, Sequence[tuple[int, ...]]], Iterable[tuple[int, Sequence[Segment]]]
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +124,16 @@ def plan_parts(
     settings: CompressSettings,
     *,
     journal: Journal | None = None,
+    read: Read | None = None,
     on_progress: OnProgress = lambda event: None,
     cancel: threading.Event | None = None,
 ) -> Plan:
     """Read every part with the model and cut it. Within a time budget, what is not read in a tenth
-    of it is left out of the segments. A plan in the journal stays as it is."""
+    of it is left out of the segments. A plan in the journal stays as it is.
+
+    read: reads blocks of tokens somewhere else; no segment goes beyond its block, so that it does
+    not matter where.
+    """
     on_progress(Progress(stage="measure", bytes_total=sum(len(part.data) for part in parts)))
     num_tokens = sum(len(part.ids or ()) for part in parts)
     grid = grid_plan(settings.preset, settings.bits, settings.max_steps)
@@ -113,41 +148,67 @@ def plan_parts(
     if kept:
         segments = unpack_segments(kept[-1], [part.ids for part in parts])
     else:
-        cut = partial(
-            plan_segments, shop.lm, start_id=shop.start_id, context_tokens=context,
+        cut = Cut(
+            start_id=shop.start_id, context_tokens=context,
             budget_bits=settings.budget_bits or _default_budget_bits(shop, settings, grid),
             max_chunk_tokens=longest, spared=0.0 if grid is None else settings.max_patches,
         )  # fmt: skip
-        segments = _cut_parts(parts, cut, settings.time_budget_s, cancel)
+        if read is None:
+            read = partial(_read_here, shop.lm, settings.time_budget_s, cancel)
+        segments = _cut_parts(parts, cut, read)
         if journal:
             journal.keep(_KEPT, pack_segments(segments))
     planned = list(zip(parts, segments, strict=True))
     return Plan(parts=planned, context_tokens=context, grid=grid)
 
 
-def _cut_parts(
-    parts: Sequence[Part],
-    cut: Callable[..., Iterator[Segment]],
+def _cut_parts(parts: Sequence[Part], cut: Cut, read: Read) -> list[list[Segment]]:
+    """The segments of each part, numbered through."""
+    blocks = [
+        (number, offset, ids)
+        for number, part in enumerate(parts)
+        for offset, ids in _blocks(part.ids or ())
+    ]
+    by_block: dict[int, Sequence[Segment]] = dict(read(cut, [ids for _, _, ids in blocks]))
+    found: list[list[Segment]] = [[] for _ in parts]
+    index = 0
+    for place, (number, offset, _) in enumerate(blocks):
+        for segment in by_block.get(place, ()):
+            found[number].append(replace(segment, index=index, offset=offset + segment.offset))
+            index += 1
+    return found
+
+
+def _blocks(ids: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Tokens in blocks of about the same size, and where each begins."""
+    count = max(1, round(len(ids) / _BLOCK_TOKENS))
+    ends = [len(ids) * number // count for number in range(count + 1)]
+    for begin, end in zip(ends, ends[1:], strict=False):
+        if end > begin:
+            yield begin, ids[begin:end]
+
+
+def _read_here(
+    lm: FrozenLM,
     time_budget_s: float | None,
     cancel: threading.Event | None,
-) -> list[list[Segment]]:
-    """The segments of each part. cut: of tokens and the index of the first segment."""
+    cut: Cut,
+    blocks: Sequence[tuple[int, ...]],
+) -> Iterator[tuple[int, Sequence[Segment]]]:
+    """The segments of each block, of as many as a time budget leaves room for."""
     late = float("inf")
     if time_budget_s is not None:
         late = time.monotonic() + _PLANNING_SHARE * time_budget_s
-    found: list[list[Segment]] = []
-    index = 0
-    for part in parts:
-        found.append([])
-        if part.ids is None or time.monotonic() >= late:
-            continue
-        for segment in cut(part.ids, first_index=index):
+    for number, ids in enumerate(blocks):
+        found: list[Segment] = []
+        for segment in cut.segments(lm, ids):
             check_cancelled(cancel)
-            found[-1].append(segment)
-            index += 1
+            found.append(segment)
             if time.monotonic() >= late:
                 break
-    return found
+        yield number, found
+        if time.monotonic() >= late:
+            return
 
 
 def _default_context(effort: Effort, num_tokens: int, *, is_grid: bool) -> int:

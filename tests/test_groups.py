@@ -19,10 +19,14 @@ from llmzip.cram.tasks import Crammed, Task
 from llmzip.crew import Job, Terms
 from llmzip.errors import Interrupted, SettingsError
 from llmzip.groups import Group, groups_of, unfinished
-from llmzip.planning import Part, Plan
+from llmzip.lm.tokens import Tokens
+from llmzip.lm.zoo import resolve
+from llmzip.planning import Cut, Part, Plan, plan_parts, tokenised_parts
 from llmzip.progress import ChunkEvent, Outlook, Progress
 from llmzip.store.container import read_container
 from llmzip.store.journal import Journal
+from llmzip.triage import split_stretches
+from llmzip.workshop import open_workshop
 from tests.tiny_models import SHORT_TEXT, TEXT
 
 OPTIONS = {"budget_bits": 40.0, "max_steps": 40, "preset": "fast", "context_tokens": 16}
@@ -81,6 +85,28 @@ def test_a_group_is_finished_once_all_its_tokens_are_held(monkeypatch: pytest.Mo
     assert not any(found[1].has(chunk) for chunk in tasks)
 
 
+def test_no_segment_goes_beyond_its_block(
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmzip.planning._BLOCK_TOKENS", 50)
+    own = settings(tiny_model("llama"))
+    files = resolve(str(own.model))
+    tokens = Tokens.load(files.path)
+    shop = open_workshop(files, tokens, own.compute)
+    parts = tokenised_parts(split_stretches(TEXT[:800].encode()), tokens)
+    plan = plan_parts(parts, shop, own)
+    ((part, segments),) = plan.parts
+    assert part.ids is not None
+    assert sum((segment.ids for segment in segments), ()) == part.ids
+    assert [segment.index for segment in segments] == list(range(len(segments)))
+    begins = [segment.offset for segment in segments]
+    ends = [segment.offset + len(segment.ids) for segment in segments]
+    assert begins == [0, *ends[:-1]]
+    count = round(len(part.ids) / 50)
+    borders = [len(part.ids) * number // count for number in range(1, count + 1)]
+    assert count > 3 and set(borders) <= set(ends)
+
+
 class InProcess:
     """A crew that works here, its last job first."""
 
@@ -88,6 +114,20 @@ class InProcess:
         self.worker = Worker(threads=1)
         self.jobs: list[Job] = []
         self.ranges: list[range] = []
+        self.blocks: list[tuple[int, ...]] = []
+
+    def read(
+        self,
+        terms: Terms,
+        cut: Cut,
+        blocks: Sequence[tuple[int, ...]],
+        *,
+        say: Callable[[str], None],
+        cancel: threading.Event | None,
+    ) -> Iterator[tuple[int, bytes]]:
+        for number in reversed(range(len(blocks))):
+            self.blocks.append(blocks[number])
+            yield number, self.worker.read(terms, cut, blocks[number])
 
     def cram(
         self,
@@ -120,6 +160,7 @@ class InProcess:
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(groups._GROUP_TOKENS, "cpu", 8)
     monkeypatch.setattr("llmzip.encoding._SEGMENTS_A_JOB", 2)
+    monkeypatch.setattr("llmzip.planning._BLOCK_TOKENS", 30)
 
 
 def settings(model: Path, **more: object) -> CompressSettings:
@@ -137,6 +178,7 @@ def test_a_crew_gives_the_bytes_of_a_run_here(
     )
     assert here == there
     assert len(crew.jobs) > 2 and len(crew.ranges) > 1 and "working" in said
+    assert len(crew.blocks) > 1
     assert codec.compress_bytes(SHORT_TEXT, replace(own, seed=5)) != here
 
 

@@ -19,6 +19,7 @@ from llmzip.cluster.pool import WorkerLost, run_jobs
 from llmzip.cluster.worker import Worker
 from llmzip.crew import Job, Terms
 from llmzip.errors import InputError, LlmzipError, SettingsError
+from llmzip.planning import Cut
 
 LOCAL = "local"  # an address: a cluster of this machine alone, which ends with the run
 _CORES_A_WORKER = 4  # more make a step little faster; fewer hold the model more often
@@ -94,6 +95,21 @@ class RayCrew:
     def __init__(self, ray: Any, settings: CrewSettings, say: Say) -> None:
         self._ray, self._settings, self._say = ray, settings, say
         self._team: _Team | None = None
+
+    def read(
+        self,
+        terms: Terms,
+        cut: Cut,
+        blocks: Sequence[tuple[int, ...]],
+        *,
+        say: Say,
+        cancel: threading.Event | None,
+    ) -> Iterator[tuple[int, bytes]]:
+        """See `crew.Crew`."""
+        shared = self._ray.put(terms)
+        tasks = [("read", (shared, cut, ids)) for ids in blocks]
+        with self._staff(terms) as team:
+            yield from run_jobs(team, team.size, tasks, say=say, cancel=cancel)
 
     def cram(
         self, terms: Terms, jobs: Sequence[Job], *, say: Say, cancel: threading.Event | None
@@ -234,6 +250,9 @@ class _Actor:
         with suppress(ValueError):  # not the main thread
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
         self._worker = Worker(threads=threads)
+
+    def read(self, terms: Terms, cut: Cut, ids: tuple[int, ...]) -> Any:
+        return self._try(lambda: self._worker.read(terms, cut, ids))
 
     def cram(self, terms: Terms, job: Job) -> Any:
         return self._try(lambda: self._worker.cram(terms, job))

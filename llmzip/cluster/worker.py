@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import cast
 
 from llmzip.config import Device
-from llmzip.cram.checkpoint import pack_crammed, unpack_state
+from llmzip.cram.checkpoint import pack_crammed, pack_segments, unpack_state
 from llmzip.cram.underway import EngineState
 from llmzip.crew import Job, Terms
 from llmzip.decoding import decode_chunks_of
@@ -19,6 +19,7 @@ from llmzip.errors import ModelMismatch
 from llmzip.groups import make_engine
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import ModelFiles, resolve
+from llmzip.planning import Cut
 from llmzip.runtime import borrowed_torch
 from llmzip.store.container import read_container
 from llmzip.workshop import Workshop, open_workshop
@@ -31,6 +32,11 @@ class Worker:
         """threads: of the CPU, whatever the terms say; None: torch's choice."""
         self._threads = threads
         self._shops: dict[tuple[bytes, str], Workshop] = {}
+
+    def read(self, terms: Terms, cut: Cut, ids: tuple[int, ...]) -> bytes:
+        """The segments of a block of tokens, packed."""
+        with borrowed_torch(self._threads):
+            return pack_segments([list(cut.segments(self._shop(terms).lm, ids))])
 
     def cram(self, terms: Terms, job: Job, *, cancel: threading.Event | None = None) -> bytes:
         """The chunks of a group, packed; those that its state has as finished are left out."""
