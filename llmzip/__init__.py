@@ -5,14 +5,21 @@ Text becomes input vectors of the model, or the stream of an arithmetic coder th
 The public functions and errors. Importing this loads neither torch nor numpy: what a function
 needs is imported when it is called.
 
-    packed = llmzip.compress(b"It was the best of times, it was the worst of times.")
-    assert llmzip.decompress(packed) == b"It was the best of times, it was the worst of times."
-    print(llmzip.info(packed).to_text())
+    >>> packed = llmzip.compress(b"It was the best of times.", model=model)
+    >>> llmzip.decompress(packed, model=model)
+    b'It was the best of times.'
+    >>> llmzip.info(packed).original_bytes
+    25
+
+Without `model`, that is the default one. `Compressor` and `Decompressor` load it once for many
+inputs, `open` gives file objects.
 """
 
 from __future__ import annotations
 
+import builtins
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmzip.config import (
@@ -21,9 +28,6 @@ from llmzip.config import (
     VERSION,
     Attention,
     Codec,
-    CompressSettings,
-    ComputeSettings,
-    DecompressSettings,
     Device,
     Preset,
     Verify,
@@ -44,21 +48,25 @@ from llmzip.errors import (
     Truncated,
     UnsupportedVersion,
 )
-from llmzip.progress import Progress
+from llmzip.options import bytes_of, compress_settings, decompress_settings
+from llmzip.progress import ChunkEvent, Progress
+from llmzip.session import Compressor, Decompressor
 
 if TYPE_CHECKING:
     import threading
-    from typing import TypeAlias
+    from typing import IO, Any, BinaryIO
 
+    from llmzip.options import BytesLike
     from llmzip.progress import OnProgress
     from llmzip.report import Report
-
-    BytesLike: TypeAlias = bytes | bytearray | memoryview
 
 __version__ = VERSION
 
 __all__ = [
+    "ChunkEvent",
+    "Compressor",
     "Corrupt",
+    "Decompressor",
     "FormatError",
     "InputError",
     "IntegrityError",
@@ -78,6 +86,7 @@ __all__ = [
     "compress",
     "decompress",
     "info",
+    "open",
 ]
 
 
@@ -130,27 +139,32 @@ def compress(
     `Interrupted`. Raises `LlmzipError`, of which `SettingsError` for settings that do not go
     together.
     """
-    settings = CompressSettings(
-        model=model,
-        revision=revision,
-        num_mem=num_mem,
-        bits=bits,
-        max_patches=max_patches,
-        context_tokens=context_tokens,
-        budget_bits=budget_bits,
-        max_steps=max_steps,
-        preset=preset,
-        time_budget_s=time_budget_s,
-        bf16_safe=bf16_safe,
-        seed=seed,
-        codec=codec,
-        try_cram=try_cram,
-        shared_mem=shared_mem,
-        verify=verify,
-        offline=offline,
-        compute=ComputeSettings(device=device, threads=threads, batch=batch, attention=attention),
+    settings = compress_settings(
+        {
+            "model": model,
+            "revision": revision,
+            "num_mem": num_mem,
+            "bits": bits,
+            "max_patches": max_patches,
+            "context_tokens": context_tokens,
+            "budget_bits": budget_bits,
+            "max_steps": max_steps,
+            "preset": preset,
+            "time_budget_s": time_budget_s,
+            "bf16_safe": bf16_safe,
+            "seed": seed,
+            "codec": codec,
+            "try_cram": try_cram,
+            "shared_mem": shared_mem,
+            "verify": verify,
+            "offline": offline,
+            "device": device,
+            "threads": threads,
+            "batch": batch,
+            "attention": attention,
+        }
     )
-    whole = _bytes(data)
+    whole = bytes_of(data)
     from llmzip.codec import compress_bytes
 
     return compress_bytes(whole, settings, on_progress=progress, cancel=cancel)
@@ -189,18 +203,25 @@ def decompress(
     `FormatError` for damage, `ModelUnavailable` or `ModelMismatch` without the right
     model, `IntegrityError` for text that fails its hash, `LimitExceeded`, `Interrupted`.
     """
-    settings = DecompressSettings(
-        model=model,
-        revision=revision,
-        max_output_bytes=max_output_bytes,
-        max_tokens=max_tokens,
+    settings = replace(
+        decompress_settings(
+            {
+                "model": model,
+                "revision": revision,
+                "device": device,
+                "threads": threads,
+                "batch": batch,
+                "attention": attention,
+                "max_output_bytes": max_output_bytes,
+                "max_tokens": max_tokens,
+                "perturb": perturb,
+                "offline": offline,
+            }
+        ),
         span=span,
         chunks=chunks,
-        perturb=perturb,
-        offline=offline,
-        compute=ComputeSettings(device=device, threads=threads, batch=batch, attention=attention),
     )
-    whole = _bytes(data)
+    whole = bytes_of(data)
     from llmzip.codec import decompress_bytes
 
     return decompress_bytes(whole, settings, on_progress=progress, cancel=cancel)
@@ -215,15 +236,42 @@ def info(source: str | os.PathLike[str] | BytesLike) -> Report:
     from llmzip.report import read_report
 
     if isinstance(source, (str, os.PathLike)):
-        with open(source, "rb") as file:
+        with builtins.open(source, "rb") as file:
             return read_report(file.read())
-    return read_report(_bytes(source))
+    return read_report(bytes_of(source))
 
 
-def _bytes(data: BytesLike) -> bytes:
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise TypeError(f"llmzip takes bytes, not {type(data).__name__}: encode text first")
-    return bytes(data)
+def open(
+    file: str | os.PathLike[str] | BinaryIO,
+    mode: str = "rb",
+    *,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+    **options: Any,
+) -> IO[Any]:
+    r"""A `.crm` file as a file object, by its path or from an opened binary file, which stays open.
+
+    `mode`: "r" and "rb" read bytes, "rt" text; "w" and "wb", or "x" and "xb" for a file that must
+    be new, write bytes, "wt" and "xt" text. `encoding`, `errors` and `newline` are for text, as
+    those of Python's `open`. Other keywords are those of `decompress` or `compress`.
+
+    Reading decodes whole segments as they are needed, keeps them, and may seek. Each is verified by
+    its own checks; once every one of them was read, so is the hash of the whole. What is written is
+    compressed when the file is closed, and appears complete or not at all; after an exception in a
+    `with` block it does not.
+
+        >>> with llmzip.open("novel.crm", "wt", model=model, codec="arith") as file:
+        ...     _ = file.write("It was the best of times,\nit was the worst of times.\n")
+        >>> with llmzip.open("novel.crm", "rt", model=model) as file:
+        ...     file.readlines()[1]
+        'it was the worst of times.\n'
+
+    Raises OSError, ValueError for a mode that there is not, and LlmzipError.
+    """
+    from llmzip.crmfile import open_crm
+
+    return open_crm(file, mode, encoding=encoding, errors=errors, newline=newline, options=options)
 
 
 def __getattr__(name: str) -> object:

@@ -29,8 +29,8 @@ from llmzip.errors import LimitExceeded, ModelMismatch, ModelUnavailable, Settin
 from llmzip.estimate import Estimate, estimate_parts, estimate_stored
 from llmzip.lm.devices import pick_device
 from llmzip.lm.model import FrozenLM, load_model
-from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import DEFAULT_MODEL, MODELS, ModelFiles, resolve
+from llmzip.models import Models
 from llmzip.pieces import Layout, Texts, restore
 from llmzip.planning import Part, tokenised_parts
 from llmzip.progress import OnOutlook, OnProgress, Progress, check_cancelled
@@ -39,7 +39,7 @@ from llmzip.store.container import Container, content_hash, read_container
 from llmzip.store.journal import Journal
 from llmzip.store.limits import check_work
 from llmzip.triage import split_stretches
-from llmzip.workshop import Workshop, open_workshop, optimiser_numerics
+from llmzip.workshop import Workshop, optimiser_numerics
 
 _Result = TypeVar("_Result")
 _HUB_NAME = re.compile(r"[a-z0-9][\w.-]*/[a-z0-9][\w.-]*", re.ASCII | re.IGNORECASE)
@@ -55,6 +55,7 @@ def compress_bytes(
     *,
     journal: Journal | None = None,
     crew: Crew | None = None,
+    models: Models | None = None,
     on_progress: OnProgress | None = None,
     on_outlook: OnOutlook | None = None,
     cancel: threading.Event | None = None,
@@ -62,9 +63,9 @@ def compress_bytes(
     """The `.crm` container of `data`, already decoded once and found equal.
 
     journal: where work is kept, and that of an earlier run is found; its owner removes it once the
-    result is safe. crew: crams instead of this process, to the same bytes. on_outlook: is told what
-    lies ahead. Raises ModelUnavailable, SettingsError, ResumeRefused, Interrupted; never "failed to
-    converge".
+    result is safe. crew: crams instead of this process, to the same bytes. models: keeps the model
+    for the next call. on_outlook: is told what lies ahead.
+    Raises ModelUnavailable, SettingsError, ResumeRefused, Interrupted; never "failed to converge".
     """
     started = time.monotonic()
     budget = settings.time_budget_s
@@ -119,6 +120,7 @@ def compress_bytes(
         work,
         stored=lambda: pack_stored(data),
         on_model=begin,
+        models=models,
         on_progress=on_progress,
         cancel=cancel,
     )
@@ -161,13 +163,14 @@ def _with_workshop(
     *,
     stored: Callable[[], _Result],
     on_model: Callable[[ModelFiles], str] = lambda files: "",
+    models: Models | None = None,
     on_progress: OnProgress | None,
     cancel: threading.Event | None,
 ) -> _Result:
     """`work` on the tokens of `data` and the model, or `stored()` where nothing is worth cramming,
     which needs no model."""
-    tell = on_progress or (lambda event: None)
-    with borrowed_torch(settings.compute.threads):
+    tell, models = on_progress or (lambda event: None), models or Models()
+    with models.lock, borrowed_torch(settings.compute.threads):
         stretches = split_stretches(data)
         if not any(stretch.is_text for stretch in stretches):
             return stored()
@@ -179,11 +182,10 @@ def _with_workshop(
         )
         check_cancelled(cancel)
         numerics = on_model(files)
-        tokens = Tokens.load(files.path)
-        parts = tokenised_parts(stretches, tokens)
+        parts = tokenised_parts(stretches, models.tokens(files))
         if all(part.ids is None for part in parts):
             return stored()
-        shop = open_workshop(files, tokens, settings.compute, numerics=numerics)
+        shop = models.workshop(files, settings.compute, numerics)
         check_cancelled(cancel)
         return work(parts, shop, tell)
 
@@ -205,6 +207,7 @@ def decompress_bytes(
     data: bytes,
     settings: DecompressSettings,
     *,
+    models: Models | None = None,
     on_progress: OnProgress | None = None,
     cancel: threading.Event | None = None,
 ) -> bytes:
@@ -228,8 +231,9 @@ def decompress_bytes(
     texts: Texts = []
     if wanted:
         texts = decode_pieces(
-            container, settings, wanted=wanted, on_progress=on_progress, cancel=cancel
-        )
+            container, settings,
+            wanted=wanted, models=models, on_progress=on_progress, cancel=cancel,
+        )  # fmt: skip
     return restore(container, texts, span)
 
 
@@ -239,6 +243,7 @@ def decode_pieces(
     *,
     wanted: range,
     unreadable: Collection[int] | None = None,
+    models: Models | None = None,
     on_progress: OnProgress | None = None,
     cancel: threading.Event | None = None,
 ) -> Texts:
@@ -247,31 +252,28 @@ def decode_pieces(
 
     Raises ModelUnavailable, ModelMismatch, Corrupt, Interrupted.
     """
-    tell = on_progress or (lambda event: None)
-    with borrowed_torch(settings.compute.threads):
+    tell, models = on_progress or (lambda event: None), models or Models()
+    with models.lock, borrowed_torch(settings.compute.threads):
         files = _matching_model(container, settings)
-        tokens = Tokens.load(files.path)
-        device = pick_device(settings.compute.device)
-
-        def load(device: torch.device = device) -> FrozenLM:
-            return load_model(
-                files, device=device, dtype=torch.float32,
-                attention=settings.compute.attention, decode_only=True,
-            )  # fmt: skip
+        tokens = models.tokens(files)
+        lm = models.decoder(files, settings.compute, pick_device(settings.compute.device))
 
         def fallback() -> FrozenLM:
-            return load(torch.device("cpu"))
+            return load_model(
+                files, device=torch.device("cpu"), dtype=torch.float32,
+                attention=settings.compute.attention, decode_only=True,
+            )  # fmt: skip
 
         batch = settings.compute.batch
         if container.arith is not None:
             return decode_segments_of(
-                container, load(), tokens,
+                container, lm, tokens,
                 wanted=[index for index in wanted if index not in (unreadable or ())],
                 perturb=settings.perturb, batch=batch, fallback=fallback,
                 on_progress=tell, cancel=cancel,
             )  # fmt: skip
         return decode_chunks_of(
-            container, load(), tokens,
+            container, lm, tokens,
             wanted=wanted, unreadable=unreadable, batch=batch, fallback=fallback,
             on_progress=tell, cancel=cancel,
         )  # fmt: skip

@@ -1,0 +1,77 @@
+"""Models that stay loaded from one call to the next.
+
+Owns what is kept: the model used last, in the roles it was needed in. Knows nothing of texts.
+Called by `codec`, `llmzip.session` and `cli`.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+
+from llmzip.config import ComputeSettings
+from llmzip.lm.model import FrozenLM, load_model
+from llmzip.lm.tokens import Tokens
+from llmzip.lm.zoo import ModelFiles
+from llmzip.workshop import Workshop, open_workshop
+
+
+class Models:
+    """Loads what is asked for, and keeps the last. `lock`: one caller at a time works with them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._key: tuple[object, ...] = ()
+        self._tokens: Tokens | None = None
+        self._shop: tuple[str, Workshop] | None = None  # and the numerics asked for
+        self._decoder: tuple[torch.device, FrozenLM] | None = None
+
+    def tokens(self, files: ModelFiles) -> Tokens:
+        """The vocabulary."""
+        self._turn_to(files)
+        if self._tokens is None:
+            self._tokens = Tokens.load(files.path)
+        return self._tokens
+
+    def workshop(self, files: ModelFiles, compute: ComputeSettings, numerics: str = "") -> Workshop:
+        """To compress with; see `open_workshop`."""
+        self._turn_to(files, compute)
+        if self._shop is None or self._shop[0] != numerics:
+            self._shop = self._decoder = None  # before another one is loaded
+            shop = open_workshop(files, self.tokens(files), compute, numerics=numerics)
+            self._shop = numerics, shop
+        return self._shop[1]
+
+    def decoder(
+        self, files: ModelFiles, compute: ComputeSettings, device: torch.device
+    ) -> FrozenLM:
+        """To decode with, in fp32."""
+        self._turn_to(files, compute)
+        if self._shop is not None and self._shop[1].judge.device.type == device.type:
+            return self._shop[1].judge
+        if self._decoder is None or self._decoder[0] != device:
+            self._decoder = None
+            lm = load_model(
+                files, device=device, dtype=torch.float32, attention=compute.attention,
+                decode_only=True,
+            )  # fmt: skip
+            self._decoder = device, lm
+        return self._decoder[1]
+
+    def close(self) -> None:
+        """Let go of everything; it is loaded again if it is asked for."""
+        with self.lock:
+            self._key, self._tokens, self._shop, self._decoder = (), None, None, None
+
+    def _turn_to(self, files: ModelFiles, compute: ComputeSettings | None = None) -> None:
+        """Drop what is of another model, or computes in another way."""
+        if self._key[:1] != (files.digest,):
+            self.close()
+            self._key = (files.digest,)
+        if compute is None:
+            return
+        key = files.digest, compute.device, compute.attention
+        if len(self._key) > 1 and self._key != key:
+            self._shop = self._decoder = None
+        self._key = key
