@@ -21,7 +21,7 @@ from llmzip.arith_decoding import decode_segments_of
 from llmzip.arith_encoding import arith_parts
 from llmzip.arith_estimate import estimate_arith
 from llmzip.assembly import pack_stored
-from llmzip.config import VERSION, CompressSettings, DecompressSettings
+from llmzip.config import VERSION, CompressSettings, ComputeSettings, DecompressSettings
 from llmzip.crew import Crew
 from llmzip.decoding import decode_chunks_of
 from llmzip.encoding import cram_parts
@@ -30,10 +30,11 @@ from llmzip.estimate import Estimate, estimate_parts, estimate_stored
 from llmzip.lm.devices import pick_device
 from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.zoo import DEFAULT_MODEL, MODELS, ModelFiles, resolve
+from llmzip.memory import free_bytes, needed_bytes
 from llmzip.models import Models
 from llmzip.pieces import Layout, Texts, restore
 from llmzip.planning import Part, tokenised_parts
-from llmzip.progress import OnOutlook, OnProgress, Progress, check_cancelled
+from llmzip.progress import OnOutlook, OnProgress, Outlook, Progress, check_cancelled
 from llmzip.runtime import borrowed_torch
 from llmzip.store.container import Container, content_hash, read_container
 from llmzip.store.journal import Journal
@@ -122,6 +123,7 @@ def compress_bytes(
         on_model=begin,
         models=models,
         on_progress=on_progress,
+        on_outlook=on_outlook,
         cancel=cancel,
     )
 
@@ -130,6 +132,7 @@ def estimate_bytes(
     data: bytes,
     settings: CompressSettings,
     *,
+    models: Models | None = None,
     on_progress: OnProgress | None = None,
     cancel: threading.Event | None = None,
 ) -> Estimate:
@@ -151,6 +154,7 @@ def estimate_bytes(
             cancel=cancel,
         ),
         stored=lambda: estimate_stored(data),
+        models=models,
         on_progress=on_progress,
         cancel=cancel,
     )
@@ -165,6 +169,7 @@ def _with_workshop(
     on_model: Callable[[ModelFiles], str] = lambda files: "",
     models: Models | None = None,
     on_progress: OnProgress | None,
+    on_outlook: OnOutlook | None = None,
     cancel: threading.Event | None,
 ) -> _Result:
     """`work` on the tokens of `data` and the model, or `stored()` where nothing is worth cramming,
@@ -185,9 +190,18 @@ def _with_workshop(
         parts = tokenised_parts(stretches, models.tokens(files))
         if all(part.ids is None for part in parts):
             return stored()
+        if on_outlook is not None and not models.has(files):
+            on_outlook(_memory_outlook(files, settings.compute, optimises=True))
         shop = models.workshop(files, settings.compute, numerics)
         check_cancelled(cancel)
         return work(parts, shop, tell)
+
+
+def _memory_outlook(files: ModelFiles, compute: ComputeSettings, *, optimises: bool) -> Outlook:
+    return Outlook(
+        needs_bytes=needed_bytes(files, optimises=optimises),
+        free_bytes=free_bytes(pick_device(compute.device)),
+    )
 
 
 def _facts(data: bytes, settings: CompressSettings) -> dict[str, object]:
@@ -209,6 +223,7 @@ def decompress_bytes(
     *,
     models: Models | None = None,
     on_progress: OnProgress | None = None,
+    on_outlook: OnOutlook | None = None,
     cancel: threading.Event | None = None,
 ) -> bytes:
     """The original bytes, verified by the hashes in the container.
@@ -232,7 +247,8 @@ def decompress_bytes(
     if wanted:
         texts = decode_pieces(
             container, settings,
-            wanted=wanted, models=models, on_progress=on_progress, cancel=cancel,
+            wanted=wanted, models=models, on_progress=on_progress, on_outlook=on_outlook,
+            cancel=cancel,
         )  # fmt: skip
     return restore(container, texts, span)
 
@@ -245,6 +261,7 @@ def decode_pieces(
     unreadable: Collection[int] | None = None,
     models: Models | None = None,
     on_progress: OnProgress | None = None,
+    on_outlook: OnOutlook | None = None,
     cancel: threading.Event | None = None,
 ) -> Texts:
     """The text of each piece that is wanted, by the model that the container was made with; None
@@ -255,6 +272,8 @@ def decode_pieces(
     tell, models = on_progress or (lambda event: None), models or Models()
     with models.lock, borrowed_torch(settings.compute.threads):
         files = _matching_model(container, settings)
+        if on_outlook is not None and not models.has(files):
+            on_outlook(_memory_outlook(files, settings.compute, optimises=False))
         tokens = models.tokens(files)
         lm = models.decoder(files, settings.compute, pick_device(settings.compute.device))
 

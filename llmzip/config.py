@@ -187,3 +187,19 @@ class DecompressSettings:
             math.isfinite(self.perturb) and 0 <= self.perturb <= 1e6,
             "--perturb is a share of the file's guard, from 0 up",
         )
+
+
+LOCAL_CLUSTER = "local"  # an address: of this machine alone; it ends with the run
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrewSettings:
+    """Which Ray cluster crams, and how it is divided."""
+
+    address: str = LOCAL_CLUSTER  # HOST:PORT, or "auto": that which this machine belongs to
+    num_workers: int | None = None  # None: as many as there is room for
+    cores: int | None = None  # of a worker; None: by room
+
+    def __post_init__(self) -> None:
+        for name, value in (("--ray-workers", self.num_workers), ("--ray-cores", self.cores)):
+            _require(value is None or 1 <= value <= 100_000, f"{name} is a number from 1 to 100000")

@@ -27,6 +27,10 @@ class Models:
         self._shop: tuple[str, Workshop] | None = None  # and the numerics asked for
         self._decoder: tuple[torch.device, FrozenLM] | None = None
 
+    def has(self, files: ModelFiles) -> bool:
+        """Whether the model is loaded."""
+        return self._key[:1] == (files.digest,) and bool(self._shop or self._decoder)
+
     def tokens(self, files: ModelFiles) -> Tokens:
         """The vocabulary."""
         self._turn_to(files)

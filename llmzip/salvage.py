@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from llmzip.codec import decode_pieces
 from llmzip.config import DecompressSettings
 from llmzip.errors import Corrupt, IntegrityError, Truncated
+from llmzip.models import Models
 from llmzip.pieces import Layout, Texts
 from llmzip.progress import OnProgress
 from llmzip.store.container import Container, content_hash, read_container
@@ -38,6 +39,7 @@ def salvage_bytes(
     data: bytes,
     settings: DecompressSettings,
     *,
+    models: Models | None = None,
     on_progress: OnProgress | None = None,
     cancel: threading.Event | None = None,
 ) -> Salvaged:
@@ -53,7 +55,7 @@ def salvage_bytes(
     if layout.num_pieces:
         texts = decode_pieces(
             container, settings,
-            wanted=range(layout.num_pieces), unreadable=unreadable,
+            wanted=range(layout.num_pieces), unreadable=unreadable, models=models,
             on_progress=on_progress, cancel=cancel,
         )  # fmt: skip
     found = _gather(container, layout, texts)

@@ -22,8 +22,8 @@ from typing import cast
 
 from llmzip import codec
 from llmzip.cluster.pool import WorkerLost, run_jobs
-from llmzip.cluster.ray_crew import CrewSettings, ray_crew
-from llmzip.config import CompressSettings, Preset
+from llmzip.cluster.ray_crew import ray_crew
+from llmzip.config import CompressSettings, CrewSettings, Preset
 from llmzip.progress import Progress
 from llmzip.store.journal import Journal
 

@@ -22,8 +22,8 @@ from llmzip.cli import console
 from llmzip.cli import model as model_command
 from llmzip.cli.forecast import time_text
 from llmzip.cli.main import main
-from llmzip.cli.options import seconds_of
 from llmzip.cli.progress import describe
+from llmzip.cli.words import seconds_of
 from llmzip.config import CompressSettings, ComputeSettings, DecompressSettings
 from llmzip.progress import Progress
 
@@ -61,7 +61,7 @@ def keep_chunks(data, settings, journal, on_progress, cancel):
             cancel.wait(20)
             check_cancelled(cancel)
 
-def compress_bytes(data, settings, *, journal=None, on_progress=None, cancel=None):
+def compress_bytes(data, settings, *, journal=None, on_progress=None, cancel=None, **more):
     calls.append(settings)
     journals.append(journal and journal.path)
     on_progress(Progress(stage="model", message="using a toy"))
@@ -78,7 +78,7 @@ def compress_bytes(data, settings, *, journal=None, on_progress=None, cancel=Non
     return write_container(Container(original_bytes=len(data), original_hash=content_hash(data),
                                      xz_bytes=len(data) + 60, zstd_bytes=len(data) + 9, runs=runs))
 
-def estimate_bytes(data, settings, *, on_progress=None, cancel=None):
+def estimate_bytes(data, settings, *, on_progress=None, cancel=None, **more):
     packed = compress_bytes(data, settings, on_progress=on_progress, cancel=cancel)
     crammed = dict(num_chunks=73, num_vectors=146, steps_a_chunk=30.5, tried_chunks=3)
     if settings.codec != "cram":
@@ -89,7 +89,7 @@ def estimate_bytes(data, settings, *, on_progress=None, cancel=None):
         **(crammed if data else dict.fromkeys(crammed, 0)),
     )
 
-def decompress_bytes(data, settings, *, on_progress=None, cancel=None):
+def decompress_bytes(data, settings, *, on_progress=None, cancel=None, **more):
     calls.append(settings)
     container = read_container(data, max_output_bytes=settings.max_output_bytes)
     whole = b"".join(run.data for run in container.runs)
@@ -547,15 +547,18 @@ def test_times_are_said_as_people_say_them(seconds, text):
 # --- messages
 
 
-def test_json_is_one_object_on_stdout(book, codec, capfd):
+def test_json_ends_with_one_object_on_stdout(book, codec, capfd):
     assert main(["compress", "--json", "book.txt"]) == 0
-    fields = json.loads(capfd.readouterr().out)
+    fields = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert (fields.pop("event"), fields.pop("file")) == ("done", "book.txt")
+    assert fields.pop("output") == "book.txt.crm"
     assert fields["schema"] == 1
     assert fields["original_bytes"] == len(TEXT)
     assert 0 <= fields["seconds"] < 30
     assert main(["decompress", "--json", "book.txt.crm", "-o", "back"]) == 0
-    restored = json.loads(capfd.readouterr().out)
-    assert {**restored, "seconds": 0} == {**fields, "seconds": 0}
+    restored = json.loads(capfd.readouterr().out.splitlines()[-1])
+    own = {"event": "done", "file": "book.txt.crm", "output": "back"}
+    assert {**restored, "seconds": 0} == {**fields, **own, "seconds": 0}
     assert main(["info", "--json", "book.txt.crm"]) == 0
     assert json.loads(capfd.readouterr().out) == {
         name: value for name, value in fields.items() if name != "seconds"

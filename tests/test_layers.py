@@ -32,7 +32,7 @@ RANKS = {
 CODEC_PARTS = {
     "arith_decoding", "arith_encoding", "arith_estimate", "arith_keeping", "assembly", "codec",
     "crew", "decoding", "encoding", "estimate", "groups", "outlook", "packing", "pieces",
-    "models", "planning", "runtime", "salvage", "telling", "triage",
+    "memory", "models", "planning", "runtime", "salvage", "telling", "triage",
     "workshop",
 }  # fmt: skip
 REPORT_PARTS = {"report", "report_text"}

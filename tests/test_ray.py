@@ -15,8 +15,8 @@ import pytest
 
 from llmzip import codec, groups
 from llmzip.cluster.pool import MOST_TRIES, WorkerLost, run_jobs
-from llmzip.cluster.ray_crew import CrewSettings, RayCrew, ray_crew
-from llmzip.config import CompressSettings
+from llmzip.cluster.ray_crew import RayCrew, ray_crew
+from llmzip.config import CompressSettings, CrewSettings
 from llmzip.errors import Interrupted, LlmzipError, SettingsError
 from llmzip.progress import Progress
 from llmzip.store.journal import Journal

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from llmzip import config
-from llmzip.cli import options
+from llmzip.cli import options, words
 from llmzip.cli.console import say, write_json, write_text
+from llmzip.cli.events import done_event
 from llmzip.cli.forecast import forecast_fields, forecast_text
+from llmzip.cli.helpers import Helpers
+from llmzip.cli.inputs import Input, check_together, inputs_of, run_each, target_in
 from llmzip.cli.job import JobSettings, Outcome, Tools, run_dry, run_job
 from llmzip.cli.startup import heavy_imports
 from llmzip.report import Report, read_report
@@ -23,8 +27,15 @@ _Defaults = config.CompressSettings
 
 
 def compress(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="File to compress, - for stdin.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE", help="Files to compress, - for stdin.")
+    ],
     output: options.Output = None,
+    stdout: options.Stdout = False,
+    output_dir: options.OutputDir = None,
+    recursive: options.Recursive = False,
+    keep: options.Keep = False,
+    remove: options.Remove = False,
     codec: options.Codec = _Defaults.codec,
     try_cram: options.TryCram = False,
     shared_mem: options.SharedMem = None,
@@ -39,6 +50,7 @@ def compress(
     budget_bits: options.BudgetBits = None,
     max_steps: options.MaxSteps = _Defaults.max_steps,
     preset: options.Preset = _Defaults.preset,
+    level: options.Level = None,
     time_budget: options.TimeBudget = None,
     bf16_safe: options.Bf16Safe = False,
     dry_run: options.DryRun = False,
@@ -47,14 +59,19 @@ def compress(
     threads: options.Threads = None,
     batch: options.Batch = None,
     attention: options.Attention = config.ComputeSettings.attention,
+    ray: options.Ray = None,
+    ray_workers: options.RayWorkers = None,
+    ray_cores: options.RayCores = None,
     offline: options.Offline = False,
-    json: options.Json = False,
+    yes: options.Yes = False,
+    json: options.JsonLines = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
+    no_progress: options.NoProgress = False,
     force: options.Force = False,
     restart: options.Restart = False,
 ) -> None:
-    """Compress FILE into FILE.crm. The original is kept.
+    """Compress each FILE into FILE.crm. The original is kept.
 
     What is done is kept in FILE.crm.part: after an end that was none, the same command goes on.
     """
@@ -67,8 +84,8 @@ def compress(
         context_tokens=context,
         budget_bits=budget_bits,
         max_steps=max_steps,
-        preset=cast(config.Preset, preset),
-        time_budget_s=options.seconds_of(time_budget),
+        preset=cast(config.Preset, words.preset_of(preset, level)),
+        time_budget_s=words.seconds_of(time_budget),
         bf16_safe=bf16_safe,
         seed=seed,
         codec=cast(config.Codec, codec),
@@ -76,24 +93,44 @@ def compress(
         shared_mem=shared_mem,
         verify=cast(config.Verify, verify),
         offline=offline,
-        compute=options.compute_settings(
+        compute=words.compute_settings(
             device=device, threads=threads, batch=batch, attention=attention
         ),
     )
+    output = words.output_of(output, stdout=stdout)
+    words.check_removal(keep=keep, remove=remove, output=output)
+    found = inputs_of(files, recursive=recursive, is_wanted=_is_no_result)
+    check_together(found, output=output, output_dir=output_dir, may_join=False)
     job = JobSettings(
-        file=file, output=output, force=force, restart=restart,
-        json=json, quiet=quiet, verbose=verbose, watch=watch,
+        file="", force=force, restart=restart, remove=remove, json=json, streams=not dry_run,
+        quiet=quiet, verbose=verbose, watch=watch, figures=not no_progress, yes=yes,
     )  # fmt: skip
-    (_forecast if dry_run else _run)(job, settings)
+    with Helpers(
+        keeps_models=len(found) > 1,
+        crew=words.crew_settings(ray, workers=ray_workers, cores=ray_cores),
+    ) as helpers:
+
+        def run(one: Input) -> None:
+            target = None if dry_run else target_in(output_dir, one, lambda path: path + SUFFIX)
+            own = replace(job, file=one.path, output=output or target)
+            (_forecast if dry_run else _run)(own, settings, helpers)
+
+        run_each(found, run)
 
 
-def _forecast(job: JobSettings, settings: config.CompressSettings) -> None:
+def _is_no_result(path: str) -> bool:
+    """Whether a file in a directory is to be compressed: not what an earlier run has left."""
+    return not path.endswith((SUFFIX, SUFFIX + ".part"))
+
+
+def _forecast(job: JobSettings, settings: config.CompressSettings, helpers: Helpers) -> None:
     def work(data: bytes, tools: Tools) -> Estimate:
         with heavy_imports():
             from llmzip.codec import estimate_bytes
         return estimate_bytes(
-            data, settings, on_progress=tools.on_progress, cancel=tools.stop.cancel
-        )
+            data, settings, **helpers.models(),
+            on_progress=tools.on_progress, cancel=tools.stop.cancel,
+        )  # fmt: skip
 
     name, estimate = run_dry(job, work, on_read=_warn_if_compressed)
     if job.json:
@@ -102,13 +139,14 @@ def _forecast(job: JobSettings, settings: config.CompressSettings) -> None:
         write_text(forecast_text(name, estimate, settings))
 
 
-def _run(job: JobSettings, settings: config.CompressSettings) -> None:
+def _run(job: JobSettings, settings: config.CompressSettings, helpers: Helpers) -> None:
     def work(data: bytes, tools: Tools) -> bytes:
         with heavy_imports():
             from llmzip.codec import compress_bytes
         return compress_bytes(
-            data, settings,
-            journal=tools.journal, on_progress=tools.on_progress, cancel=tools.stop.cancel,
+            data, settings, **helpers.models(), **helpers.crew(tools),
+            journal=tools.journal, on_progress=tools.on_progress, on_outlook=tools.on_outlook,
+            cancel=tools.stop.cancel,
         )  # fmt: skip
 
     outcome = run_job(
@@ -118,10 +156,12 @@ def _run(job: JobSettings, settings: config.CompressSettings) -> None:
         is_binary=True,
         keeps_work=True,
         on_read=_warn_if_compressed,
+        # 16-bit vectors take several times the text, and the work that is kept as much again.
+        most_bytes=lambda size: (16 if settings.bits == 16 else 2) * size,
     )
     report = read_report(outcome.result, max_output_bytes=len(outcome.source_data))
     if job.json:
-        write_json({**report.to_dict(), "seconds": outcome.seconds})
+        write_json(done_event(outcome, report))
     if not job.quiet:
         for line in _summary(outcome, report, settings):
             say(line)

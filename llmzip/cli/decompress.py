@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmzip import config
-from llmzip.cli import options
+from llmzip.cli import options, words
 from llmzip.cli.compress import SUFFIX
 from llmzip.cli.console import say, write_json
+from llmzip.cli.events import done_event
+from llmzip.cli.helpers import Helpers
+from llmzip.cli.inputs import Input, check_together, inputs_of, run_each, target_in
 from llmzip.cli.job import JobSettings, Outcome, Tools, run_job
 from llmzip.cli.startup import heavy_imports
 from llmzip.errors import InputError, IntegrityError, SettingsError
@@ -24,8 +28,15 @@ _Defaults = config.DecompressSettings
 
 
 def decompress(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="File to restore, - for stdin.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE", help="Files to restore, - for stdin.")
+    ],
     output: options.Output = None,
+    stdout: options.Stdout = False,
+    output_dir: options.OutputDir = None,
+    recursive: options.Recursive = False,
+    keep: options.Keep = False,
+    remove: options.Remove = False,
     model: options.Model = None,
     revision: options.Revision = None,
     device: options.Device = config.ComputeSettings.device,
@@ -39,65 +50,93 @@ def decompress(
     max_output: options.MaxOutput = _Defaults.max_output_bytes,
     max_tokens: options.MaxTokens = None,
     offline: options.Offline = False,
-    json: options.Json = False,
+    yes: options.Yes = False,
+    json: options.JsonLines = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
+    no_progress: options.NoProgress = False,
     force: options.Force = False,
 ) -> None:
-    """Restore the original of FILE. Nothing appears that was not verified."""
+    """Restore the original of each FILE. Nothing appears that was not verified."""
     settings = config.DecompressSettings(
         model=model,
         revision=revision,
         max_output_bytes=max_output,
         max_tokens=max_tokens,
-        span=options.span_of(byte_range),
-        chunks=options.chunks_of(chunks),
+        span=words.span_of(byte_range),
+        chunks=words.chunks_of(chunks),
         perturb=perturb,
         offline=offline,
-        compute=options.compute_settings(
+        compute=words.compute_settings(
             device=device, threads=threads, batch=batch, attention=attention
         ),
     )
-    job = JobSettings(
-        file=file, output=output, force=force, json=json, quiet=quiet, verbose=verbose
-    )
     if salvage and (settings.span is not None or settings.chunks is not None):
         raise SettingsError("--salvage is of the whole file: leave --bytes and --chunks out")
-    (_salvage if salvage else _run)(job, settings)
+    output = words.output_of(output, stdout=stdout)
+    words.check_removal(keep=keep, remove=remove, output=output)
+    if remove and (salvage or settings.span is not None or settings.chunks is not None):
+        raise SettingsError("--rm is for whole files that are restored whole")
+    found = inputs_of(files, recursive=recursive, is_wanted=_is_ours)
+    check_together(found, output=output, output_dir=output_dir, may_join=True)
+    job = JobSettings(
+        file="", force=force, remove=remove, json=json, streams=True,
+        quiet=quiet, verbose=verbose, figures=not no_progress, yes=yes,
+    )  # fmt: skip
+    with Helpers(keeps_models=len(found) > 1) as helpers:
+
+        def run(one: Input) -> None:
+            target = target_in(output_dir, one, _strip_suffix)
+            own = replace(job, file=one.path, output=output or target)
+            (_salvage if salvage else _run)(own, settings, helpers)
+
+        run_each(found, run)
 
 
-def _run(job: JobSettings, settings: config.DecompressSettings) -> None:
+def _is_ours(path: str) -> bool:
+    """Whether a file in a directory is to be restored."""
+    return path.lower().endswith(SUFFIX)
+
+
+def _run(job: JobSettings, settings: config.DecompressSettings, helpers: Helpers) -> None:
     def work(data: bytes, tools: Tools) -> bytes:
         with heavy_imports():
             from llmzip.codec import decompress_bytes
         return decompress_bytes(
-            data, settings, on_progress=tools.on_progress, cancel=tools.stop.cancel
-        )
+            data, settings, **helpers.models(),
+            on_progress=tools.on_progress, on_outlook=tools.on_outlook, cancel=tools.stop.cancel,
+        )  # fmt: skip
 
     outcome = run_job(job, work, default_target=_strip_suffix, is_binary=False)
     report = read_report(outcome.source_data, max_output_bytes=settings.max_output_bytes)
     if job.json:
-        write_json({**report.to_dict(), "seconds": outcome.seconds})
+        write_json(done_event(outcome, report))
     if not job.quiet:
         say(_summary(outcome, report, settings))
     if job.verbose and not job.quiet:
         say(f"{report.to_text(name=outcome.source_name)}seconds   {outcome.seconds:.1f}")
 
 
-def _salvage(job: JobSettings, settings: config.DecompressSettings) -> None:
+def _salvage(job: JobSettings, settings: config.DecompressSettings, helpers: Helpers) -> None:
     found: list[Salvaged] = []
 
     def work(data: bytes, tools: Tools) -> bytes:
         with heavy_imports():
             from llmzip.salvage import salvage_bytes
         found.append(
-            salvage_bytes(data, settings, on_progress=tools.on_progress, cancel=tools.stop.cancel)
+            salvage_bytes(
+                data,
+                settings,
+                **helpers.models(),
+                on_progress=tools.on_progress,
+                cancel=tools.stop.cancel,
+            )  # fmt: skip
         )
         return found[0].data
 
     outcome = run_job(job, work, default_target=_strip_suffix, is_binary=False)
     if job.json:
-        write_json(_salvage_fields(found[0], outcome))
+        write_json({**_salvage_fields(found[0], outcome), "event": "done"})
     if not job.quiet:
         for line in _salvage_lines(found[0], outcome):
             say(line)

@@ -12,18 +12,22 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from llmzip.cli.console import say
+from llmzip.cli.events import JsonEvents
+from llmzip.cli.failures import describe_error, exit_code_of
 from llmzip.cli.files import STDIO, Source, Target, open_source, plan_target, publish
-from llmzip.cli.progress import show_progress
+from llmzip.cli.preflight import check_disk, consider
+from llmzip.cli.progress import Timer, show_progress, status_line
 from llmzip.cli.signals import Stop, stop_on_signals
-from llmzip.errors import FormatError, InputError, ResumeRefused, SettingsError
-from llmzip.progress import OnProgress, Progress, check_cancelled
+from llmzip.errors import FormatError, InputError, LlmzipError, ResumeRefused, SettingsError
+from llmzip.progress import OnOutlook, OnProgress, Outlook, Progress, check_cancelled
 from llmzip.report import printable
+from llmzip.store.disk import sync_name
 
 if TYPE_CHECKING:
     from llmzip.store.journal import Journal
@@ -39,10 +43,14 @@ class JobSettings:
     output: str | None = None
     force: bool = False
     restart: bool = False  # drop what an earlier run left
+    remove: bool = False  # the input, once the result is safely on disk
     json: bool
+    streams: bool = False  # what happens is told in JSON, too, not only what came of it
     quiet: bool
     verbose: bool
     watch: bool = False  # show a chunk under way, on a terminal
+    figures: bool = True  # of progress
+    yes: bool = False  # do not ask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +58,7 @@ class Tools:
     """What a job lends to its work."""
 
     on_progress: OnProgress
+    on_outlook: OnOutlook
     stop: Stop
     journal: Journal | None = None
 
@@ -77,13 +86,15 @@ def run_job(
     is_binary: bool,
     keeps_work: bool = False,
     on_read: OnRead = lambda data: None,
+    most_bytes: Callable[[int], int] = lambda size: 0,
 ) -> Outcome:
     """Read, `work`, publish. `on_read` sees the input before the work. Raises LlmzipError.
 
     keeps_work: beside an output that is a file, what is done is kept until it is published.
+    most_bytes: that a result and the work kept may take, by the input's size.
     """
     started = time.monotonic()
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, _told(settings):
         with _opened(settings.file, stop) as source:
             target = plan_target(
                 source,
@@ -99,6 +110,7 @@ def run_job(
                     hint="use -o FILE, or leave --json out",
                 )
             data = _read(source, stop)
+        check_disk(target, most_bytes(len(data)))
         with _kept_work(target, settings, stop) if keeps_work else nullcontext() as kept:
             result = _work(data, settings, work, on_read, stop, kept)
             if kept:
@@ -109,6 +121,8 @@ def run_job(
                 kept.remove()
         if source.has_changed(size=len(data)):
             say(f"warning: {_name(source)} has changed; the result is of what it was when read")
+        elif settings.remove and not target.is_stream:
+            _remove(source)
     return Outcome(
         source_name=_name(source),
         target_name="standard output" if target.path is None else printable(target.path),
@@ -127,6 +141,31 @@ def run_dry(
         with _opened(settings.file, stop) as source:
             data = _read(source, stop)
         return _name(source), _work(data, settings, work, on_read, stop)
+
+
+@contextmanager
+def _told(settings: JobSettings) -> Iterator[None]:
+    """An error that ends the block is told to programs, too; one of usage is not, as it is before
+    it is known what standard output is for."""
+    try:
+        yield
+    except (LlmzipError, OSError) as error:
+        if settings.json and settings.streams and not isinstance(error, SettingsError):
+            message, hint = describe_error(error)
+            with suppress(InputError):  # nobody listens
+                JsonEvents(settings.file).error(message, hint, exit_code_of(error))
+        raise
+
+
+def _remove(source: Source) -> None:
+    """The input, whose result is on disk, read back and synced."""
+    if source.path is None:
+        return
+    try:
+        os.unlink(source.path)
+        sync_name(source.path)
+    except OSError as error:
+        raise InputError(f"cannot remove {source.path}: {error.strerror}") from error
 
 
 class _Kept:
@@ -245,15 +284,35 @@ def _work(
     kept: _Kept | None = None,
 ) -> _Result:
     on_read(data)
-    looks = {"quiet": settings.quiet, "verbose": settings.verbose, "watch": settings.watch}
-    with show_progress(**looks) as show, stop.at_once():
+    tells = JsonEvents(settings.file) if settings.json and settings.streams else None
+    with (
+        show_progress(
+            quiet=settings.quiet, verbose=settings.verbose, watch=settings.watch,
+            figures=settings.figures,
+        ) as show,
+        stop.at_once(),
+    ):  # fmt: skip
+        last, timer = Progress(stage="model"), Timer()
 
         def tell(event: Progress) -> None:
+            nonlocal last
+            last = event
+            timer.seconds(event.stage)
             if kept:
                 kept.follow(event)
+            if tells:
+                tells(event)
             show(event)
 
-        tools = Tools(on_progress=tell, stop=stop, journal=kept.journal if kept else None)
+        def consider_outlook(outlook: Outlook) -> None:
+            with stop.at_once():  # a question is answered by a signal, too
+                consider(outlook, yes=settings.yes, paused=show.paused)
+
+        stop.status = lambda: status_line(last, seconds=timer.seconds(last.stage))
+        tools = Tools(
+            on_progress=tell, on_outlook=consider_outlook, stop=stop,
+            journal=kept.journal if kept else None,
+        )  # fmt: skip
         result = work(data, tools)
     check_cancelled(stop.cancel)
     return result

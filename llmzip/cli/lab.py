@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmzip import config
-from llmzip.cli import options
+from llmzip.cli import options, words
 from llmzip.cli.console import say, write_json, write_text
 from llmzip.cli.panels import PanelCommand
-from llmzip.cli.progress import show_progress
+from llmzip.cli.progress import show_progress, status_line
 from llmzip.cli.signals import stop_on_signals
 from llmzip.cli.startup import heavy_imports
 from llmzip.errors import InputError, SettingsError
@@ -234,13 +234,16 @@ def _run(study: str, given: dict[str, Any], *, mem: str, texts: int, **own: Any)
         stop_on_signals() as stop,
     ):
         stop.outcome = f"what is done is kept in {printable(str(settings.out))}"
+        last = Progress(stage="lab")
         told = ""
+        stop.status = lambda: f"{told}  {status_line(last, seconds=0.0)}".strip()
 
         def tell(what: str, done: int, total: int) -> None:
-            nonlocal told
+            nonlocal told, last
             message = what if what != told else ""
             told = what
-            show(Progress(stage="lab", message=message, chunks_done=done, chunks_total=total))
+            last = Progress(stage="lab", message=message, chunks_done=done, chunks_total=total)
+            show(last)
 
         summary = getattr(lab, study)(settings, tell=tell, cancel=stop.cancel, **own)
     if given["json"]:
@@ -282,7 +285,7 @@ def _settings(given: dict[str, Any], *, num_mem: tuple[int, ...], texts: int) ->
         revision=given["revision"],
         offline=given["offline"],
         restart=given["restart"],
-        compute=options.compute_settings(
+        compute=words.compute_settings(
             device=given["device"],
             threads=given["threads"],
             batch=None,

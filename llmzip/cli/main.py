@@ -6,6 +6,7 @@ nor transformers is loaded before a command needs them.
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Sequence
 from typing import Annotated
@@ -13,14 +14,15 @@ from typing import Annotated
 import typer
 
 from llmzip import __version__
-from llmzip.cli import compress, decompress, info, lab, model, test
+from llmzip.cli.commands import LazyGroup
 from llmzip.cli.console import say, write_text
-from llmzip.cli.panels import PanelCommand
+from llmzip.cli.failures import exit_code_of, print_error
 from llmzip.cli.signals import HINT
-from llmzip.errors import Interrupted, LlmzipError
-from llmzip.report import printable
+from llmzip.cli.spellings import in_our_words
+from llmzip.errors import Interrupted
 
 EPILOG = (
+    "llmzip -d, -t and -l are decompress, test and info; compress -1 to -9 name presets. "
     "Exit codes: 0 done; 1 a file or something else failed; 2 usage; 3 damaged, or no .crm file; "
     "4 made by a newer llmzip; 5 model missing or not the right one; 6 decoded text fails its "
     "hash; 7 over a limit; 130 interrupted; 143 terminated. Take any other code for a failure."
@@ -29,19 +31,13 @@ EPILOG = (
 # No rich markup: help is plain wherever it goes, and starts without loading rich.
 app = typer.Typer(
     name="llmzip",
+    cls=LazyGroup,  # the commands are in the table of `cli.commands`
     epilog=EPILOG,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(cls=PanelCommand)(compress.compress)
-app.command(cls=PanelCommand)(decompress.decompress)
-app.command(cls=PanelCommand)(test.test)
-app.command()(info.info)
-app.add_typer(model.app, name="model")
-app.add_typer(lab.app, name="lab")
-
 _show_traceback = False
 
 
@@ -70,8 +66,9 @@ def llmzip(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     command = typer.main.get_command(app)
+    given = in_our_words(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = command.main(args=arguments, prog_name="llmzip", standalone_mode=False)
+        code = command.main(args=given, prog_name="llmzip", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Exception as error:
@@ -88,16 +85,5 @@ def _explain(error: Exception) -> int:
         return int(getattr(error, "exit_code", 2))
     if _show_traceback:
         say("".join(traceback.format_exception(error)).rstrip())
-    code, hint, kind = 1, "", "error"
-    if isinstance(error, LlmzipError):
-        code, hint, text = error.exit_code, error.hint, str(error)
-        kind = "interrupted" if isinstance(error, Interrupted) else kind
-    elif isinstance(error, OSError):
-        text = str(error)
-    else:
-        text = f"this should not have happened: {type(error).__name__}: {error}"
-        hint = "llmzip --debug shows where; please report it"
-    say(f"{kind}: {printable(text)} [exit {code}]")
-    if hint:
-        say(f"hint: {printable(hint)}")
-    return code
+    print_error(error)
+    return exit_code_of(error)

@@ -1,30 +1,72 @@
-"""The options that commands share, each described once, and how their words become settings.
+"""The options that commands share, each described once.
 
-Owns names, help texts and environment variables. Defaults and limits belong to `config`; a value
-outside them is refused there. Called by `cli.compress` and `cli.decompress`.
+Owns names, help texts and environment variables; `cli.words` owns what becomes of their words.
+Defaults and limits belong to `config`. Called by the commands.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, TypeAlias, cast
+from typing import Annotated, TypeAlias
 
 import typer
 
-from llmzip import config
-from llmzip.cli.panels import ARITH, CRAMMING
-from llmzip.errors import SettingsError
-
-_UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
-_NUMBER = r"\d+(?:\.\d+)?"
-_PLAIN_SECONDS = re.compile(_NUMBER, re.ASCII)
-_TIME = re.compile("".join(f"(?:({_NUMBER}){unit})?" for unit in _UNIT_SECONDS), re.ASCII)
-_SPAN = re.compile(r"(\d{1,18}):(\d{1,18})", re.ASCII)
-_CHUNKS = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?", re.ASCII)
+from llmzip.cli.panels import ARITH, CLUSTER, CRAMMING
 
 Output: TypeAlias = Annotated[
     str | None,
     typer.Option("-o", "--output", metavar="FILE", help="Output file, - for standard output."),
+]
+Stdout: TypeAlias = Annotated[
+    bool, typer.Option("-c", "--stdout", help="Write to standard output.")
+]
+OutputDir: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--output-dir", metavar="DIR", help="Put results there, under their own names."),
+]
+Recursive: TypeAlias = Annotated[
+    bool, typer.Option("-r", "--recursive", help="Take the files in directories, too.")
+]
+Keep: TypeAlias = Annotated[
+    bool, typer.Option("-k", "--keep", help="Keep the input, as is done anyway.")
+]
+Remove: TypeAlias = Annotated[
+    bool, typer.Option("--rm", help="Remove the input once the result is safely on disk.")
+]
+Yes: TypeAlias = Annotated[
+    bool, typer.Option("-y", "--yes", help="Do not ask, nor refuse for want of memory.")
+]
+NoProgress: TypeAlias = Annotated[
+    bool, typer.Option("--no-progress", help="No bar and no lines of progress.")
+]
+Level: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--level",
+        metavar="N",
+        help="A preset, also written -1 to -9: 1 to 3 fast, 4 to 6 balanced, 7 to 9 small.",
+        rich_help_panel=CRAMMING,
+    ),
+]
+Ray: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[=ADDRESS]",
+        help="Cram on a Ray cluster: --ray for this machine, --ray=auto or --ray=HOST:PORT.",
+        rich_help_panel=CLUSTER,
+    ),
+]
+RayWorkers: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Workers.  [default: as there is room]", rich_help_panel=CLUSTER
+    ),
+]
+RayCores: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Cores of a worker.  [default: up to 4]", rich_help_panel=CLUSTER
+    ),
 ]
 Force: TypeAlias = Annotated[
     bool, typer.Option("-f", "--force", help="Replace the output file, once the new one is whole.")
@@ -34,6 +76,12 @@ Restart: TypeAlias = Annotated[
 ]
 Json: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output.")
+]
+JsonLines: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print JSON lines on standard output: what happens, and the result."
+    ),
 ]
 Quiet: TypeAlias = Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.")]
 Verbose: TypeAlias = Annotated[
@@ -54,7 +102,10 @@ Device: TypeAlias = Annotated[
     typer.Option(envvar="LLMZIP_DEVICE", metavar="auto|cpu|cuda|mps", help="Where the model runs."),
 ]
 Threads: TypeAlias = Annotated[
-    int | None, typer.Option(metavar="N", help="CPU threads.  [default: torch's choice]")
+    int | None,
+    typer.Option(
+        "-T", "--threads", metavar="N", help="CPU threads; 0 for all.  [default: torch's choice]"
+    ),
 ]
 Batch: TypeAlias = Annotated[
     int | None, typer.Option(metavar="N", help="Rows worked on together.  [default: by size]")
@@ -214,54 +265,3 @@ Perturb: TypeAlias = Annotated[
 MaxOutput: TypeAlias = Annotated[
     int, typer.Option("--max-output", metavar="BYTES", help="Refuse originals larger than this.")
 ]
-
-
-def compute_settings(
-    *, device: str, threads: int | None, batch: int | None, attention: str
-) -> config.ComputeSettings:
-    """The options that say where and how the model runs. Raises SettingsError."""
-    return config.ComputeSettings(
-        device=cast(config.Device, device),
-        threads=threads,
-        batch=batch,
-        attention=cast(config.Attention, attention),
-    )
-
-
-def span_of(text: str | None) -> tuple[int, int] | None:
-    """ "A:B" as two numbers. Raises SettingsError."""
-    if text is None:
-        return None
-    found = _SPAN.fullmatch(text)
-    if found is None or int(found[1]) > int(found[2]):
-        raise SettingsError(
-            f"--bytes: {text!r} is not a range of bytes", hint="write A:B, such as 0:1000"
-        )
-    return int(found[1]), int(found[2])
-
-
-def chunks_of(text: str | None) -> tuple[int, int] | None:
-    """ "I-J", or one number, as two. Raises SettingsError."""
-    if text is None:
-        return None
-    found = _CHUNKS.fullmatch(text)
-    if found is None or not 1 <= int(found[1]) <= int(found[2] or found[1]):
-        raise SettingsError(
-            f"--chunks: {text!r} is not a range of chunks", hint="write I-J, such as 3-5"
-        )
-    return int(found[1]), int(found[2] or found[1])
-
-
-def seconds_of(time: str | None) -> float | None:
-    """A time in seconds: "90", "90s", "10m", "1.5h", "1h30m". Raises SettingsError."""
-    if time is None:
-        return None
-    if _PLAIN_SECONDS.fullmatch(time):
-        return float(time)
-    found = _TIME.fullmatch(time)
-    if found is None or not any(found.groups()):
-        raise SettingsError(
-            f"--time-budget: {time!r} is not a time", hint="write 90, 90s, 10m, 1.5h or 1h30m"
-        )
-    parts = zip(found.groups(), _UNIT_SECONDS.values(), strict=True)
-    return sum(float(number) * seconds for number, seconds in parts if number)

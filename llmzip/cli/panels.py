@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 
 ARITH = "Arith codec"
 CRAMMING = "Cramming"
+CLUSTER = "Cluster"
 
 
 class PanelCommand(TyperCommand):

@@ -9,31 +9,42 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Protocol
 
 from llmzip.cli.console import say
-from llmzip.progress import OnProgress, Progress
+from llmzip.progress import Progress
 from llmzip.report import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
-LINE_SECONDS = 30.0
+LINE_SECONDS, VERBOSE_LINE_SECONDS = 60.0, 30.0
+
+
+class Drawer(Protocol):
+    """Draws events."""
+
+    def __call__(self, event: Progress) -> None: ...
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Nothing is drawn inside the block: somebody is asked something."""
 
 
 @contextmanager
-def show_progress(*, quiet: bool, verbose: bool, watch: bool = False) -> Iterator[OnProgress]:
-    """A function that draws events until the block ends: a bar, lines, or next to nothing; with
-    `watch`, where there is a bar, a chunk under way.
+def show_progress(
+    *, quiet: bool, verbose: bool, watch: bool = False, figures: bool = True
+) -> Iterator[Drawer]:
+    """What draws events until the block ends: a bar, lines, or next to nothing; with `watch`, where
+    there is a bar, a chunk under way.
 
-    A bar needs a terminal that can move its cursor. A log gets lines with `verbose`, else only what
-    a run says about its model.
+    A bar needs a terminal that can move its cursor. A log gets a line a minute, and more with
+    `verbose`. figures: without them, only what a run says.
     """
     is_terminal = os.isatty(2)  # rich's own idea of a terminal bends to FORCE_COLOR
     is_dumb = os.environ.get("TERM", "") in ("dumb", "unknown")
-    if quiet:
-        yield lambda event: None
+    if quiet or not figures:
+        yield Lines(says=not quiet, seconds=None)
     elif is_terminal and not is_dumb and watch:
         from llmzip.cli.watch import show_watch
 
@@ -43,7 +54,14 @@ def show_progress(*, quiet: bool, verbose: bool, watch: bool = False) -> Iterato
         with _rich_progress() as bar:
             yield _Bar(bar)
     else:
-        yield _Lines(enabled=verbose or is_terminal)
+        is_close = verbose or is_terminal
+        seconds = VERBOSE_LINE_SECONDS if is_close else LINE_SECONDS
+        yield Lines(seconds=seconds, at_once=is_close)
+
+
+def status_line(event: Progress | None, *, seconds: float) -> str:
+    """How far a run is, in one line."""
+    return "" if event is None else f"{event.stage}  {describe(event, seconds=seconds)}".rstrip()
 
 
 def describe(event: Progress, *, seconds: float) -> str:
@@ -92,24 +110,31 @@ class Timer:
         return now - self._began
 
 
-class _Lines:
-    """Plain lines: messages always, figures at the start of a stage and twice a minute."""
+class Lines:
+    """Plain lines: messages, and figures now and then."""
 
-    def __init__(self, *, enabled: bool) -> None:
-        self._enabled = enabled
+    def __init__(self, *, seconds: float | None, at_once: bool = False, says: bool = True) -> None:
+        """seconds: between two lines of figures; None: there are none. at_once: a stage begins with
+        one."""
+        self._seconds, self._at_once, self._says = seconds, at_once, says
         self._timer = Timer()
-        self._next_line = 0.0
+        self._next_line = time.monotonic() + (seconds or 0.0)
 
     def __call__(self, event: Progress) -> None:
-        if event.message:
+        if event.message and self._says:
             say(printable(event.message))
         is_new = event.stage != self._timer.stage
         seconds = self._timer.seconds(event.stage)
-        if not self._enabled or event.stage == "model":
+        if self._seconds is None or event.stage == "model":
             return
-        if is_new or time.monotonic() >= self._next_line:
-            self._next_line = time.monotonic() + LINE_SECONDS
-            say(f"{event.stage}  {describe(event, seconds=seconds)}".rstrip())
+        if (is_new and self._at_once) or time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + self._seconds
+            say(status_line(event, seconds=seconds))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Lines are not in anybody's way."""
+        yield
 
 
 class _Bar:
@@ -119,6 +144,13 @@ class _Bar:
         self._bar = bar
         self._timer = Timer()
         self._task = bar.add_task("start", total=None, figures="")
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the bar away for a while."""
+        self._bar.stop()
+        yield
+        self._bar.start()
 
     def __call__(self, event: Progress) -> None:
         if event.message:

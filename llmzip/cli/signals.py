@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from llmzip.errors import Interrupted
@@ -22,6 +22,7 @@ from llmzip.errors import Interrupted
 HINT = "run the same command again"
 NOTHING_WRITTEN = "nothing was written"
 _EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 143}
+_QUESTIONS = ("SIGUSR1", "SIGINFO")
 # How long the command has to end by itself after a first and a second signal: while a library
 # works, Python sees neither. What is to be kept is on disk before there is a signal.
 _FIRST_SECONDS, _SECOND_SECONDS = 1.5, 0.5
@@ -37,6 +38,7 @@ class Stop:
         self.hint = HINT
         self.before_exit: Callable[[], None] = lambda: None  # of a command that does not end itself
         self.waits = True  # the first signal is obeyed between two steps
+        self.status: Callable[[], str] = lambda: ""  # said when a signal asks
         self._num_signals = 0
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -51,6 +53,12 @@ class Stop:
             raise KeyboardInterrupt
         if os.isatty(2):
             os.write(2, b"\nstopping; once more to stop at once\n")
+
+    def on_question(self, number: int, frame: FrameType | None) -> None:
+        """The handler of a signal that only asks how far it is."""
+        line = self.status()
+        with suppress(OSError):
+            os.write(2, f"{line or 'nothing is under way yet'}\n".encode())
 
     @contextmanager
     def at_once(self, outcome: str = NOTHING_WRITTEN) -> Iterator[None]:
@@ -81,6 +89,11 @@ def stop_on_signals() -> Iterator[Stop]:
         number = getattr(signal, name, None)  # not every platform has all of them
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
             before[number] = signal.signal(number, stop.on_signal)
+    asking = {}
+    for name in _QUESTIONS:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            asking[number] = signal.signal(number, stop.on_question)
     try:
         with _watched(stop, before):
             yield stop
@@ -91,7 +104,7 @@ def stop_on_signals() -> Iterator[Stop]:
             raise
         raise stop.interrupted() from cause
     finally:
-        for number, handler in before.items():
+        for number, handler in (before | asking).items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
 from llmzip import config
-from llmzip.cli import options
+from llmzip.cli import options, words
+from llmzip.cli.compress import SUFFIX
 from llmzip.cli.console import say, write_json
+from llmzip.cli.helpers import Helpers
+from llmzip.cli.inputs import inputs_of, run_each
 from llmzip.cli.job import JobSettings, Tools, run_dry
 from llmzip.cli.startup import heavy_imports
 from llmzip.report import Report, make_report, read_report
@@ -23,7 +27,8 @@ _TESTED = {
 
 
 def test(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A .crm file, - for stdin.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help=".crm files, - for stdin.")],
+    recursive: options.Recursive = False,
     full: Annotated[
         bool, typer.Option("--full", help="Decode all of it, too, and compare with its hashes.")
     ] = False,
@@ -41,8 +46,8 @@ def test(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Check FILE without writing anything: its structure, which takes no model, or (--full) all of
-    it. Exit 0 if it is sound."""
+    """Check each FILE without writing anything: its structure, which takes no model, or (--full)
+    all of it. Exit 0 if all are sound."""
     settings = config.DecompressSettings(
         model=model,
         revision=revision,
@@ -50,18 +55,33 @@ def test(
         max_tokens=max_tokens,
         perturb=perturb,
         offline=offline,
-        compute=options.compute_settings(
+        compute=words.compute_settings(
             device=device, threads=threads, batch=batch, attention=attention
         ),
     )
 
+    found = inputs_of(
+        files, recursive=recursive, is_wanted=lambda path: path.lower().endswith(SUFFIX)
+    )
+    job = JobSettings(file="", json=json, quiet=quiet, verbose=verbose)
+    with Helpers(keeps_models=len(found) > 1) as helpers:
+        run_each(
+            found,
+            lambda one: _test(replace(job, file=one.path), settings, full=full, helpers=helpers),
+        )
+
+
+def _test(
+    job: JobSettings, settings: config.DecompressSettings, *, full: bool, helpers: Helpers
+) -> None:
     def work(data: bytes, tools: Tools) -> tuple[Report, str]:
         if full:
             with heavy_imports():
                 from llmzip.codec import decompress_bytes
             decompress_bytes(
-                data, settings, on_progress=tools.on_progress, cancel=tools.stop.cancel
-            )
+                data, settings, **helpers.models(),
+                on_progress=tools.on_progress, cancel=tools.stop.cancel,
+            )  # fmt: skip
             return read_report(data, max_output_bytes=settings.max_output_bytes), "full"
         from llmzip.store.limits import check_work
         from llmzip.store.summary import check_structure
@@ -71,11 +91,10 @@ def test(
         check_work(report.num_tokens, len(data), settings.max_tokens)
         return report, "structure" if is_all else "checksums"
 
-    job = JobSettings(file=file, json=json, quiet=quiet, verbose=verbose)
     name, (report, tested) = run_dry(job, work)
-    if json:
+    if job.json:
         write_json({**report.to_dict(), "tested": tested})
-    if not quiet:
+    if not job.quiet:
         held = {
             "arith": count_text(report.num_segments, "segment"),
             "cram": count_text(report.num_chunks, "chunk"),

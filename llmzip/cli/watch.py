@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from llmzip.cli.progress import Timer, describe
-from llmzip.progress import OnProgress, Progress
+from llmzip.cli.progress import Timer, status_line
+from llmzip.progress import Progress
 from llmzip.report import printable
 
 if TYPE_CHECKING:
@@ -31,17 +31,17 @@ _NEW_LINES = str.maketrans({"\n": "⏎", "\r": "␍", "\t": " "})
 
 
 @contextmanager
-def show_watch() -> Iterator[OnProgress]:
-    """A function that draws events on stderr, a terminal, until the block ends."""
+def show_watch() -> Iterator[Screen]:
+    """What draws events on stderr, a terminal, until the block ends."""
     from rich.console import Console
     from rich.live import Live
 
     console = Console(stderr=True)
     with Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False) as live:
-        yield _Screen(live)
+        yield Screen(live)
 
 
-class _Screen:
+class Screen:
     """What was seen so far of the chunk that is looked at."""
 
     def __init__(self, live: object) -> None:
@@ -55,7 +55,7 @@ class _Screen:
         live, seconds = self._live, self._timer.seconds(event.stage)
         if event.message:
             live.console.print(printable(event.message), markup=False, highlight=False)  # type: ignore[attr-defined]
-        line = f"{event.stage}  {describe(event, seconds=seconds)}".rstrip()
+        line = status_line(event, seconds=seconds)
         if event.view is None:
             if time.monotonic() >= self._next_frame and event.chunk is None:
                 self._draw(_line(line))
@@ -67,6 +67,13 @@ class _Screen:
             self._watched, self._missing = view.first_token, []
         self._missing.append(view.shortfall)
         self._draw(picture(view, self._missing, line))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the picture away for a while."""
+        self._live.stop()  # type: ignore[attr-defined]
+        yield
+        self._live.start()  # type: ignore[attr-defined]
 
     def _draw(self, what: RenderableType) -> None:
         self._next_frame = time.monotonic() + _SECONDS_A_FRAME

@@ -17,28 +17,14 @@ from typing import Any, TypeAlias
 
 from llmzip.cluster.pool import WorkerLost, run_jobs
 from llmzip.cluster.worker import Worker
+from llmzip.config import LOCAL_CLUSTER, CrewSettings
 from llmzip.crew import Job, Terms
 from llmzip.errors import InputError, LlmzipError, SettingsError
 from llmzip.planning import Cut
 
-LOCAL = "local"  # an address: a cluster of this machine alone, which ends with the run
 _CORES_A_WORKER = 4  # more make a step little faster; fewer hold the model more often
 
 Say: TypeAlias = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CrewSettings:
-    """Which cluster, and how it is divided."""
-
-    address: str = LOCAL  # of a cluster, or "auto" for the one that this machine belongs to
-    num_workers: int | None = None  # None: as many as there is room for
-    cores: int | None = None  # of a worker; None: by room
-
-    def __post_init__(self) -> None:
-        for name, value in (("--ray-workers", self.num_workers), ("--ray-cores", self.cores)):
-            if value is not None and not 1 <= value <= 100_000:
-                raise SettingsError(f"{name} is a number from 1 to 100000")
 
 
 @contextmanager
@@ -58,7 +44,7 @@ def ray_crew(settings: CrewSettings, *, say: Say = lambda line: None) -> Iterato
     # workers of this machine are to work as this process would.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")
-    where = {} if settings.address == LOCAL else {"address": settings.address}
+    where = {} if settings.address == LOCAL_CLUSTER else {"address": settings.address}
     with _own_signals():
         try:
             ray.init(**where, include_dashboard=None if where else False, log_to_driver=False,

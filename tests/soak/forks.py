@@ -54,7 +54,7 @@ class Tuning:
 
     def apply(self) -> None:
         workshop.fast_dtype = lambda device: self.fast_dtype
-        progress.LINE_SECONDS = 0.0  # every event is told with -v
+        progress.VERBOSE_LINE_SECONDS = 0.0  # every event is told with -v
         engine._CERTIFY_ROWS = self.certify_rows
         engine._SAVE_SECONDS = self.save_seconds
         journal._COMPACT_BYTES = self.compact_bytes

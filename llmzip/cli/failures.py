@@ -1,0 +1,37 @@
+"""What is said of an error, and the exit code that it has.
+
+Owns the words around a message. Called by `cli.main` and `cli.inputs`.
+"""
+
+from __future__ import annotations
+
+from llmzip.cli.console import say
+from llmzip.errors import Interrupted, LlmzipError
+from llmzip.report import printable
+
+
+def exit_code_of(error: Exception) -> int:
+    """1 for what is no error of ours."""
+    return error.exit_code if isinstance(error, LlmzipError) else 1
+
+
+def describe_error(error: Exception) -> tuple[str, str]:
+    """Message and hint, as they are."""
+    if isinstance(error, LlmzipError):
+        return str(error), error.hint
+    if isinstance(error, OSError):
+        return str(error), ""
+    return (
+        f"this should not have happened: {type(error).__name__}: {error}",
+        "llmzip --debug shows where; please report it",
+    )
+
+
+def print_error(error: Exception, *, name: str = "") -> None:
+    """One line, and one with what to do. name: of the file, where the message may not name it."""
+    text, hint = describe_error(error)
+    where = f"{name}: " if name and name not in text else ""
+    kind = "interrupted" if isinstance(error, Interrupted) else "error"
+    say(f"{kind}: {printable(where + text)} [exit {exit_code_of(error)}]")
+    if hint:
+        say(f"hint: {printable(hint)}")
