@@ -7,8 +7,6 @@ terminals. Called by `llmzip` and `llmzip.cli`.
 
 from __future__ import annotations
 
-import re
-import shlex
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -23,13 +21,14 @@ from llmzip.arith_estimate import estimate_arith
 from llmzip.assembly import pack_stored
 from llmzip.config import VERSION, CompressSettings, ComputeSettings, DecompressSettings
 from llmzip.crew import Crew
-from llmzip.decoding import decode_chunks_of
+from llmzip.decoding import OnDecoded, decode_chunks_of
 from llmzip.encoding import cram_parts
-from llmzip.errors import LimitExceeded, ModelMismatch, ModelUnavailable, SettingsError
+from llmzip.errors import LimitExceeded, SettingsError
 from llmzip.estimate import Estimate, estimate_parts, estimate_stored
 from llmzip.lm.devices import pick_device
 from llmzip.lm.model import FrozenLM, load_model
-from llmzip.lm.zoo import DEFAULT_MODEL, MODELS, ModelFiles, resolve
+from llmzip.lm.zoo import DEFAULT_MODEL, ModelFiles, resolve
+from llmzip.matching import matching_model
 from llmzip.memory import free_bytes, needed_bytes
 from llmzip.models import Models
 from llmzip.pieces import Layout, Texts, restore
@@ -43,7 +42,6 @@ from llmzip.triage import split_stretches
 from llmzip.workshop import Workshop, optimiser_numerics
 
 _Result = TypeVar("_Result")
-_HUB_NAME = re.compile(r"[a-z0-9][\w.-]*/[a-z0-9][\w.-]*", re.ASCII | re.IGNORECASE)
 
 # Settings that a later run may change: the digest says which model it is, and the others change
 # only how long it takes.
@@ -260,6 +258,7 @@ def decode_pieces(
     wanted: range,
     unreadable: Collection[int] | None = None,
     models: Models | None = None,
+    on_decoded: OnDecoded | None = None,
     on_progress: OnProgress | None = None,
     on_outlook: OnOutlook | None = None,
     cancel: threading.Event | None = None,
@@ -271,7 +270,7 @@ def decode_pieces(
     """
     tell, models = on_progress or (lambda event: None), models or Models()
     with models.lock, borrowed_torch(settings.compute.threads):
-        files = _matching_model(container, settings)
+        files = matching_model(container, settings)
         if on_outlook is not None and not models.has(files):
             on_outlook(_memory_outlook(files, settings.compute, optimises=False))
         tokens = models.tokens(files)
@@ -283,47 +282,15 @@ def decode_pieces(
                 attention=settings.compute.attention, decode_only=True,
             )  # fmt: skip
 
-        batch = settings.compute.batch
         if container.arith is not None:
             return decode_segments_of(
                 container, lm, tokens,
                 wanted=[index for index in wanted if index not in (unreadable or ())],
-                perturb=settings.perturb, batch=batch, fallback=fallback,
+                perturb=settings.perturb, batch=settings.compute.batch, fallback=fallback,
                 on_progress=tell, cancel=cancel,
             )  # fmt: skip
         return decode_chunks_of(
             container, lm, tokens,
-            wanted=wanted, unreadable=unreadable, batch=batch, fallback=fallback,
-            on_progress=tell, cancel=cancel,
+            wanted=wanted, unreadable=unreadable, batch=settings.compute.batch, fallback=fallback,
+            on_decoded=on_decoded, on_progress=tell, cancel=cancel,
         )  # fmt: skip
-
-
-def _matching_model(container: Container, settings: DecompressSettings) -> ModelFiles:
-    """The model that the user names, or the one that the file names if it is already here;
-    digests must agree."""
-    wanted = container.model_digest.hex()
-    name = settings.model or container.model_id
-    # A path in a file is not followed: only known names, and names of the hub that are cached.
-    if settings.model is None and name not in MODELS and not _HUB_NAME.fullmatch(name):
-        raise ModelUnavailable(
-            f"this file was made with the local model {name!r} (digest {wanted})",
-            hint="name its directory with --model",
-        )
-    # What a file names is looked up, never fetched: only the user starts a download.
-    files = resolve(
-        name,
-        revision=settings.revision or (container.revision or None if "/" in name else None),
-        allow_fetch=settings.model is not None,
-        offline=settings.offline or settings.model is None,
-        follow_paths=settings.model is not None,
-    )
-    if files.digest != container.model_digest:
-        raise ModelMismatch(
-            f"this file needs model {container.model_id} with digest {wanted}, but {name} has "
-            f"{files.digest.hex()}. Nothing was written.",
-            expected=wanted,
-            got=files.digest.hex(),
-            hint=f"llmzip model pull {shlex.quote(container.model_id)}, or name the right one with "
-            "--model",
-        )
-    return files

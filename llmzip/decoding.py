@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 
@@ -27,6 +28,10 @@ from llmzip.store.vectors import mem_bits
 # for many rows takes little more than one for a few.
 _BATCH_POSITIONS = {"cpu": 4608, "cuda": 1 << 17, "mps": 1 << 14}
 _FEWEST_ROWS, _MOST_ROWS = 16, {"cpu": 96, "cuda": 1024, "mps": 128}
+
+
+# Takes a chunk's number, its tokens and their margins.
+OnDecoded: TypeAlias = Callable[[int, list[int], list[float]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +52,15 @@ def decode_chunks_of(
     batch: int | None = None,
     fallback: Callable[[], FrozenLM] | None = None,
     stage: Stage = "decode",
+    on_decoded: OnDecoded | None = None,
     on_progress: OnProgress = lambda event: None,
     cancel: threading.Event | None = None,
 ) -> list[bytes | None]:
     """The text of each chunk; None where it is not needed for those `wanted`, or fails its check.
 
     unreadable: chunks of a damaged file that cannot be decoded, nor what follows them in their
-    segments. fallback: loads the model for the CPU, used when another device gives other tokens.
+    segments. on_decoded: sees every chunk that passes its check. fallback: loads the model for the
+    CPU, used when another device gives other tokens.
     """
     chunks = container.chunks
     wanted = range(len(chunks)) if wanted is None else wanted
@@ -76,13 +83,17 @@ def decode_chunks_of(
     for attempt in attempts:
         todo = [each for each in segments if any(texts[index] is None for index in each)]
 
-        def on_chunk(segment: int, wave: int, ids: list[int], todo: list[range] = todo) -> bool:
+        def on_chunk(
+            segment: int, wave: int, ids: list[int], margins: list[float], todo: list[range] = todo
+        ) -> bool:
             nonlocal progress
             index = todo[segment][wave]
             if texts[index] is not None:
                 return True
             texts[index] = _checked_text(chunks[index], ids, tokens)
             if texts[index] is not None:
+                if on_decoded is not None:
+                    on_decoded(index, ids, margins)
                 progress = replace(
                     progress,
                     chunks_done=progress.chunks_done + 1,

@@ -8,7 +8,6 @@ time that it took. A job is a plain function of picklable arguments that returns
 from __future__ import annotations
 
 import bz2
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from llmzip.assembly import xz_bytes
 from llmzip.codec import compress_bytes, decompress_bytes
 from llmzip.config import CompressSettings, DecompressSettings
 from llmzip.errors import IntegrityError
+from llmzip.explain import read_alone
 from llmzip.lm.devices import pick_device
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows, segment_start
 from llmzip.lm.model import FrozenLM, load_model, start_token
@@ -233,19 +233,6 @@ def window_bits(lm: FrozenLM, start_ids: Sequence[int], ids: Sequence[int], wind
         total += float(bits[known - begin :].sum())
         known = begin + len(bits)
     return total
-
-
-@torch.no_grad()
-def read_alone(lm: FrozenLM, start_ids: Sequence[int], ids: Sequence[int]) -> tuple[Tensor, State]:
-    """Surprisal of each token behind the start token and those before it: [L] fp64 on the CPU; the
-    state after all of them. Nothing before the first: any of the vocabulary, equally."""
-    block, live = pad_ids([[*start_ids, *ids]], lm.device)
-    hidden, state = lm.extend(lm.empty(1), lm.embed(block), live)
-    foreseen = min(1, len(start_ids))
-    predicting = hidden[0, len(start_ids) - foreseen : -1]  # row j predicts token j + 1 - foreseen
-    bits = lm.surprisal_bits(predicting, block[0, len(start_ids) + 1 - foreseen :])
-    first = torch.full((1 - foreseen,), math.log2(lm.vocab_size), dtype=torch.float64)
-    return torch.cat([first, bits.double().cpu()]), state
 
 
 def _read_with_mem(lm: FrozenLM, state: State, mem: Tensor, ids: Sequence[int]) -> Tensor:

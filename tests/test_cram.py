@@ -200,7 +200,7 @@ class TestEngine:
             ],
             start_id=None,
             batch=1,
-            on_chunk=lambda segment, chunk, row: got.__setitem__(chunk, row),
+            on_chunk=lambda segment, chunk, row, margins: got.__setitem__(chunk, row),
         )
         assert [i for _, row in sorted(got.items()) for i in row] == list(ids[:24])
         assert any(chunk.mem is not None for chunk in chunks)
@@ -267,7 +267,7 @@ class TestDecoding:
             [[DecodeChunk(num_tokens=9, mem=as_stored(mem), patches={2: end})]],
             start_id=None,
             batch=4,
-            on_chunk=lambda segment, chunk, row: got.append(row),
+            on_chunk=lambda segment, chunk, row, margins: got.append(row),
         )
         assert len(got[0]) == 9
         assert got[0][2] == end

@@ -48,7 +48,7 @@ def decode(
     got: dict[tuple[int, int], list[int]] = {}
     places: dict[int, int] = {}
 
-    def on_chunk(segment: int, chunk: int, ids: list[int]) -> bool:
+    def on_chunk(segment: int, chunk: int, ids: list[int], margins: list[float]) -> bool:
         assert chunk == places.get(segment, 0)  # in order, once
         places[segment] = chunk + 1
         got[segment, chunk] = ids

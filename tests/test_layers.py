@@ -30,10 +30,11 @@ RANKS = {
     "__main__": 7,
 }
 CODEC_PARTS = {
-    "arith_decoding", "arith_encoding", "arith_estimate", "arith_keeping", "assembly", "codec",
-    "crew", "decoding", "encoding", "estimate", "groups", "outlook", "packing", "pieces",
-    "memory", "models", "planning", "runtime", "salvage", "telling", "triage",
-    "workshop",
+    "arith_decoding", "arith_encoding", "arith_estimate", "arith_keeping", "assembly",
+    "checkup", "codec", "crew", "decoding", "demonstration", "encoding", "estimate", "explain",
+    "export", "findings", "groups", "matching", "memory", "models", "outlook", "packing",
+    "pieces", "planning", "report_pieces", "runtime", "salvage", "surroundings", "telling",
+    "triage", "workshop",
 }  # fmt: skip
 REPORT_PARTS = {"report", "report_text"}
 OWNERS = {

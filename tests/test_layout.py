@@ -81,7 +81,7 @@ def test_decoder_starts_at_token_0_and_takes_patches(
         segments,
         start_id=start_id,
         batch=batch,
-        on_chunk=lambda segment, chunk, ids: got.__setitem__((segment, chunk), ids),
+        on_chunk=lambda segment, chunk, ids, margins: got.__setitem__((segment, chunk), ids),
     )
     assert got == {
         (0, 0): [7, 8, 9],

@@ -1,7 +1,8 @@
 """The commands by name: which module has each, and what the overview says of it.
 
 Owns the table, and that a command's module is imported only when that command is run, explained or
-completed: `llmzip --help` reads the table alone. Called by `cli.main` and `scripts/make_cli_docs.py`.
+completed: `llmzip --help` reads the table alone. Called by `cli.main` and by
+`scripts/make_cli_docs.py`.
 """
 
 from __future__ import annotations
@@ -28,9 +29,7 @@ class Entry:
 
 
 def _entry(name: str, summary: str, *, attribute: str = "") -> tuple[str, Entry]:
-    return name, Entry(
-        module=f"llmzip.cli.{name}", attribute=attribute or name, summary=summary
-    )
+    return name, Entry(module=f"llmzip.cli.{name}", attribute=attribute or name, summary=summary)
 
 
 ENTRIES: Mapping[str, Entry] = MappingProxyType(
@@ -40,6 +39,8 @@ ENTRIES: Mapping[str, Entry] = MappingProxyType(
             _entry("decompress", "Restore what was compressed."),
             _entry("test", "Check files without writing anything."),
             _entry("info", "Show what a .crm file holds."),
+            _entry("explain", "Say of each chunk how it is stored and how safely it decodes."),
+            _entry("vectors", "Write the vectors of a file, for research."),
             _entry("model", "List, fetch and check language models.", attribute="app"),
             _entry("lab", "Measure how much a model's vectors hold.", attribute="app"),
             _entry("demo", "Send a short text into vectors and back."),

@@ -29,8 +29,9 @@ from llmzip.store.residual import Ranked
 _WAVES_UNDER_WAY = 2
 
 
-# Takes segment, chunk and tokens; False: what follows in the segment is not worth decoding.
-OnChunk: TypeAlias = Callable[[int, int, list[int]], bool | None]
+# Takes segment, chunk, tokens and their margins (none of tokens stored one by one); False: what
+# follows in the segment is not worth decoding.
+OnChunk: TypeAlias = Callable[[int, int, list[int], list[float]], bool | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,12 +217,14 @@ def _skip_literals(segment: _Segment, on_chunk: OnChunk) -> bool:
             return True
         # A container's reader refuses literal chunks with anything but ids.
         ids = [token for _, token in sorted(chunk.patches.items()) if isinstance(token, int)]
-        _finish_chunk(segment, ids, on_chunk)
+        _finish_chunk(segment, ids, [], on_chunk)
     return False
 
 
-def _finish_chunk(segment: _Segment, ids: list[int], on_chunk: OnChunk) -> None:
-    is_over = on_chunk(segment.index, segment.place, ids) is False
+def _finish_chunk(
+    segment: _Segment, ids: list[int], margins: list[float], on_chunk: OnChunk
+) -> None:
+    is_over = on_chunk(segment.index, segment.place, ids, margins) is False
     segment.lead = segment.lead + ids
     segment.place = len(segment.chunks) if is_over else segment.place + 1
 
@@ -257,4 +260,5 @@ def _decode_wave(
         lm, running, row_hidden, num_tokens, [chunk.patches for chunk in chunks], cancel
     )
     for row, segment in enumerate(wave):
-        _finish_chunk(segment, decoded.ids[row, : num_tokens[row]].tolist(), on_chunk)
+        ids, margins = (each[row, : num_tokens[row]] for each in (decoded.ids, decoded.margins))
+        _finish_chunk(segment, ids.tolist(), margins.tolist(), on_chunk)
