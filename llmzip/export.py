@@ -1,20 +1,26 @@
 """Vectors as a safetensors file, for those who study them.
 
-Owns its tensors and what their names mean. Needs no model. Called by `cli.vectors`.
+Owns its tensors and what their names mean. Needs no model and no torch. Called by `cli.vectors`.
 """
 
 from __future__ import annotations
 
-import torch
-from safetensors.torch import save
+import json
+from collections.abc import Mapping
+
+import numpy as np
 
 from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES, VERSION
 from llmzip.errors import InputError
+from llmzip.pieces import Layout
 from llmzip.store.container import Container, read_container
 from llmzip.store.residual import Ranked
 from llmzip.store.vectors import mem_bits
 
 SCHEMA = "1"
+_COLUMNS = ("chunk", "first_byte", "num_bytes", "num_tokens", "starts_segment")
+# As safetensors names them. numpy has no bf16: 16-bit integers hold its bits.
+_KINDS = {"uint16": "BF16", "float32": "F32", "int64": "I64"}
 
 
 def export_vectors(
@@ -26,7 +32,7 @@ def export_vectors(
     """The vectors of a `.crm` file, and what belongs to them, as a safetensors file.
 
     mem: [N, K, D], as the decoder takes them, of the N chunks that have vectors; or the vectors
-    shared by an arith file: [1, K, D]; bf16 or whatever is asked for. Of those chunks: chunk,
+    shared by an arith file: [1, K, D]; "bfloat16" or "float32". Of those chunks: chunk (from 0),
     first_byte, num_bytes, num_tokens, starts_segment: [N] int64. patches: [P, 6] int64: row of mem,
     position, token or -1, and of one that is named by rank skip, size and index (docs/FORMAT.md),
     else -1. Strings about the model are in the metadata. Raises FormatError, LimitExceeded, and
@@ -34,57 +40,56 @@ def export_vectors(
     """
     container = read_container(data, max_output_bytes=max_output_bytes)
     tensors = _of_arith(container) if container.arith is not None else _of_chunks(container)
-    if not len(tensors["mem"]):
+    if not tensors["mem"].size:
         raise InputError("the file holds no vectors")
-    tensors["mem"] = tensors["mem"].to(getattr(torch, dtype_name))
-    return save(tensors, _metadata(container))
+    if dtype_name == "float32":
+        tensors["mem"] = (tensors["mem"].astype(np.uint32) << 16).view(np.float32)
+    return _safetensors(tensors, _metadata(container))
 
 
-def _of_chunks(container: Container) -> dict[str, torch.Tensor]:
-    mems: list[torch.Tensor] = []
+def _of_chunks(container: Container) -> dict[str, np.ndarray]:
+    mems: list[np.ndarray] = []
     rows: list[list[int]] = []
     patches: list[list[int]] = []
     places = _places(container)
     for number, chunk in enumerate(container.chunks):
         if chunk.mem is None:
             continue
-        bits = torch.from_numpy(mem_bits(chunk.mem).copy())
         for position, token in chunk.patches:
-            name = (
-                [-1, token.skip, token.size, token.index]
-                if isinstance(token, Ranked)
-                else ([token, -1, -1, -1])
-            )
+            if isinstance(token, Ranked):
+                name = [-1, token.skip, token.size, token.index]
+            else:
+                name = [token, -1, -1, -1]
             patches.append([len(mems), position, *name])
-        mems.append(bits.view(torch.bfloat16))
+        mems.append(mem_bits(chunk.mem))
         rows.append(
             [number, places[number], chunk.num_bytes, chunk.num_tokens, int(chunk.starts_segment)]
         )
-    shape = (0, container.num_mem, container.mem_dim)
-    columns = torch.tensor(rows, dtype=torch.int64).view(-1, 5).T.contiguous()
-    names = ("chunk", "first_byte", "num_bytes", "num_tokens", "starts_segment")
+    columns = np.array(rows, dtype=np.int64).reshape(-1, len(_COLUMNS)).T
     return {
-        "mem": torch.stack(mems) if mems else torch.empty(shape, dtype=torch.bfloat16),
-        **{name: column.clone() for name, column in zip(names, columns, strict=True)},
-        "patches": torch.tensor(patches, dtype=torch.int64).view(-1, 6),
+        "mem": _bits(mems, container.num_mem, container.mem_dim),
+        **dict(zip(_COLUMNS, columns, strict=True)),
+        "patches": np.array(patches, dtype=np.int64).reshape(-1, 6),
     }
 
 
 def _places(container: Container) -> list[int]:
     """Where each chunk begins in the original."""
-    from llmzip.pieces import Layout
-
     extents = Layout.of(container).extents(0, container.original_bytes)
     return [each.first for each in extents if each.piece is not None and not each.offset]
 
 
-def _of_arith(container: Container) -> dict[str, torch.Tensor]:
+def _of_arith(container: Container) -> dict[str, np.ndarray]:
     assert container.arith is not None
     shared = container.arith.mem
-    if shared is None:
-        return {"mem": torch.empty(0, 0, 0, dtype=torch.bfloat16)}
-    bits = torch.from_numpy(mem_bits(shared).copy())
-    return {"mem": bits.view(torch.bfloat16)[None]}
+    return {"mem": _bits([] if shared is None else [mem_bits(shared)], 0, 0)}
+
+
+def _bits(mems: list[np.ndarray], num_mem: int, mem_dim: int) -> np.ndarray:
+    """[N, K, D]: the bits of each number in bf16."""
+    if not mems:
+        return np.empty((0, num_mem, mem_dim), dtype=np.uint16)
+    return np.stack(mems).view(np.uint16)
 
 
 def _metadata(container: Container) -> dict[str, str]:
@@ -98,3 +103,20 @@ def _metadata(container: Container) -> dict[str, str]:
         "bits": str(container.bits),
         "codec": "cram" if container.arith is None else "arith",
     }
+
+
+def _safetensors(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """A file of that format: length of a JSON header, the header, then the numbers, little-endian,
+    the widest first so that all lie where their size divides their place."""
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    parts: list[bytes] = []
+    place = 0
+    for name, array in sorted(tensors.items(), key=lambda item: -item[1].itemsize):
+        kind = _KINDS[array.dtype.name]
+        parts.append(array.astype(array.dtype.newbyteorder("<")).tobytes())
+        end = place + len(parts[-1])
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [place, end]}
+        place = end
+    packed = json.dumps(header, separators=(",", ":")).encode()
+    packed += b" " * (-len(packed) % 8)
+    return b"".join([len(packed).to_bytes(8, "little"), packed, *parts])

@@ -7,20 +7,17 @@ time that it took. A job is a plain function of picklable arguments that returns
 
 from __future__ import annotations
 
-import bz2
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import brotli
 import torch
-import zstandard
 from bench_speed import bf16_flops
 from torch import Tensor
 
-from llmzip.assembly import xz_bytes
 from llmzip.codec import compress_bytes, decompress_bytes
+from llmzip.comparison import others
 from llmzip.config import CompressSettings, DecompressSettings
 from llmzip.errors import IntegrityError
 from llmzip.explain import read_alone
@@ -186,12 +183,7 @@ def window_job(text: bytes, settings: CompressSettings) -> WindowSample:
 
 def other_sizes(text: bytes) -> dict[str, int]:
     """Bytes that other compressors make of `text`, each at its best."""
-    return {
-        "xz -9e": xz_bytes(text),
-        "zstd -19": len(zstandard.ZstdCompressor(level=19).compress(text)),
-        "bzip2 -9": len(bz2.compress(text, 9)),
-        "brotli 11": len(brotli.compress(text, quality=11)),
-    }
+    return {each.name: each.num_bytes for each in others(text)}
 
 
 @torch.no_grad()

@@ -197,7 +197,9 @@ def test_one_json_object(
     for text in result["texts"]:
         assert text["bytes"] == len(TEXT)
         assert text["presets"] == {"fast": sample.to_dict(), "small": sample.to_dict()}
-        assert list(text["others"]) == ["xz -9e", "zstd -19", "bzip2 -9", "brotli 11"]
+        assert list(text["others"]) == [
+            "gzip -9", "bzip2 -9", "xz -9e", "zstd -19", "brotli 11",
+        ]  # fmt: skip
         assert text["others"]["xz -9e"]["bytes"] == sample.report.xz_bytes
         assert text["others"]["zstd -19"]["bytes"] == sample.report.zstd_bytes
         assert text["model_window_bits_per_byte"] > 0

@@ -31,10 +31,10 @@ RANKS = {
 }
 CODEC_PARTS = {
     "arith_decoding", "arith_encoding", "arith_estimate", "arith_keeping", "assembly",
-    "checkup", "codec", "crew", "decoding", "demonstration", "encoding", "estimate", "explain",
-    "export", "findings", "groups", "matching", "memory", "models", "outlook", "packing",
-    "pieces", "planning", "report_pieces", "runtime", "salvage", "surroundings", "telling",
-    "triage", "workshop",
+    "checkup", "codec", "comparison", "crew", "decoding", "demonstration", "encoding",
+    "estimate", "explain", "export", "findings", "groups", "matching", "memory", "models",
+    "outlook", "packing", "pieces", "planning", "report_pieces", "runtime", "salvage",
+    "surroundings", "telling", "triage", "workshop",
 }  # fmt: skip
 REPORT_PARTS = {"report", "report_text"}
 OWNERS = {
@@ -44,7 +44,7 @@ OWNERS = {
     "typer": ("cli/",),
     "rich": ("cli/",),
     "click": (),
-    "zstandard": ("store/", "assembly.py", "triage.py"),
+    "zstandard": ("store/", "assembly.py", "comparison.py", "triage.py"),
     "ray": ("cluster/ray_crew.py",),
     "pickle": (),
     "matplotlib": ("lab/figures",),

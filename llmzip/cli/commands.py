@@ -39,6 +39,7 @@ ENTRIES: Mapping[str, Entry] = MappingProxyType(
             _entry("decompress", "Restore what was compressed."),
             _entry("test", "Check files without writing anything."),
             _entry("info", "Show what a .crm file holds."),
+            _entry("compare", "Compare with gzip, bzip2, xz, zstd and brotli."),
             _entry("explain", "Say of each chunk how it is stored and how safely it decodes."),
             _entry("vectors", "Write the vectors of a file, for research."),
             _entry("model", "List, fetch and check language models.", attribute="app"),

@@ -1,0 +1,243 @@
+"""`llmzip compare`: a file in the hands of several compressors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmzip import config
+from llmzip.cli import options, words
+from llmzip.cli.console import write_json, write_text
+from llmzip.cli.forecast import time_text
+from llmzip.cli.job import JobSettings, Tools, run_dry
+from llmzip.cli.preflight import size_text
+from llmzip.cli.startup import heavy_imports
+from llmzip.errors import InputError
+from llmzip.progress import Progress, check_cancelled
+from llmzip.report import MODEL_NOT_COUNTED
+
+if TYPE_CHECKING:
+    from llmzip.comparison import Contender
+
+SCHEMA = 1
+_MAX_OUTPUT_BYTES = config.DecompressSettings.max_output_bytes
+_MEASURED_SECONDS = 120.0  # of a forecast, up to which arith is measured, both ways
+
+
+def compare(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Any file, - for stdin.")],
+    crm: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.crm", help="What compress made of it, to stand in the table."),
+    ] = None,
+    no_model: Annotated[
+        bool, typer.Option("--no-model", help="The others alone; nothing of a model is run.")
+    ] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure --codec arith however long it takes.")
+    ] = False,
+    model: options.Model = None,
+    revision: options.Revision = None,
+    device: options.Device = config.ComputeSettings.device,
+    preset: options.Preset = config.CompressSettings.preset,
+    threads: options.Threads = None,
+    batch: options.Batch = None,
+    attention: options.Attention = config.ComputeSettings.attention,
+    offline: options.Offline = False,
+    yes: options.Yes = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Compare what llmzip makes of FILE with gzip, bzip2, xz, zstd and brotli. Writes nothing."""
+    settings = config.CompressSettings(
+        model=model,
+        revision=revision,
+        preset=preset,  # type: ignore[arg-type]
+        offline=offline,
+        compute=words.compute_settings(
+            device=device, threads=threads, batch=batch, attention=attention
+        ),
+    )
+
+    def work(data: bytes, tools: Tools) -> tuple[int, list[Contender], int | None]:
+        if not data:
+            raise InputError("an empty file is as small as it can be")
+        from llmzip.comparison import others
+
+        found = list(others(data))
+        if crm is not None:
+            found.append(_finished(crm, data))
+        if no_model:
+            return len(data), found, None
+        ours, model_bytes = _ours(data, settings, tools, has_crm=crm is not None, measure=measure)
+        return len(data), found + ours, model_bytes
+
+    job = JobSettings(file=file, json=json, quiet=quiet, verbose=verbose, yes=yes)
+    name, (size, found, model_bytes) = run_dry(job, work)
+    found.sort(key=lambda each: each.num_bytes)
+    if json:
+        write_json(_fields(size, found, model_bytes))
+    else:
+        write_text(compare_table(name, size, found, model_bytes))
+
+
+def _finished(crm: str, data: bytes) -> Contender:
+    """A file that compress has made of this one."""
+    from llmzip.comparison import Contender
+    from llmzip.store.container import content_hash
+    from llmzip.store.opening import open_file
+
+    try:
+        packed = Path(crm).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {crm}: {error.strerror}") from error
+    header = open_file(packed, max_output_bytes=_MAX_OUTPUT_BYTES).header
+    if header.original_bytes != len(data) or header.original_hash != content_hash(data):
+        raise InputError(f"{crm} is of another file")
+    return Contender(name=f"llmzip, {Path(crm).name}", num_bytes=len(packed), is_ours=True)
+
+
+def _ours(
+    data: bytes, settings: config.CompressSettings, tools: Tools, *, has_crm: bool, measure: bool
+) -> tuple[list[Contender], int | None]:
+    """Both codecs, measured or forecast; and the size of the model on the disk."""
+    with heavy_imports():
+        from llmzip.codec import compress_bytes, decompress_bytes, estimate_bytes
+        from llmzip.comparison import Contender
+        from llmzip.lm.zoo import DEFAULT_MODEL, resolve
+        from llmzip.models import Models
+    models = Models()
+    more: dict[str, Any] = {"on_progress": tools.on_progress, "cancel": tools.stop.cancel}
+    arith = replace(settings, codec="arith", preset=config.CompressSettings.preset)
+    forecast = estimate_bytes(data, arith, models=models, **more)
+    if not forecast.seconds:  # no text that the model can predict: both codecs store it
+        stored = Contender(
+            name="llmzip, stored with zstd", num_bytes=forecast.container_bytes, is_ours=True
+        )
+        return [stored], None
+    found = [
+        Contender(
+            name="llmzip --codec arith", num_bytes=forecast.container_bytes,
+            compress_seconds=forecast.seconds, is_forecast=True, is_ours=True,
+        )
+    ]  # fmt: skip
+    if measure or forecast.seconds <= _MEASURED_SECONDS:
+        began = time.perf_counter()
+        packed = compress_bytes(data, arith, models=models, **more)
+        packed_at = time.perf_counter()
+        own = config.DecompressSettings(
+            model=settings.model, revision=settings.revision, max_output_bytes=len(data),
+            offline=settings.offline, compute=settings.compute,
+        )  # fmt: skip
+        decompress_bytes(packed, own, models=models, **more)
+        found = [
+            Contender(
+                name="llmzip --codec arith", num_bytes=len(packed),
+                compress_seconds=packed_at - began,
+                decompress_seconds=time.perf_counter() - packed_at, is_ours=True,
+            )
+        ]  # fmt: skip
+    if not has_crm:
+        check_cancelled(tools.stop.cancel)
+        tools.on_progress(Progress(stage="cram", message="forecast of --codec cram"))
+        cram = estimate_bytes(data, settings, models=models, **more)
+        found.append(
+            Contender(
+                name=f"llmzip --preset {settings.preset}", num_bytes=cram.container_bytes,
+                compress_seconds=cram.seconds, is_forecast=True, is_ours=True,
+            )
+        )  # fmt: skip
+    files = resolve(
+        settings.model or DEFAULT_MODEL, revision=settings.revision, offline=settings.offline
+    )
+    return found, sum(each.stat().st_size for each in files.path.iterdir() if each.is_file())
+
+
+def compare_table(name: str, size: int, found: Sequence[Contender], model_bytes: int | None) -> str:
+    """The table, and what the model changes. The last line has its newline."""
+    heads = ["", "bytes", "bits per byte", "ratio", "compress", "decompress"]
+    rows = [heads, *(_row(each, size) for each in found)]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(heads))]
+    lines = [f"{name}: {size:,} bytes"]
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    lines += _notes(size, found, model_bytes)
+    return "\n".join(lines) + "\n"
+
+
+def _row(each: Contender, size: int) -> list[str]:
+    about = "~" if each.is_forecast else ""
+    return [
+        each.name,
+        f"{about}{each.num_bytes:,}",
+        f"{about}{each.bits_per_byte(size):.2f}",
+        f"{about}{size / each.num_bytes:.2f}",
+        _seconds(each.compress_seconds, about),
+        _seconds(each.decompress_seconds, about),
+    ]
+
+
+def _seconds(seconds: float | None, about: str) -> str:
+    if seconds is None:
+        return "-"
+    if seconds < 0.1:
+        return f"{about}{1000 * seconds:.1f} ms"
+    if seconds < 10:
+        return f"{about}{seconds:.2f} s"
+    return f"{about}{time_text(seconds)}"
+
+
+def _notes(size: int, found: Sequence[Contender], model_bytes: int | None) -> list[str]:
+    from llmzip.comparison import break_even_bytes
+
+    notes = []
+    if any(each.is_forecast for each in found):
+        notes.append("~ a forecast from a small part; the others were run once")
+    rivals = [each for each in found if not each.is_ours]
+    ours = [each for each in found if each.is_ours]
+    if not any(each.name.startswith("brotli") for each in rivals):
+        notes.append("brotli is not installed: pip install 'llmzip[compare]'")
+    if model_bytes is None or not ours:
+        return notes
+    notes.append(f"{MODEL_NOT_COUNTED}: {size_text(model_bytes)} on disk, once for all files")
+    best = ours[0]
+    needed = break_even_bytes(best, rivals, original_bytes=size, model_bytes=model_bytes)
+    if needed is None:
+        notes.append(f"{best.name} is not smaller than {rivals[0].name}: the model never pays")
+    else:
+        notes.append(
+            f"with the model counted, {best.name} is smaller than {rivals[0].name} from "
+            f"{size_text(round(needed))} of such text on"
+        )
+    return notes
+
+
+def _fields(size: int, found: Sequence[Contender], model_bytes: int | None) -> dict[str, Any]:
+    from llmzip.comparison import break_even_bytes
+
+    rivals = [each for each in found if not each.is_ours]
+    return {
+        "schema": SCHEMA,
+        "original_bytes": size,
+        "model_bytes": model_bytes,
+        "contenders": [
+            {
+                **asdict(each),
+                "bits_per_byte": each.bits_per_byte(size),
+                "break_even_bytes": break_even_bytes(
+                    each, rivals, original_bytes=size, model_bytes=model_bytes
+                )
+                if each.is_ours and model_bytes
+                else None,
+            }
+            for each in found
+        ],
+    }
