@@ -5,7 +5,7 @@ source "$(dirname "$0")/common.sh"
 export OUT
 study capacity smollm2-135m/capacity --texts "$COUNT" --steps 120
 study scaling smollm2-135m/scaling --texts 1 --steps 120 --mem 1,2,4,8
-study entropy smollm2-135m/entropy --texts 4 --steps 100
+study entropy smollm2-135m/entropy --texts 5 --steps 100
 study rate smollm2-135m/rate --texts 1 --bits 16,8,6,4,3,2
 study greedy smollm2-135m/greedy --texts 2 --steps 120
 study geometry smollm2-135m/geometry --texts 1 --steps 120
