@@ -48,13 +48,13 @@ from llmzip.errors import (
     Truncated,
     UnsupportedVersion,
 )
+from llmzip.fileobjects import open
 from llmzip.options import bytes_of, compress_settings, decompress_settings
 from llmzip.progress import ChunkEvent, Progress
 from llmzip.session import Compressor, Decompressor
 
 if TYPE_CHECKING:
     import threading
-    from typing import IO, Any, BinaryIO
 
     from llmzip.options import BytesLike
     from llmzip.progress import OnProgress
@@ -239,39 +239,6 @@ def info(source: str | os.PathLike[str] | BytesLike) -> Report:
         with builtins.open(source, "rb") as file:
             return read_report(file.read())
     return read_report(bytes_of(source))
-
-
-def open(
-    file: str | os.PathLike[str] | BinaryIO,
-    mode: str = "rb",
-    *,
-    encoding: str | None = None,
-    errors: str | None = None,
-    newline: str | None = None,
-    **options: Any,
-) -> IO[Any]:
-    r"""A `.crm` file as a file object, by its path or from an opened binary file, which stays open.
-
-    `mode`: "r" and "rb" read bytes, "rt" text; "w" and "wb", or "x" and "xb" for a file that must
-    be new, write bytes, "wt" and "xt" text. `encoding`, `errors` and `newline` are for text, as
-    those of Python's `open`. Other keywords are those of `decompress` or `compress`.
-
-    Reading decodes whole segments as they are needed, keeps them, and may seek. Each is verified by
-    its own checks; once every one of them was read, so is the hash of the whole. What is written is
-    compressed when the file is closed, and appears complete or not at all; after an exception in a
-    `with` block it does not.
-
-        >>> with llmzip.open("novel.crm", "wt", model=model, codec="arith") as file:
-        ...     _ = file.write("It was the best of times,\nit was the worst of times.\n")
-        >>> with llmzip.open("novel.crm", "rt", model=model) as file:
-        ...     file.readlines()[1]
-        'it was the worst of times.\n'
-
-    Raises OSError, ValueError for a mode that there is not, and LlmzipError.
-    """
-    from llmzip.crmfile import open_crm
-
-    return open_crm(file, mode, encoding=encoding, errors=errors, newline=newline, options=options)
 
 
 def __getattr__(name: str) -> object:

@@ -132,6 +132,7 @@ def estimate_bytes(
     *,
     models: Models | None = None,
     on_progress: OnProgress | None = None,
+    on_outlook: OnOutlook | None = None,
     cancel: threading.Event | None = None,
 ) -> Estimate:
     """What `compress_bytes` would take and give, from working on a small part of the text.
@@ -154,6 +155,7 @@ def estimate_bytes(
         stored=lambda: estimate_stored(data),
         models=models,
         on_progress=on_progress,
+        on_outlook=on_outlook,
         cancel=cancel,
     )
 
@@ -173,7 +175,7 @@ def _with_workshop(
     """`work` on the tokens of `data` and the model, or `stored()` where nothing is worth cramming,
     which needs no model."""
     tell, models = on_progress or (lambda event: None), models or Models()
-    with models.lock, borrowed_torch(settings.compute.threads):
+    with models.turn(cancel), borrowed_torch(settings.compute.threads):
         stretches = split_stretches(data)
         if not any(stretch.is_text for stretch in stretches):
             return stored()
@@ -269,7 +271,7 @@ def decode_pieces(
     Raises ModelUnavailable, ModelMismatch, Corrupt, Interrupted.
     """
     tell, models = on_progress or (lambda event: None), models or Models()
-    with models.lock, borrowed_torch(settings.compute.threads):
+    with models.turn(cancel), borrowed_torch(settings.compute.threads):
         files = matching_model(container, settings)
         if on_outlook is not None and not models.has(files):
             on_outlook(_memory_outlook(files, settings.compute, optimises=False))

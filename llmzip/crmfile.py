@@ -1,36 +1,37 @@
 """`.crm` files as Python file objects.
 
-Owns `llmzip.open`: reading anywhere, decoding no more than that takes, and writing a file that
-appears once it is whole. Called by `llmzip`.
+Owns `llmzip.open`, and reading anywhere in a file, which decodes no more than that takes. Called by
+`llmzip`.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import IO, TYPE_CHECKING, Any, BinaryIO
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING, Any
 
+from llmzip.crmwriter import CrmWriter
 from llmzip.errors import IntegrityError
-from llmzip.options import bytes_of, compress_settings, decompress_settings
+from llmzip.options import compress_settings, decompress_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from types import TracebackType
-    from typing import TypeAlias
 
-    from llmzip.config import CompressSettings, DecompressSettings
+    from llmzip.config import DecompressSettings
+    from llmzip.fileobjects import Where
     from llmzip.models import Models
-    from llmzip.options import BytesLike
-
-    Where: TypeAlias = str | os.PathLike[str] | BinaryIO
+    from llmzip.progress import OnProgress
 
 _MODES = ("r", "w", "x")
 # A segment of an arith file is decoded in one go. One of a crammed file takes as long alone as
 # beside seven others, so those that follow are decoded, too, once reading goes on.
 _SEGMENTS_AHEAD = 8
+_HINT = 'the file is intact but decodes to other text here; try device="cpu"'
+_KEPT_BYTES = 64 << 20  # of decoded text, beyond what a read needs
 
 
 def open_crm(
@@ -40,46 +41,71 @@ def open_crm(
     encoding: str | None,
     errors: str | None,
     newline: str | None,
+    progress: OnProgress | None,
+    cancel: threading.Event | None,
     options: dict[str, Any],
 ) -> IO[Any]:
     """See `llmzip.open`."""
     kind, is_text = mode.replace("t", "").replace("b", ""), "t" in mode
-    if kind not in _MODES or len(mode) > 2 or mode not in (kind, f"{kind}b", f"{kind}t"):
+    if kind not in _MODES or mode not in (kind, f"{kind}b", f"{kind}t"):
         raise ValueError(f"invalid mode: {mode!r}")
     if not is_text and (encoding, errors, newline) != (None, None, None):
         raise ValueError("encoding, errors and newline are for text mode")
-    if not isinstance(file, (str, os.PathLike)) and not (
-        hasattr(file, "read") or hasattr(file, "write")
-    ):
-        raise TypeError("file is a path, or an object with read or write")
+    is_path = isinstance(file, (str, os.PathLike))
+    if not is_path and not hasattr(file, "read" if kind == "r" else "write"):
+        raise TypeError("file is a path, or an object with read, to read, or write, to write")
+    found: Any
     if kind == "r":
-        raw = CrmReader(file, decompress_settings(options))  # type: ignore[arg-type]
-        found: Any = io.BufferedReader(raw)
+        settings = decompress_settings(options)  # type: ignore[arg-type]
+        found = CrmFile(CrmReader(file, settings, on_progress=progress, cancel=cancel))
     else:
-        found = CrmWriter(file, kind, compress_settings(options))  # type: ignore[arg-type]
+        wanted = compress_settings(options)  # type: ignore[arg-type]
+        found = CrmWriter(file, kind, wanted, on_progress=progress, cancel=cancel)
     if not is_text:
         return found  # type: ignore[no-any-return]
-    return _TextFile(found, encoding, errors, newline)
+    try:
+        return _TextFile(found, encoding, errors, newline)
+    except BaseException:  # an encoding that there is not
+        found.discard() if isinstance(found, CrmWriter) else found.close()
+        raise
 
 
 class CrmReader(io.RawIOBase):
     """The original of a container, decoded as far as it is read."""
 
-    def __init__(self, file: Where, settings: DecompressSettings) -> None:
+    def __init__(
+        self,
+        file: Where,
+        settings: DecompressSettings,
+        *,
+        on_progress: OnProgress | None,
+        cancel: threading.Event | None,
+    ) -> None:
         """Reads the container, which is small, whole. Raises OSError, FormatError,
         LimitExceeded."""
         from llmzip.pieces import Layout
         from llmzip.store.container import read_container
         from llmzip.store.limits import check_work
+        from llmzip.store.records import new_content_hash
 
         data, self.name = _read_all(file)
         self.mode = "rb"
         container = read_container(data, max_output_bytes=settings.max_output_bytes)
         check_work(container.num_tokens, len(data), settings.max_tokens)
         self._container, self._layout, self._settings = container, Layout.of(container), settings
-        self._texts: list[bytes | None] = [None] * self._layout.num_pieces
-        self._is_checked = False  # against the hash of the whole
+        self._on_progress, self._cancel = on_progress, cancel
+        self._lock = threading.RLock()
         self._models: Models | None = None
+        # The first piece of each segment, and the end.
+        self._starts = list(range(self._layout.num_pieces + 1))
+        if container.arith is None:
+            chunks = container.chunks
+            self._starts = [place for place, chunk in enumerate(chunks) if chunk.starts_segment]
+            self._starts.append(len(chunks))
+        self._texts: list[bytes | None] = [None] * self._layout.num_pieces
+        self._kept: OrderedDict[int, int] = OrderedDict()  # bytes of those here, last used last
+        self._num_kept = 0
+        self._hash, self._num_hashed = new_content_hash(), 0  # of the original, from its start
         self._place = 0
 
     def readable(self) -> bool:
@@ -108,15 +134,37 @@ class CrmReader(io.RawIOBase):
         return self._place
 
     def readinto(self, buffer: Any) -> int:
+        """No more than the segment here, or what is decoded already: whoever fills a buffer may
+        need no more."""
         self._check_open()
         view = memoryview(buffer).cast("B")
-        data = self._bytes(len(view))
-        view[: len(data)] = data
-        return len(data)
+        with self._lock:
+            first = self._place
+            last = min(first + len(view), self._container.original_bytes)
+            if first < last:
+                self._decode(self._layout.wanted(first, first + 1))
+            for extent in self._layout.extents(first, last):
+                data = extent.bytes_of(self._texts)
+                if data is None:
+                    break
+                view[self._place - first : extent.last - first] = data
+                self._place = extent.last
+            return self._place - first
 
     def readall(self) -> bytes:
         self._check_open()
-        return self._bytes(self._container.original_bytes)
+        with self._lock:
+            first, last = self._place, self._container.original_bytes
+            self.prepare(first, last)
+            found = [extent.bytes_of(self._texts) for extent in self._layout.extents(first, last)]
+            assert None not in found, "all of it was prepared"
+            self._place = last
+            return b"".join(data for data in found if data is not None)
+
+    def prepare(self, first: int, last: int) -> None:
+        """Decode together what bytes `first` up to `last` need, which are about to be read."""
+        with self._lock:
+            self._decode(self._layout.wanted(first, min(last, self._container.original_bytes)))
 
     def close(self) -> None:
         if not self.closed:
@@ -129,146 +177,95 @@ class CrmReader(io.RawIOBase):
         if self.closed:
             raise ValueError("I/O operation on closed file")
 
-    def _bytes(self, size: int) -> bytes:
-        """The next bytes, `size` at most."""
-        from llmzip.pieces import restore
-
-        first, last = self._place, min(self._place + size, self._container.original_bytes)
-        if first >= last:
-            return b""
-        self._decode(self._layout.wanted(first, last))
-        if not self._is_checked and all(text is not None for text in self._texts):
-            restore(self._container, self._texts)  # the hash of the whole
-            self._is_checked = True
-        data = restore(self._container, self._texts, (first, last))
-        self._place = last
-        return data
-
     def _decode(self, wanted: range) -> None:
         """See that the texts of pieces are here: whole segments, which take no longer."""
         missing = [index for index in wanted if self._texts[index] is None]
-        if not missing:
-            return
+        if missing:
+            found = self._decoded(self._around(missing[0], missing[-1]))
+            for index in missing:
+                if found.get(index) is None:
+                    raise IntegrityError(
+                        f"{self._layout.noun} {index + 1} of {len(self._texts)} decodes to "
+                        "different text",
+                        hint=_HINT,
+                    )
+            for index, text in found.items():
+                self._num_kept += len(text) - self._kept.get(index, 0)
+                self._texts[index], self._kept[index] = text, len(text)
+        for index in wanted:
+            self._kept.move_to_end(index)
+        self._check_whole()
+        while self._num_kept > _KEPT_BYTES and next(iter(self._kept)) not in wanted:
+            index, size = self._kept.popitem(last=False)
+            self._texts[index] = None
+            self._num_kept -= size
+
+    def _around(self, first: int, last: int) -> range:
+        """The segments of pieces `first` to `last`, and some behind them where reading goes on."""
+        begin = bisect_right(self._starts, first) - 1
+        end = bisect_right(self._starts, last)
+        first = self._starts[begin]
+        goes_on = first > 0 and self._texts[first - 1] is not None
+        if goes_on and self._container.arith is None:
+            end = min(end + _SEGMENTS_AHEAD - 1, len(self._starts) - 1)
+        return range(first, self._starts[end])
+
+    def _decoded(self, wanted: range) -> dict[int, bytes]:
+        """The texts of pieces, of those that pass their checks."""
         from llmzip.codec import decode_pieces
         from llmzip.models import Models
 
-        starts = self._starts()
-        first = max(start for start in starts if start <= missing[0])
-        after = [start for start in starts if start > missing[-1]]
-        goes_on = first > 0 and self._texts[first - 1] is not None
-        ahead = _SEGMENTS_AHEAD - 1 if goes_on and self._container.arith is None else 0
-        last = [*after, len(self._texts)][min(ahead, len(after))]
         self._models = self._models or Models()
-        found = decode_pieces(
-            self._container, self._settings, wanted=range(first, last), models=self._models
-        )
-        for index in range(first, last):
-            if found[index] is not None:
-                self._texts[index] = found[index]
-        for index in missing:
-            if self._texts[index] is None:
-                raise IntegrityError(
-                    f"{self._layout.noun} {index + 1} of {len(self._texts)} decodes to different "
-                    "text",
-                    hint='the file is intact but decodes to other text here; try device="cpu"',
-                )
+        texts = decode_pieces(
+            self._container, self._settings, wanted=wanted, models=self._models,
+            on_progress=self._on_progress, cancel=self._cancel,
+        )  # fmt: skip
+        found = ((index, texts[index]) for index in wanted)
+        return {index: text for index, text in found if text is not None}
 
-    def _starts(self) -> Sequence[int]:
-        """The first piece of each segment."""
-        if self._container.arith is not None:
-            return range(len(self._texts))
-        chunks = self._container.chunks
-        return [index for index, chunk in enumerate(chunks) if chunk.starts_segment]
-
-
-class CrmWriter(io.BufferedIOBase):
-    """Takes bytes, and compresses them when it is closed."""
-
-    def __init__(self, file: Where, kind: str, settings: CompressSettings) -> None:
-        """kind: w or x. Raises OSError where the file cannot be written."""
-        self.mode = f"{kind}b"
-        self._settings, self._kind = settings, kind
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._stream: BinaryIO | None = None
-        self._path = ""
-        if isinstance(file, (str, os.PathLike)):
-            self._path = self.name = os.fspath(file)
-            if os.path.isdir(self._path):
-                raise IsADirectoryError(f"{self._path} is a directory")
-            if kind == "x" and os.path.lexists(self._path):
-                raise FileExistsError(f"{self._path} exists")
-            with _temporary(self._path):  # what would fail at the end fails now
-                pass
-        else:
-            self._stream = file
-            self.name = getattr(file, "name", "")
-
-    def writable(self) -> bool:
-        self._check_open()
-        return True
-
-    def write(self, data: BytesLike) -> int:  # type: ignore[override]
-        self._check_open()
-        part = bytes_of(data)
-        self._parts.append(part)
-        self._size += len(part)
-        return len(part)
-
-    def tell(self) -> int:
-        self._check_open()
-        return self._size
-
-    def discard(self) -> None:
-        """Close it, and write nothing."""
-        self._parts, self._stream, self._path = [], None, ""
-        super().close()
-
-    def close(self) -> None:
-        """Compress and write. Raises LlmzipError, OSError; then nothing was written."""
-        if self.closed:
+    def _check_whole(self) -> None:
+        """Hash on as far as texts are here. Raises IntegrityError where that ends otherwise than
+        the container says."""
+        size = self._container.original_bytes
+        if self._num_hashed == size:
             return
-        try:
-            if self._stream is not None or self._path:
-                self._publish()
-        finally:
-            self._parts = []
-            super().close()
+        hashed = self._hash.copy()
+        num_hashed = self._num_hashed
+        for extent in self._layout.extents(num_hashed, size):
+            data = extent.bytes_of(self._texts)
+            if data is None:
+                break
+            hashed.update(data)
+            num_hashed = extent.last
+        if num_hashed == size and hashed.digest() != self._container.original_hash:
+            raise IntegrityError(
+                "the decoded text fails the hash of the whole file",
+                hint=_HINT,
+            )
+        self._hash, self._num_hashed = hashed, num_hashed
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close() if kind is None else self.discard()
 
-    def __del__(self) -> None:
-        with suppress(Exception):  # one that nobody closed: nothing appears behind one's back
-            self.discard()
+class CrmFile(io.BufferedReader):
+    """What `llmzip.open` gives to read bytes."""
 
-    def _check_open(self) -> None:
-        if self.closed:
-            raise ValueError("I/O operation on closed file")
+    def __init__(self, raw: CrmReader) -> None:
+        super().__init__(raw)
+        self._reader = raw
 
-    def _publish(self) -> None:
-        from llmzip.codec import compress_bytes
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None:
+            self._prepare(size)
+        return super().read(size)
 
-        packed = compress_bytes(b"".join(self._parts), self._settings)
-        if self._stream is not None:
-            self._stream.write(packed)
-            return
-        with _temporary(self._path) as file:
-            file.write(packed)
-            file.flush()
-            os.fsync(file.fileno())
-            mask = os.umask(0o077)
-            os.umask(mask)
-            os.chmod(file.name, 0o666 & ~mask)
-            if self._kind == "x":
-                os.link(file.name, self._path)  # never in the place of another file
-            else:
-                os.replace(file.name, self._path)
+    def readinto(self, buffer: Any, /) -> int:
+        self._prepare(memoryview(buffer).nbytes)
+        return super().readinto(buffer)
+
+    def _prepare(self, size: int) -> None:
+        """Of what is asked for at once, all segments are decoded side by side."""
+        if size > 0:
+            place = self.tell()
+            self._reader.prepare(place, place + size)
 
 
 class _TextFile(io.TextIOWrapper):
@@ -285,19 +282,10 @@ class _TextFile(io.TextIOWrapper):
         else:
             self.close()
 
-
-@contextmanager
-def _temporary(path: str) -> Iterator[Any]:
-    """A new file beside `path`, gone when the block ends unless it was renamed."""
-    directory = os.path.dirname(path) or os.curdir
-    with tempfile.NamedTemporaryFile(
-        prefix=".llmzip-", suffix=".tmp", dir=directory, delete=False
-    ) as file:
-        try:
-            yield file
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(file.name)
+    def __del__(self) -> None:
+        with suppress(Exception):  # as of the writer: nothing appears behind one's back
+            if isinstance(self.buffer, CrmWriter):
+                self.buffer.discard()
 
 
 def _read_all(file: Where) -> tuple[bytes, str]:

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES, VERSION
 from llmzip.errors import InputError
 from llmzip.pieces import Layout
 from llmzip.store.container import Container, read_container
 from llmzip.store.residual import Ranked
-from llmzip.store.vectors import mem_bits
+from llmzip.store.vectors import MemBits, mem_bits
+
+Numbers: TypeAlias = npt.NDArray[np.generic]
 
 SCHEMA = "1"
 _COLUMNS = ("chunk", "first_byte", "num_bytes", "num_tokens", "starts_segment")
@@ -47,8 +51,8 @@ def export_vectors(
     return _safetensors(tensors, _metadata(container))
 
 
-def _of_chunks(container: Container) -> dict[str, np.ndarray]:
-    mems: list[np.ndarray] = []
+def _of_chunks(container: Container) -> dict[str, Numbers]:
+    mems: list[MemBits] = []
     rows: list[list[int]] = []
     patches: list[list[int]] = []
     places = _places(container)
@@ -79,17 +83,17 @@ def _places(container: Container) -> list[int]:
     return [each.first for each in extents if each.piece is not None and not each.offset]
 
 
-def _of_arith(container: Container) -> dict[str, np.ndarray]:
+def _of_arith(container: Container) -> dict[str, Numbers]:
     assert container.arith is not None
     shared = container.arith.mem
     return {"mem": _bits([] if shared is None else [mem_bits(shared)], 0, 0)}
 
 
-def _bits(mems: list[np.ndarray], num_mem: int, mem_dim: int) -> np.ndarray:
+def _bits(mems: list[MemBits], num_mem: int, mem_dim: int) -> MemBits:
     """[N, K, D]: the bits of each number in bf16."""
     if not mems:
         return np.empty((0, num_mem, mem_dim), dtype=np.uint16)
-    return np.stack(mems).view(np.uint16)
+    return np.stack(mems)
 
 
 def _metadata(container: Container) -> dict[str, str]:
@@ -105,7 +109,7 @@ def _metadata(container: Container) -> dict[str, str]:
     }
 
 
-def _safetensors(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+def _safetensors(tensors: Mapping[str, Numbers], metadata: Mapping[str, str]) -> bytes:
     """A file of that format: length of a JSON header, the header, then the numbers, little-endian,
     the widest first so that all lie where their size divides their place."""
     header: dict[str, object] = {"__metadata__": dict(metadata)}

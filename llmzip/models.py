@@ -7,6 +7,8 @@ Called by `codec`, `llmzip.session` and `cli`.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -14,18 +16,31 @@ from llmzip.config import ComputeSettings
 from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import ModelFiles
+from llmzip.progress import check_cancelled
 from llmzip.workshop import Workshop, open_workshop
+
+_LOOK_SECONDS = 0.1  # between looks at whether a caller that waits still wants its turn
 
 
 class Models:
-    """Loads what is asked for, and keeps the last. `lock`: one caller at a time works with them."""
+    """Loads what is asked for, and keeps the last. One caller at a time works with them."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self._lock = threading.RLock()
         self._key: tuple[object, ...] = ()
         self._tokens: Tokens | None = None
         self._shop: tuple[str, Workshop] | None = None  # and the numerics asked for
         self._decoder: tuple[torch.device, FrozenLM] | None = None
+
+    @contextmanager
+    def turn(self, cancel: threading.Event | None = None) -> Iterator[None]:
+        """This caller's time with them, for which it waits. Raises Interrupted."""
+        while not self._lock.acquire(timeout=-1 if cancel is None else _LOOK_SECONDS):
+            check_cancelled(cancel)
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def has(self, files: ModelFiles) -> bool:
         """Whether the model is loaded."""
@@ -65,7 +80,7 @@ class Models:
 
     def close(self) -> None:
         """Let go of everything; it is loaded again if it is asked for."""
-        with self.lock:
+        with self._lock:
             self._key, self._tokens, self._shop, self._decoder = (), None, None, None
 
     def _turn_to(self, files: ModelFiles, compute: ComputeSettings | None = None) -> None:

@@ -1,11 +1,12 @@
 """The keywords of the public functions, and the settings that they become.
 
 Owns the names that compressing and decompressing take in Python. Limits belong to `config`. Called
-by `llmzip` and `llmzip.session`.
+by `llmzip`, `llmzip.session` and `llmzip.crmfile`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from llmzip.config import (
@@ -20,17 +21,31 @@ from llmzip.config import (
 )
 
 if TYPE_CHECKING:
-    BytesLike: TypeAlias = bytes | bytearray | memoryview
+    from typing_extensions import Buffer
+
+    BytesLike: TypeAlias = Buffer
 
 _COMPUTE = ("device", "threads", "batch", "attention")
 
 
-class CompressOptions(TypedDict, total=False):
-    """What `llmzip.compress` takes, which says what each means."""
-
-    model: str | None
+class _Keywords(TypedDict, total=False):
     revision: str | None
     device: Device
+    threads: int | None
+    batch: int | None
+    attention: Attention
+    offline: bool
+
+
+class SharedOptions(_Keywords, total=False):
+    """What both functions take."""
+
+    model: str | None
+
+
+class CompressKeywords(_Keywords, total=False):
+    """What `llmzip.compress` takes, which says what each means; but for the model."""
+
     codec: Codec
     try_cram: bool
     shared_mem: int | None
@@ -45,42 +60,50 @@ class CompressOptions(TypedDict, total=False):
     time_budget_s: float | None
     bf16_safe: bool
     seed: int
-    threads: int | None
-    batch: int | None
-    attention: Attention
-    offline: bool
 
 
-class DecompressOptions(TypedDict, total=False):
-    """What `llmzip.decompress` takes, but for the part that is wanted."""
+class CompressOptions(CompressKeywords, total=False):
+    """With the model."""
 
     model: str | None
-    revision: str | None
-    device: Device
-    threads: int | None
-    batch: int | None
-    attention: Attention
+
+
+class DecompressKeywords(_Keywords, total=False):
+    """What `llmzip.decompress` takes, but for the model and the part that is wanted."""
+
     max_output_bytes: int
     max_tokens: int | None
     perturb: float
-    offline: bool
+
+
+class DecompressOptions(DecompressKeywords, total=False):
+    """With the model."""
+
+    model: str | None
 
 
 def compress_settings(options: CompressOptions) -> CompressSettings:
     """Raises SettingsError for values, TypeError for names that there are not."""
-    own, compute = _apart(dict(options))
+    own, compute = _apart(options, CompressOptions)
     return CompressSettings(**own, compute=compute)
 
 
 def decompress_settings(options: DecompressOptions) -> DecompressSettings:
     """Raises SettingsError for values, TypeError for names that there are not."""
-    own, compute = _apart(dict(options))
+    own, compute = _apart(options, DecompressOptions)
     return DecompressSettings(**own, compute=compute)
 
 
-def _apart(options: dict[str, Any]) -> tuple[dict[str, Any], ComputeSettings]:
-    compute = {name: options.pop(name) for name in _COMPUTE if name in options}
-    return options, ComputeSettings(**compute)
+def _apart(
+    options: Mapping[str, Any], known: type[CompressOptions] | type[DecompressOptions]
+) -> tuple[dict[str, Any], ComputeSettings]:
+    """The settings' own values, and those of where it is computed."""
+    for name in options:
+        if name not in known.__annotations__:
+            raise TypeError(f"unexpected keyword argument {name!r}")
+    own = {name: value for name, value in options.items() if name not in _COMPUTE}
+    compute = {name: value for name, value in options.items() if name in _COMPUTE}
+    return own, ComputeSettings(**compute)
 
 
 def bytes_of(data: BytesLike) -> bytes:

@@ -44,10 +44,17 @@ class Piece:
     stream_bits: int = 0
     stored_bits: float = 0.0
     starts_segment: bool = False
+    # Bytes A up to B of the original, where stored ones interrupt those of a segment:
+    extents: tuple[tuple[int, int], ...] = ()
     # With the model only:
     surprisal_bits: float | None = None  # of its tokens, without vectors, behind its left context
     min_margin: float | None = None  # logits, of tokens that are no patches
     head: str | None = None  # of its text
+
+    @property
+    def end_byte(self) -> int:
+        """Behind its last byte in the original."""
+        return self.extents[-1][1] if self.extents else self.first_byte + self.num_bytes
 
     @property
     def bits(self) -> float:
@@ -84,6 +91,10 @@ def _pieces(
     patches = _shares([_patch_weight(chunk) for chunk in chunks], patch_bits)
     extents = list(Layout.of(container).extents(0, container.original_bytes))
     stored = sum(each.last - each.first for each in extents if each.piece is None)
+    places: dict[int, list[tuple[int, int]]] = {}
+    for each in extents:
+        if each.piece is not None:
+            places.setdefault(each.piece, []).append((each.first, each.last))
     for extent in extents:
         size = extent.last - extent.first
         if extent.piece is None:
@@ -95,11 +106,12 @@ def _pieces(
             continue  # the rest of a segment that stored bytes interrupt
         elif container.arith is not None:
             segment = container.arith.segments[extent.piece]
+            own = places[extent.piece]
             yield Piece(
                 kind="segment", number=extent.piece + 1,
                 first_byte=extent.first, num_bytes=segment.num_bytes,
                 num_tokens=segment.num_tokens, stream_bits=8 * len(segment.stream),
-                starts_segment=True,
+                starts_segment=True, extents=tuple(own) if len(own) > 1 else (),
             )  # fmt: skip
         else:
             chunk = chunks[extent.piece]

@@ -13,7 +13,7 @@ from llmzip.config import DecompressSettings
 from llmzip.errors import Corrupt, IntegrityError, Truncated
 from llmzip.models import Models
 from llmzip.pieces import Layout, Texts
-from llmzip.progress import OnProgress
+from llmzip.progress import OnOutlook, OnProgress
 from llmzip.store.container import Container, content_hash, read_container
 from llmzip.store.limits import check_work
 from llmzip.store.salvage import read_damaged
@@ -41,6 +41,7 @@ def salvage_bytes(
     *,
     models: Models | None = None,
     on_progress: OnProgress | None = None,
+    on_outlook: OnOutlook | None = None,
     cancel: threading.Event | None = None,
 ) -> Salvaged:
     """All pieces of a container whose texts pass their checks. Of stored bytes, which have none,
@@ -56,7 +57,7 @@ def salvage_bytes(
         texts = decode_pieces(
             container, settings,
             wanted=range(layout.num_pieces), unreadable=unreadable, models=models,
-            on_progress=on_progress, cancel=cancel,
+            on_progress=on_progress, on_outlook=on_outlook, cancel=cancel,
         )  # fmt: skip
     found = _gather(container, layout, texts)
     if found.gaps and found.num_lost_bytes == found.original_bytes:

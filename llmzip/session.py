@@ -6,6 +6,9 @@ leaves torch's settings as they were. Called by `llmzip`.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -14,13 +17,12 @@ from llmzip.errors import SettingsError
 from llmzip.options import bytes_of, compress_settings, decompress_settings
 
 if TYPE_CHECKING:
-    import threading
     from types import TracebackType
 
     from typing_extensions import Self, Unpack
 
     from llmzip.models import Models
-    from llmzip.options import BytesLike, CompressOptions, DecompressOptions
+    from llmzip.options import BytesLike, CompressKeywords, DecompressKeywords
     from llmzip.progress import OnProgress
 
 _Settings = TypeVar("_Settings", CompressSettings, DecompressSettings)
@@ -31,6 +33,7 @@ class _Session(Generic[_Settings]):
 
     def __init__(self, settings: _Settings) -> None:
         self._settings: _Settings = settings
+        self._making = threading.Lock()  # threads that begin together get the same models
         self._models: Models | None = None
         self._is_closed = False
 
@@ -40,24 +43,31 @@ class _Session(Generic[_Settings]):
         return self._is_closed
 
     def close(self) -> None:
-        """Let go of the model. Closing twice does no harm."""
-        self._is_closed = True
+        """Let go of the model, once the call under way has ended. Closing twice does no harm."""
+        with self._making:
+            self._is_closed = True
         if self._models is not None:
             self._models.close()
 
-    def _open(self) -> Models:
-        """The models. Raises ValueError once it is closed."""
+    @contextmanager
+    def _turn(self, cancel: threading.Event | None) -> Iterator[Models]:
+        """The models, for one call at a time. Raises ValueError once it is closed, Interrupted."""
+        with self._making:
+            self._check_open()
+            if self._models is None:
+                from llmzip.models import Models
+
+                self._models = Models()
+        with self._models.turn(cancel):
+            self._check_open()  # it may have been closed meanwhile
+            yield self._models
+
+    def _check_open(self) -> None:
         if self._is_closed:
             raise ValueError(f"this {type(self).__name__} is closed")
-        if self._models is None:
-            from llmzip.models import Models
-
-            self._models = Models()
-        return self._models
 
     def __enter__(self) -> Self:
-        if self._is_closed:
-            raise ValueError(f"this {type(self).__name__} is closed")
+        self._check_open()
         return self
 
     def __exit__(
@@ -72,7 +82,7 @@ class _Session(Generic[_Settings]):
 class Compressor(_Session[CompressSettings]):
     """Compresses one input after another with the same settings; the model is loaded once.
 
-    Takes the keywords of `llmzip.compress`. Threads may share one: they work in turn.
+    Takes the settings of `llmzip.compress`. Threads may share one: they work in turn.
 
         >>> with llmzip.Compressor(model=model, codec="arith") as compressor:
         ...     packed = [compressor.compress(text) for text in (b"Once.", b"Upon a time.")]
@@ -80,9 +90,9 @@ class Compressor(_Session[CompressSettings]):
         [b'Once.', b'Upon a time.']
     """
 
-    def __init__(self, **options: Unpack[CompressOptions]) -> None:
+    def __init__(self, model: str | None = None, **options: Unpack[CompressKeywords]) -> None:
         """Raises SettingsError for settings that do not go together."""
-        super().__init__(compress_settings(options))
+        super().__init__(compress_settings({"model": model, **options}))
 
     def compress(
         self,
@@ -92,19 +102,20 @@ class Compressor(_Session[CompressSettings]):
         cancel: threading.Event | None = None,
     ) -> bytes:
         """As `llmzip.compress`. Raises ValueError once it is closed."""
-        whole, models = bytes_of(data), self._open()
-        from llmzip.codec import compress_bytes
+        whole = bytes_of(data)
+        with self._turn(cancel) as models:
+            from llmzip.codec import compress_bytes
 
-        return compress_bytes(
-            whole, self._settings, models=models, on_progress=progress, cancel=cancel
-        )
+            return compress_bytes(
+                whole, self._settings, models=models, on_progress=progress, cancel=cancel
+            )
 
 
 class Decompressor(_Session[DecompressSettings]):
-    """Decompresses one container after another; a model is loaded once, as long as they are of the
-    same one.
+    """Decompresses one container after another; the model is kept until one is of another model,
+    so that no two are in memory.
 
-    Takes the keywords of `llmzip.decompress` but for `span` and `chunks`, which are given for each
+    Takes the settings of `llmzip.decompress` but for `span` and `chunks`, which are given for each
     container. Threads may share one: they work in turn.
 
         >>> packed = llmzip.compress(b"It was the best of times.", model=model, codec="arith")
@@ -113,9 +124,9 @@ class Decompressor(_Session[DecompressSettings]):
         b'the best'
     """
 
-    def __init__(self, **options: Unpack[DecompressOptions]) -> None:
+    def __init__(self, model: str | None = None, **options: Unpack[DecompressKeywords]) -> None:
         """Raises SettingsError."""
-        super().__init__(decompress_settings(options))
+        super().__init__(decompress_settings({"model": model, **options}))
 
     def decompress(
         self,
@@ -127,10 +138,13 @@ class Decompressor(_Session[DecompressSettings]):
         cancel: threading.Event | None = None,
     ) -> bytes:
         """As `llmzip.decompress`. Raises ValueError once it is closed."""
-        whole, models = bytes_of(data), self._open()
+        whole = bytes_of(data)
         if span is not None and chunks is not None:
             raise SettingsError("span and chunks do not go together")
-        from llmzip.codec import decompress_bytes
-
         settings = replace(self._settings, span=span, chunks=chunks)
-        return decompress_bytes(whole, settings, models=models, on_progress=progress, cancel=cancel)
+        with self._turn(cancel) as models:
+            from llmzip.codec import decompress_bytes
+
+            return decompress_bytes(
+                whole, settings, models=models, on_progress=progress, cancel=cancel
+            )

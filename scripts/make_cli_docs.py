@@ -124,7 +124,8 @@ def _argument(param: Any) -> str:
 def _entry(param: Any) -> Entry:
     if param.param_type_name == "argument":
         return Entry(spelling=_argument(param), meaning=_meaning(param))
-    spelling = ", ".join([*param.opts, *param.secondary_opts])
+    short_first = sorted(param.opts, key=lambda spelling: spelling.startswith("--"))
+    spelling = ", ".join([*short_first, *param.secondary_opts])
     if not (param.is_flag or getattr(param, "count", False)):
         spelling += f" {param.metavar or param.name.upper()}"
     return Entry(spelling=spelling, meaning=_meaning(param))

@@ -1258,6 +1258,15 @@ def test_the_words_of_a_progress_line():
     assert describe(event, seconds=20_000.0).split("  ")[2:4] == ["0.1 bytes/s", "16:40:00 left"]
     assert describe(event, seconds=0.0).count("/s") == 0
     assert describe(Progress(stage="measure"), seconds=1.0) == ""
+    in_room = {
+        73: "12/34 chunks  512/6,000 tokens  10 bytes/s  5:00 left  9,876 bytes so far",
+        72: "12/34 chunks  512/6,000 tokens  10 bytes/s  5:00 left",
+        52: "12/34 chunks  512/6,000 tokens  5:00 left",
+        40: "12/34 chunks  5:00 left",
+        3: "12/34 chunks",
+    }
+    for width, text in in_room.items():
+        assert describe(event, seconds=100.0, width=width) == text
 
 
 @pytest.mark.parametrize("stage", ["measure", "code", "verify"])

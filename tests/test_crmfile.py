@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import array
+import errno
+import gc
 import io
 import os
 import stat
+import threading
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +17,10 @@ from typing import Any
 import pytest
 
 import llmzip
-from llmzip import arith_encoding, crmfile
-from llmzip.errors import FormatError, IntegrityError, ModelUnavailable, NotACrmFile
+from llmzip import arith_encoding, codec, crmfile
+from llmzip.errors import FormatError, IntegrityError, Interrupted, ModelUnavailable, NotACrmFile
+from llmzip.progress import Progress
+from llmzip.store import disk
 from llmzip.store.container import read_container, write_container
 from tests.tiny_models import TEXT
 
@@ -121,8 +127,27 @@ def test_seeking(shared: Any) -> None:
 def test_a_part_decodes_no_more_than_its_segment(
     packed: bytes, llama: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmzip import codec
+    wanted = decoded(monkeypatch)
+    container = read_container(packed)
+    with llmzip.open(io.BytesIO(packed), model=llama) as file:
+        file.seek(200)
+        assert file.read(3) == BOOK[200:203]
+        if container.needs_model:
+            (part,) = wanted
+            assert starts_in(container, part) == 1
+            file.seek(201)
+            assert file.read(1) == BOOK[201:202]
+            file.seek(0)
+            file.seek(200)
+            assert file.read(3) == BOOK[200:203]
+            assert len(wanted) == 1  # it is kept
+        else:
+            assert wanted == []
+        assert file.read() and file.seek(0) == 0 and file.read() == BOOK
 
+
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[range]:
+    """Which pieces are decoded, call for call."""
     wanted: list[range] = []
     real = codec.decode_pieces
 
@@ -131,22 +156,131 @@ def test_a_part_decodes_no_more_than_its_segment(
         return real(container, settings, **more)
 
     monkeypatch.setattr(codec, "decode_pieces", note)
+    return wanted
+
+
+def starts_in(container: Any, pieces: range) -> int:
+    """How many segments begin among pieces."""
+    if container.arith is not None:
+        return len(pieces)
+    return sum(container.chunks[index].starts_segment for index in pieces)
+
+
+def test_what_is_asked_for_at_once_is_decoded_at_once(
+    packed: bytes, llama: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = decoded(monkeypatch)
     container = read_container(packed)
-    with llmzip.open(io.BytesIO(packed), model=llama) as file:
-        raw: Any = file.raw  # type: ignore[attr-defined]
-        raw.seek(200)
-        buffer = bytearray(3)
-        raw.readinto(buffer)
-        assert buffer == BOOK[200:203]
+    for read in (lambda file: file.read(320), lambda file: file.readinto(bytearray(320))):
+        with llmzip.open(io.BytesIO(packed), model=llama) as file:
+            file.seek(30)
+            read(file)
+            assert file.tell() == 350
         if container.needs_model:
             (part,) = wanted
-            assert 0 < len(part) < len(raw._texts)
-            raw.seek(201)
-            raw.readinto(buffer)
-            assert len(wanted) == 1  # it is kept
-        else:
-            assert wanted == []
-        assert file.read() and file.seek(0) == 0 and file.read() == BOOK
+            assert starts_in(container, part) > 1
+            wanted.clear()
+
+
+def test_reading_on_decodes_ahead(
+    packed: bytes, llama: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crmfile, "_SEGMENTS_AHEAD", 3)
+    wanted = decoded(monkeypatch)
+    container = read_container(packed)
+    with llmzip.open(io.BytesIO(packed), model=llama) as file:
+        assert b"".join(iter(lambda: file.read(5), b"")) == BOOK
+    found = [starts_in(container, part) for part in wanted]
+    if container.arith is not None:
+        assert found == [1] * len(container.arith.segments)
+    elif container.needs_model:
+        assert found[:2] == [1, 3] and len(found) < sum(found)
+    assert [index for part in wanted for index in part] == list(
+        range(len(container.chunks) if container.arith is None else len(container.arith.segments))
+    )
+
+
+def test_no_more_is_kept_than_is_meant_to_be(
+    packed: bytes, llama: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crmfile, "_KEPT_BYTES", 100)
+    monkeypatch.setattr(crmfile, "_SEGMENTS_AHEAD", 1)
+    wanted = decoded(monkeypatch)
+    with llmzip.open(io.BytesIO(packed), model=llama) as file:
+        reader = file.raw  # type: ignore[attr-defined]
+        for _ in range(2):
+            assert b"".join(iter(lambda: file.read(20), b"")) == BOOK
+            here = sum(len(text) for text in reader._texts if text is not None)
+            longest = 200  # bytes of a segment here, at most
+            assert reader._num_kept == here <= 100 + longest < len(BOOK)
+            assert reader._num_hashed == len(BOOK)  # the whole was checked all the same
+            file.seek(0)
+        assert file.read() == BOOK  # as much as is asked for
+        file.seek(0)
+        assert file.read(1) == BOOK[:1]
+        assert reader._num_kept <= 100 + longest
+    numbers = [index for part in wanted for index in part]
+    assert len(set(numbers)) < len(numbers) or not wanted  # some were decoded again
+
+
+def test_every_border_of_pieces(packed: bytes, shared: Any) -> None:
+    container = read_container(packed)
+    parts = container.chunks if container.arith is None else container.arith.segments
+    ends = [0, *(sum(part.num_bytes for part in parts[: n + 1]) for n in range(len(parts)))]
+    for end in ends:
+        for first in (end - 1, end, end + 1):
+            for size in (1, 2, 3):
+                shared.seek(max(0, first))
+                assert shared.read(size) == BOOK[max(0, first) :][:size]
+
+
+def test_two_at_a_time(path: Path, llama: str) -> None:
+    with llmzip.open(path, model=llama) as one, llmzip.open(path, model=llama) as other:
+        one.seek(100)
+        assert other.read(50) == BOOK[:50]
+        assert one.read(50) == BOOK[100:150]
+        other.close()
+        assert one.read() == BOOK[150:]
+
+
+def test_threads_share_a_reader(packed: bytes, llama: str) -> None:
+    """Each gets what it reads next; together they get everything."""
+    found: list[bytes] = []
+    with llmzip.open(io.BytesIO(packed), model=llama) as file:
+
+        def work() -> None:
+            while part := file.read(16):
+                found.append(part)
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(b"".join(found)) == sorted(BOOK)
+    assert all(part in BOOK for part in found)
+
+
+def test_progress_and_stopping(packed: bytes, llama: str, tmp_path: Path) -> None:
+    told: list[Progress] = []
+    cancel = threading.Event()
+    is_stored = not read_container(packed).needs_model
+    with llmzip.open(io.BytesIO(packed), model=llama, progress=told.append, cancel=cancel) as file:
+        assert file.read(2) == BOOK[:2]
+        assert bool(told) != is_stored
+        cancel.set()
+        file.seek(-1, os.SEEK_END)
+        if not is_stored:
+            with pytest.raises(Interrupted):
+                file.read()
+            cancel.clear()
+        assert file.read() == BOOK[-1:]  # it goes on
+    cancel.set()
+    writer = llmzip.open(tmp_path / "t.crm", "wb", model=llama, cancel=cancel)
+    writer.write(BOOK)
+    with pytest.raises(Interrupted):
+        writer.close()
+    assert writer.closed and os.listdir(tmp_path) == []
 
 
 def test_text(path: Path, llama: str) -> None:
@@ -206,6 +340,16 @@ def test_other_text_is_not_given(llama: str) -> None:
     with llmzip.open(io.BytesIO(forged), model=llama) as file:
         with pytest.raises(IntegrityError, match="hash of the whole"):
             file.read()
+    found = b""
+    with llmzip.open(io.BytesIO(forged), model=llama) as file:
+        assert file.read(5) == BOOK[:5]  # of a part, its own checks say all that is said
+        file.seek(0)
+        with pytest.raises(IntegrityError, match="hash of the whole"):
+            while part := file.read(10):
+                found += part
+        assert found == BOOK[: len(found)] and len(found) < len(BOOK)
+        with pytest.raises(IntegrityError, match="hash of the whole"):
+            file.read(1)
 
 
 def test_the_model_is_asked_for_when_it_is_needed(packed: bytes) -> None:
@@ -232,8 +376,16 @@ def test_wrong_arguments(path: Path) -> None:
             llmzip.open(path, "rb", **more)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         llmzip.open(17)  # type: ignore[arg-type]
-    with pytest.raises(TypeError):
-        llmzip.open(path, colour="red")
+    with pytest.raises(TypeError, match="read, to read, or write, to write"):
+        llmzip.open(types.SimpleNamespace(write=print), "rb")  # type: ignore[call-overload]
+    for name in ("colour", "span", "chunks"):
+        for mode in ("rb", "wb"):
+            with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+                llmzip.open(path, mode, **{name: None})
+    for mode in ("rt", "wt"):
+        with pytest.raises(LookupError, match="unknown encoding"):
+            llmzip.open(path, mode, encoding="no-such-code")
+    assert os.listdir(path.parent) == [path.name]
 
 
 # Writing
@@ -321,9 +473,101 @@ def test_new_means_new(tmp_path: Path) -> None:
         llmzip.open(tmp_path / "no" / "where.crm", "wb")
 
 
-def test_one_that_nobody_closes_writes_nothing(tmp_path: Path) -> None:
-    file = llmzip.open(tmp_path / "t.crm", "wb")
-    file.write(b"x")
+@pytest.mark.parametrize("mode", ["wb", "xb", "wt"])
+def test_one_that_nobody_closes_writes_nothing(tmp_path: Path, mode: str) -> None:
+    file = llmzip.open(tmp_path / "t.crm", mode)
+    file.write("x" if "t" in mode else b"x")
     del file
+    gc.collect()
     assert os.listdir(tmp_path) == []
-    assert crmfile._SEGMENTS_AHEAD > 1
+
+
+def write(path: Path, mode: str = "wb") -> bytes:
+    """Some container, as the file that has this name then."""
+    with llmzip.open(path, mode) as file:
+        file.write(bytes(300))
+    return llmzip.decompress(path.read_bytes())
+
+
+def test_a_file_that_is_replaced_leaves_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "t.crm"
+    for mode in (0o600, 0o640):
+        path.write_bytes(b"old")
+        path.chmod(mode)
+        assert write(path) == bytes(300)
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_a_new_file_has_the_mode_of_new_files(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        for mode in ("wb", "xb"):
+            assert write(tmp_path / mode, mode) == bytes(300)
+            assert stat.S_IMODE((tmp_path / mode).stat().st_mode) == 0o666 & ~mask
+    finally:
+        os.umask(before)
+
+
+def test_a_link_goes_on_to_lead_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    path, link = tmp_path / "real" / "t.crm", tmp_path / "link"
+    link.symlink_to(path)
+    for _ in ("missing", "there"):
+        assert write(link) == bytes(300)
+        assert link.is_symlink() and path.is_file()
+        assert os.listdir(path.parent) == ["t.crm"]
+    with pytest.raises(FileExistsError):
+        llmzip.open(link, "xb")
+
+
+def test_a_device_or_pipe_keeps_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    found: list[bytes] = []
+    reader = threading.Thread(target=lambda: found.append(path.read_bytes()))
+    reader.start()
+    with llmzip.open(path, "wb") as file:
+        file.write(bytes(300))
+    reader.join(60)
+    assert llmzip.decompress(found[0]) == bytes(300)
+    assert path.is_fifo() and os.listdir(tmp_path) == ["pipe"]
+
+
+def test_what_may_not_be_written_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "t.crm"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, "access", lambda name, kind: False)  # root may do anything
+    with pytest.raises(PermissionError) as caught:
+        llmzip.open(path, "wb")
+    assert caught.value.errno == errno.EACCES and caught.value.filename == str(path)
+
+
+def test_a_stream_that_takes_little_at_a_time_gets_all(tmp_path: Path) -> None:
+    class Slow(io.RawIOBase):
+        taken = b""
+
+        def write(self, data: Any) -> int:
+            Slow.taken += bytes(data[:7])
+            return min(7, len(data))
+
+    with llmzip.open(Slow(), "wb") as file:  # type: ignore[call-overload]
+        file.write(bytes(300))
+    assert llmzip.decompress(Slow.taken) == bytes(300)
+
+
+@pytest.mark.parametrize("can_rename", [True, False])
+def test_new_means_new_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_rename: bool
+) -> None:
+    def refuse(*names: str) -> None:
+        raise PermissionError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    if not can_rename:
+        monkeypatch.setattr(disk, "rename_new", lambda before, after: False)
+    path = tmp_path / "t.crm"
+    assert write(path, "xb") == bytes(300)
+    assert os.listdir(tmp_path) == ["t.crm"]

@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import re
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmzip import codec as real_codec
-from llmzip.cli import preflight, progress
+from llmzip.cli import progress
+from llmzip.cli.inputs import Input, run_each
 from llmzip.cli.main import main
-from llmzip.cli.preflight import consider, size_text
 from llmzip.cli.progress import Lines
 from llmzip.cli.signals import stop_on_signals
 from llmzip.cli.spellings import in_our_words
 from llmzip.config import CompressSettings
-from llmzip.errors import InputError, Interrupted, LimitExceeded
-from llmzip.memory import free_bytes, needed_bytes
-from llmzip.progress import ChunkEvent, Outlook, Progress
+from llmzip.errors import Interrupted
+from llmzip.progress import ChunkEvent, Progress
 from tests.test_cli import FAKE_CODEC, TEXT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,6 +120,77 @@ def test_directories(place: Path, codec: Any, capfd: pytest.CaptureFixture[str])
     assert "none has no files for this in it" in capfd.readouterr().err
 
 
+def test_a_fault_of_ours_does_not_stop_the_others(
+    place: Path, codec: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    real = codec.compress_bytes
+
+    def fail(data: bytes, *args: object, **more: object) -> bytes:
+        if data.endswith(b"a.txt"):
+            raise MemoryError
+        return real(data, *args, **more)  # type: ignore[no-any-return]
+
+    codec.compress_bytes = fail
+    assert main(["--debug", "compress", "a.txt", "b.txt"]) == 1
+    err = capfd.readouterr().err
+    assert "error: a.txt: this should not have happened: MemoryError" in err
+    assert "Traceback" in err and (place / "b.txt.crm").exists()
+    assert main(["compress", "-f", "a.txt", "b.txt"]) == 1
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("directory", [".", "../here", "..", "sub/..", "./"])
+def test_results_stay_in_their_directory(place: Path, codec: Any, directory: str) -> None:
+    (place / "here" / "sub").mkdir(parents=True)
+    os.chdir(place / "here")
+    Path("sub/one.txt").write_bytes(TEXT)
+    Path("UPPER.CRM").write_bytes(TEXT)
+    assert main(["compress", "-r", directory, "--output-dir", "../out/put"]) == 0
+    found = names(place / "out")
+    assert [name for name in found if name.endswith("sub/one.txt.crm")] != []
+    assert not any("UPPER" in name for name in found)
+    assert {name.split("/")[0] for name in found} == {"put"}
+    assert sorted(path.name for path in place.iterdir()) == ["a.txt", "b.txt", "here", "out"]
+
+
+def test_inputs_that_would_become_one_file_are_refused(
+    place: Path, codec: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("one", "two"):
+        (place / folder).mkdir()
+        (place / folder / "a.txt").write_bytes(folder.encode())
+    command = ["compress", "-f", "--rm", "one/a.txt", "two/a.txt"]
+    assert main([*command, "--output-dir", "out"]) == 2
+    err = capfd.readouterr().err
+    assert "one/a.txt and two/a.txt would both become out/a.txt.crm [exit 2]" in err
+    assert main(["compress", "a.txt", "./a.txt"]) == 2
+    assert codec.calls == []
+    assert main(command) == 0
+    for name in ("x.crm", "x.CRM"):
+        (place / name).write_bytes((place / "one/a.txt.crm").read_bytes())
+    assert main(["decompress", "-f", "x.crm", "x.CRM"]) == 2
+    assert main(["decompress", "-c", "x.crm", "x.CRM"]) == 0
+    assert main(["compress", "--dry-run", "b.txt", "b.txt"]) == 0
+
+
+def test_a_directory_that_cannot_be_read_is_told(
+    place: Path, codec: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "books/closed").mkdir(parents=True)
+    (place / "books/one.txt").write_bytes(TEXT)
+    real = os.scandir
+
+    def scan(path: Any) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert main(["compress", "-r", "books"]) == 1
+    err = capfd.readouterr().err
+    assert "error: cannot read books/closed: " in err and "books/one.txt.crm" in err
+
+
 def test_several_inputs_load_one_model(
     tiny_model: Callable[..., Path], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +260,9 @@ def test_the_input_stays_where_anything_is_wrong(
         (["compress", "--ray", "x"], ["compress", "--ray=local", "x"]),
         (["compress", "--ray=auto", "x"], ["compress", "--ray=auto", "x"]),
         (["decompress", "-9"], ["decompress", "-9"]),
+        (["-dc", "x"], ["decompress", "-c", "x"]),
+        (["-zkf", "-3", "x"], ["compress", "-kf", "--level=3", "x"]),
+        (["x", "-dc"], ["x", "-dc"]),
         (["compress", "-12"], ["compress", "-12"]),
         ([], []),
     ],
@@ -281,6 +350,39 @@ def test_a_log_gets_a_line_a_minute(
     assert [line.split("/")[0] for line in told] == ["cram  60", "cram  120", "cram  180"]
 
 
+def test_errors_and_ends_are_json_lines_too(
+    place: Path, codec: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def last_line() -> dict[str, Any]:
+        found = json.loads(capfd.readouterr().out.splitlines()[-1])
+        assert isinstance(found, dict)
+        return found
+
+    def interrupted(*args: object, **more: object) -> bytes:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        raise AssertionError
+
+    real, codec.compress_bytes = codec.compress_bytes, interrupted
+    assert main(["compress", "--json", "a.txt"]) == 143
+    assert last_line() == {
+        "schema": 1, "event": "error", "file": "a.txt", "message": "nothing was written",
+        "hint": "run the same command again", "exit_code": 143,
+    }  # fmt: skip
+    codec.compress_bytes = lambda *args, **more: 1 // 0
+    assert main(["compress", "--json", "a.txt"]) == 1
+    assert "ZeroDivisionError" in last_line()["message"]
+    codec.compress_bytes = real
+    assert main(["compress", "a.txt"]) == 0
+    assert main(["decompress", "--json", "--output-dir", "out", "b.txt"]) == 1
+    assert last_line()["message"] == "b.txt does not end in .crm"
+    assert main(["decompress", "--json", "-o", "back", "a.txt.crm"]) == 0
+    done = last_line()
+    assert (done["event"], done["file"], done["output"]) == ("done", "a.txt.crm", "back")
+    assert main(["compress", "--json", "-c", "missing"]) == 1
+    assert capfd.readouterr().out == ""  # where the result was to go
+
+
 def test_no_progress(place: Path, codec: Any, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["compress", "--no-progress", "-v", "a.txt"]) == 0
     err = capfd.readouterr().err
@@ -304,7 +406,8 @@ def test_a_signal_asks_how_far_it_is(
 
     codec.compress_bytes = ask
     assert main(["compress", "a.txt"]) == 0
-    assert "cram  3/9 chunks" in capfd.readouterr().err.splitlines()
+    err = capfd.readouterr().err
+    assert "cram  3/9 chunks" in err.splitlines() and "\n\n" not in err
     assert signal.getsignal(signal.SIGUSR1) == before
     with stop_on_signals():
         os.kill(os.getpid(), signal.SIGUSR1)
@@ -312,137 +415,41 @@ def test_a_signal_asks_how_far_it_is(
     assert capfd.readouterr().err == "nothing is under way yet\n"
 
 
-# What lies ahead
-
-
-@contextmanager
-def nothing_to_pause() -> Iterator[None]:
-    yield
-
-
-def test_too_little_memory_is_refused_unless_it_is_wanted() -> None:
-    outlook = Outlook(needs_bytes=3_200_000_000, free_bytes=900_000_000)
-    with pytest.raises(LimitExceeded, match="needs about 3.2 GB of memory, 900.0 MB are") as caught:
-        consider(outlook, yes=False, paused=nothing_to_pause)
-    assert caught.value.exit_code == 7 and "-y" in caught.value.hint
-    consider(outlook, yes=True, paused=nothing_to_pause)
-    consider(Outlook(needs_bytes=3, free_bytes=None), yes=False, paused=nothing_to_pause)
-    consider(Outlook(needs_bytes=3, free_bytes=3), yes=False, paused=nothing_to_pause)
-
-
-def test_a_long_run_is_told_where_nobody_can_answer(capfd: pytest.CaptureFixture[str]) -> None:
-    consider(Outlook(seconds=600.0), yes=False, paused=nothing_to_pause)
-    assert capfd.readouterr().err == ""
-    consider(Outlook(seconds=4200.0), yes=False, paused=nothing_to_pause)
-    assert capfd.readouterr().err == "this will take about 70 min\n"
-    consider(Outlook(seconds=4200.0), yes=True, paused=nothing_to_pause)
-    assert capfd.readouterr().err == ""
-
-
-def test_the_outlook_reaches_the_shell(
-    place: Path, codec: Any, capfd: pytest.CaptureFixture[str]
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
+def test_a_question_between_two_files_ends_nothing(
+    place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    real = codec.compress_bytes
+    def ask(one: Input) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)  # which ends a process that does not handle it
+        time.sleep(0.01)
 
-    def work(data: bytes, settings: object, *, on_outlook: Any, **more: object) -> bytes:
-        on_outlook(Outlook(needs_bytes=9, free_bytes=1))
-        return real(data, settings, **more)  # type: ignore[no-any-return]
-
-    codec.compress_bytes = work
-    assert main(["compress", "a.txt"]) == 7
-    assert names(place) == ["a.txt", "b.txt"]
-    assert main(["compress", "-y", "a.txt"]) == 0
+    before = signal.getsignal(signal.SIGUSR1)
+    run_each([Input(path=name, relative=name) for name in ("a", "b")], ask)
+    assert capfd.readouterr().err == "between two files\nbetween two files\n"
+    assert signal.getsignal(signal.SIGUSR1) == before
 
 
-ASKING = f"""
-import sys, types
-fake = types.ModuleType("llmzip.codec")
-exec({FAKE_CODEC!r}, fake.__dict__)
-real = fake.compress_bytes
-def work(data, settings, *, on_outlook, **more):
-    from llmzip.progress import Outlook
-    on_outlook(Outlook(seconds=5000.0))
-    return real(data, settings, **more)
-fake.compress_bytes = work
-sys.modules["llmzip.codec"] = fake
-from llmzip.cli.main import main
-sys.exit(main())
+ASKED_WITHOUT_STDERR = """
+import os, signal, sys, time
+from llmzip.cli.signals import stop_on_signals
+assert sys.stderr is None
+with open("other", "wb", buffering=0) as other, stop_on_signals() as stop:
+    assert other.fileno() == 2
+    stop.status = lambda: "cram  1/2 chunks"
+    os.kill(os.getpid(), signal.SIGUSR1)
+    time.sleep(0.01)
 """
 
 
-@pytest.mark.parametrize(
-    ("answer", "code"),
-    [(b"\n", 0), (b"what\nyes\n", 0), (b"n\n", 130), (b"\x03", 130), (b"\x04", 130)],
-)
-def test_a_terminal_is_asked(place: Path, answer: bytes, code: int) -> None:
-    process, terminal = pty.fork()
-    if process == 0:
-        os.environ["PYTHONPATH"] = str(ROOT)
-        os.execv(sys.executable, [sys.executable, "-c", ASKING, "compress", "a.txt"])
-    said = b""
-    with suppress_end():
-        while b"[Y/n]" not in said:
-            said += os.read(terminal, 1024)
-    os.write(terminal, answer)
-    with suppress_end():
-        while part := os.read(terminal, 1024):
-            said += part
-    _, status = os.waitpid(process, 0)
-    assert os.waitstatus_to_exitcode(status) == code, said
-    assert b"this will take about 83 min; go on? [Y/n]" in said
-    assert (place / "a.txt.crm").exists() == (code == 0)
-    if answer == b"n\n":
-        assert b"declined; nothing was written [exit 130]" in said
-
-
-@contextmanager
-def suppress_end() -> Iterator[None]:
-    """The end of a terminal is an error on some systems."""
-    try:
-        yield
-    except OSError:
-        pass
-
-
-def test_no_room_on_the_disk(place: Path, codec: Any, monkeypatch: pytest.MonkeyPatch,
-                             capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
-    usage = shutil.disk_usage(place)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 20))
-    assert main(["compress", "a.txt"]) == 1
-    assert re.search(r"has 1\.0 MB left; the result may take 1\.0 MB", capfd.readouterr().err)
-    assert codec.calls == []
-    assert main(["compress", "-q", "a.txt", "-o", "/dev/null"]) == 0  # a stream has no end
-
-    def silent(path: str) -> None:
-        raise OSError
-
-    monkeypatch.setattr(shutil, "disk_usage", silent)
-    assert main(["compress", "a.txt"]) == 0
-    assert preflight.InputError is InputError
-
-
-def test_sizes_are_said_as_people_say_them() -> None:
-    assert [size_text(n) for n in (0, 999, 1000, 2_340_000, 5 * 10**9)] == [
-        "0 bytes", "999 bytes", "1.0 KB", "2.3 MB", "5.0 GB",
-    ]  # fmt: skip
-
-
-def test_memory_follows_the_models_size(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
-    import torch
-
-    from llmzip.lm.zoo import resolve
-
-    files = resolve(str(tiny_model("llama")))
-    less, more = (needed_bytes(files, optimises=each) for each in (False, True))
-    assert less is not None and more is not None and 0 < less < more
-    from dataclasses import replace
-
-    assert needed_bytes(replace(files, path=tmp_path), optimises=True) is None
-    (tmp_path / "x.safetensors").write_bytes(b"\x01")
-    assert needed_bytes(replace(files, path=tmp_path), optimises=True) is None
-    if Path("/proc/meminfo").exists():
-        free = free_bytes(torch.device("cpu"))
-        assert free is not None and 1 << 20 < free < 1 << 50
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
+def test_no_answer_goes_into_another_file(place: Path) -> None:
+    shell = 'exec "$0" -c "$1" 2>&-'
+    done = subprocess.run(
+        ["sh", "-c", shell, sys.executable, ASKED_WITHOUT_STDERR],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=30,
+    )
+    assert done.returncode == 0 and (place / "other").read_bytes() == b""
 
 
 # The cluster's options
@@ -458,4 +465,4 @@ def test_help_names_the_spellings() -> None:
     found = subprocess.run(
         [sys.executable, "-m", "llmzip", "--help"], check=True, capture_output=True, text=True
     ).stdout
-    assert "-d, -t and -l are decompress, test and info" in " ".join(found.split())
+    assert "-z, -d, -t and -l are compress, decompress, test and info" in " ".join(found.split())

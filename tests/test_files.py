@@ -14,6 +14,7 @@ import pytest
 from llmzip.cli import files
 from llmzip.cli.files import open_source, plan_target, publish
 from llmzip.errors import InputError
+from llmzip.store import disk
 from llmzip.store.disk import lock
 
 RESULT = b"\x00result\xff" * 1000
@@ -223,7 +224,7 @@ def refuse_links(*args, **kwargs):
 def test_publish_without_hard_links(book, monkeypatch, can_rename):
     monkeypatch.setattr(os, "link", refuse_links)
     if not can_rename:
-        monkeypatch.setattr(files, "rename_new", lambda name, path: False)
+        monkeypatch.setattr(disk, "rename_new", lambda name, path: False)
     convert(book)
     assert book.with_name("book.txt.crm").read_bytes() == RESULT
     assert names(book.parent) == ["book.txt", "book.txt.crm"]
@@ -234,7 +235,7 @@ def test_a_failed_rename_takes_its_placeholder_along(book, monkeypatch):
         raise OSError(errno.EIO, "broken disk")
 
     monkeypatch.setattr(os, "link", refuse_links)
-    monkeypatch.setattr(files, "rename_new", lambda name, path: False)
+    monkeypatch.setattr(disk, "rename_new", lambda name, path: False)
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(InputError, match="broken disk"):
         convert(book)

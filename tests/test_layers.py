@@ -25,6 +25,7 @@ RANKS = {
     "report": 4,
     "cluster": 5,  # reached only where a crew is asked for
     "lab": 5,  # kept out of the compress path
+    "plots": 5,  # of one file
     "": 5,  # llmzip itself
     "cli": 6,
     "__main__": 7,
@@ -36,7 +37,8 @@ CODEC_PARTS = {
     "outlook", "packing", "pieces", "planning", "report_pieces", "runtime", "salvage",
     "surroundings", "telling", "triage", "workshop",
 }  # fmt: skip
-REPORT_PARTS = {"report", "report_text"}
+REPORT_PARTS = {"drawing", "report", "report_text"}
+PLOT_PARTS = {"chart", "plots"}
 OWNERS = {
     "transformers": ("lm/foreign.py", "lm/convert.py"),
     "gguf": ("lm/convert.py",),
@@ -47,11 +49,14 @@ OWNERS = {
     "zstandard": ("store/", "assembly.py", "comparison.py", "triage.py"),
     "ray": ("cluster/ray_crew.py",),
     "pickle": (),
-    "matplotlib": ("lab/figures",),
+    "matplotlib": ("drawing.py", "lab/figures", "plots.py"),
     "jinja2": ("lab/report",),
     "markupsafe": ("lab/report",),
 }
-WITHOUT_TORCH = ("store/", "cli/", "errors.py", "config.py", "progress.py", "report", "__")
+WITHOUT_TORCH = (
+    "store/", "cli/", "chart.py", "config.py", "drawing.py", "errors.py", "export.py", "plots.py",
+    "progress.py", "report", "__",
+)  # fmt: skip
 
 
 def relative(path: Path) -> str:
@@ -77,6 +82,8 @@ def room_of(dotted: str) -> str:
         return "codec"
     if room in REPORT_PARTS:
         return "report"
+    if room in PLOT_PARTS:
+        return "plots"
     return room if room in RANKS else ""
 
 

@@ -653,10 +653,13 @@ def test_salvage_of_a_damaged_file(
     assert run(broken, "-q") == (6, expected.data)
     assert capfd.readouterr() == ("", "")
     assert run(broken, "--json", "-q")[0] == 6
-    fields = json.loads(capfd.readouterr().out)
+    fields = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert fields.pop("seconds") >= 0
     assert fields == {
         "schema": 1,
+        "event": "done",
+        "file": "x.crm",
+        "output": "x",
         "original_bytes": SIZE,
         "lost_bytes": lost,
         "gaps": [list(gap) for gap in expected.gaps],

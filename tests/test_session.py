@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import doctest
 import inspect
+import io
+import logging
+import os
 import random
+import re
 import signal
 import sys
 import threading
+import time
 import types
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import get_type_hints
 
+import numpy as np
 import pytest
 import torch
 
 import llmzip
+from llmzip import arith_encoding, fileobjects, options, session
 from llmzip import models as models_module
-from llmzip import options, session
 from llmzip.errors import Interrupted, ModelMismatch, SettingsError
 from llmzip.models import Models
 from llmzip.progress import Progress
+from llmzip.runtime import borrowed_torch
 from tests.tiny_models import SHORT_TEXT
 
 CRAM = {"budget_bits": 40.0, "max_steps": 20, "preset": "fast", "context_tokens": 0}
@@ -135,8 +144,10 @@ def test_settings_are_checked_at_once() -> None:
         llmzip.Compressor(bits=9)
     with pytest.raises(SettingsError):
         llmzip.Decompressor(perturb=-1.0)
-    with pytest.raises(TypeError):
-        llmzip.Compressor(colour="red")  # type: ignore[call-arg]
+    for kind in (llmzip.Compressor, llmzip.Decompressor):
+        for name in ("colour", "span", "compute", "progress"):
+            with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+                kind(**{name: None})  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="do not go together"):
         llmzip.Decompressor().decompress(b"", span=(0, 1), chunks=(1, 1))
 
@@ -151,50 +162,75 @@ def test_the_keywords_are_those_of_the_functions() -> None:
         assert names == set(get_type_hints(described))
 
 
-class Global:
-    """What belongs to the whole process."""
+def the_process() -> list[object]:
+    """What belongs to all of it."""
+    return [
+        torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(),
+        torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled(),
+        torch.is_inference_mode_enabled(), torch.random.get_rng_state().tolist(),
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32,
+        np.random.get_state()[1].tolist(), random.getstate(),  # type: ignore[index]
+        signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM),
+        dict(os.environ), list(warnings.filters), list(logging.root.handlers), logging.root.level,
+        os.getcwd(), sys.getrecursionlimit(),
+    ]  # fmt: skip
 
-    def __init__(self) -> None:
-        self.values = (
-            torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(),
-            torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled(),
-            torch.random.get_rng_state().tolist(), random.getstate(),
-            signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM),
-            torch.is_inference_mode_enabled(),
-        )  # fmt: skip
+
+@pytest.fixture(scope="module")
+def both(llama: str) -> dict[str, bytes]:
+    """`SHORT_TEXT` by each codec."""
+    with pytest.MonkeyPatch.context() as patch:
+        # A random model predicts worse than zstd: keep its container all the same.
+        patch.setattr(arith_encoding, "pack_stored", lambda data: bytes(1 << 20))
+        arith = llmzip.compress(SHORT_TEXT, model=llama, codec="arith", shared_mem=0)
+    assert llmzip.info(arith).codec == "arith"
+    return {"cram": llmzip.compress(SHORT_TEXT, model=llama, **CRAM), "arith": arith}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("end", ["good", "cancelled", "failed"])
+@pytest.mark.parametrize("codec", ["cram", "arith"])
+@pytest.mark.parametrize("what", ["compress", "decompress", "open"])
 def test_nothing_global_is_left_changed(
-    llama: str, end: str, capfd: pytest.CaptureFixture[str]
+    llama: str,
+    both: dict[str, bytes],
+    what: str,
+    codec: str,
+    end: str,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    cancel = threading.Event()
+    stages = {"measure", "cram", "code", "verify", "decode"}
+    more = {"model": llama, "threads": 1, "cancel": cancel}
+
+    def watch(event: Progress) -> None:
+        assert torch.get_float32_matmul_precision() == "highest" and torch.get_num_threads() == 1
+        if event.stage in stages and end == "cancelled":
+            cancel.set()
+        if event.stage in stages and end == "failed":
+            raise ZeroDivisionError
+
+    def call() -> bytes:
+        if what == "compress":
+            own = CRAM if codec == "cram" else {"codec": "arith", "shared_mem": 0}
+            return llmzip.compress(SHORT_TEXT, progress=watch, **more, **own)  # type: ignore[arg-type]
+        if what == "decompress":
+            return llmzip.decompress(both[codec], progress=watch, **more)  # type: ignore[arg-type]
+        with llmzip.open(io.BytesIO(both[codec]), progress=watch, **more) as file:  # type: ignore[call-overload]
+            return bytes(file.read())
+
     torch.set_num_threads(2)
     torch.set_float32_matmul_precision("medium")
     torch.set_default_dtype(torch.float64)
     try:
-        before = Global().values
-        cancel = threading.Event()
-
-        def watch(event: Progress) -> None:
-            if event.stage == "cram" and end == "cancelled":
-                cancel.set()
-            if event.stage == "cram" and end == "failed":
-                raise ZeroDivisionError
-
-        call = lambda: llmzip.compress(  # noqa: E731
-            SHORT_TEXT,
-            model=llama,
-            threads=1,
-            progress=watch,
-            cancel=cancel,
-            **CRAM,  # type: ignore[arg-type]
-        )
+        before = the_process()
         if end == "good":
-            assert llmzip.decompress(call(), model=llama, threads=1) == SHORT_TEXT
+            assert what == "compress" or call() == SHORT_TEXT
+            assert what != "compress" or llmzip.decompress(call(), model=llama) == SHORT_TEXT
         else:
             with pytest.raises(Interrupted if end == "cancelled" else ZeroDivisionError):
                 call()
-        assert Global().values == before
+        assert the_process() == before
     finally:
         torch.set_num_threads(1)
         torch.set_float32_matmul_precision("highest")
@@ -222,6 +258,116 @@ def test_threads_share_one(llama: str) -> None:
     assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == before
 
 
+def test_threads_that_begin_together_load_one_model(
+    both: dict[str, bytes], llama: str, loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Models.__init__
+
+    def slow(self: Models) -> None:
+        time.sleep(0.2)
+        real(self)
+
+    monkeypatch.setattr(Models, "__init__", slow)
+    found: list[bytes] = []
+    with llmzip.Decompressor(llama) as decompressor:
+        threads = [
+            threading.Thread(target=lambda: found.append(decompressor.decompress(both["cram"])))
+            for _ in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == [SHORT_TEXT] * 3 and loads == ["load_model"]
+
+
+@pytest.fixture
+def held(llama: str) -> Iterator[tuple[llmzip.Compressor, threading.Event]]:
+    """A compressor that is at work in another thread until the event is set."""
+    begun, go = threading.Event(), threading.Event()
+
+    def wait(event: Progress) -> None:
+        begun.set()
+        go.wait(60)
+
+    compressor = llmzip.Compressor(llama, **CRAM)  # type: ignore[arg-type]
+    thread = threading.Thread(target=lambda: compressor.compress(SHORT_TEXT, progress=wait))
+    thread.start()
+    assert begun.wait(60)
+    yield compressor, go
+    go.set()
+    thread.join()
+
+
+def test_who_waits_for_a_turn_may_be_stopped(
+    held: tuple[llmzip.Compressor, threading.Event],
+) -> None:
+    compressor, _ = held
+    cancel = threading.Event()
+    threading.Timer(0.2, cancel.set).start()
+    with pytest.raises(Interrupted):
+        compressor.compress(SHORT_TEXT, cancel=cancel)
+
+
+def test_closing_waits_for_the_call_under_way(
+    held: tuple[llmzip.Compressor, threading.Event],
+) -> None:
+    compressor, go = held
+    errors: list[str] = []
+
+    def another() -> None:
+        try:
+            compressor.compress(SHORT_TEXT)
+        except ValueError as error:
+            errors.append(str(error))
+
+    waiting, closing = threading.Thread(target=another), threading.Thread(target=compressor.close)
+    waiting.start()
+    time.sleep(0.2)
+    closing.start()
+    closing.join(0.2)
+    assert closing.is_alive() and compressor.closed
+    go.set()
+    closing.join(60)
+    waiting.join(60)
+    assert errors == ["this Compressor is closed"]
+    assert compressor._models is not None and compressor._models._shop is None  # nothing is kept
+
+
+def test_runs_side_by_side_leave_no_thread_the_count_of_another() -> None:
+    torch.set_num_threads(2)
+    inside, go = threading.Event(), threading.Event()
+    counts: dict[str, list[int]] = {"asks": [], "does not": []}
+
+    def asks() -> None:
+        with borrowed_torch(1):
+            inside.set()
+            go.wait(60)
+            counts["asks"].append(torch.get_num_threads())
+        counts["asks"].append(torch.get_num_threads())
+
+    def does_not() -> None:
+        inside.wait(60)
+        with borrowed_torch(None):
+            with borrowed_torch(3):
+                counts["does not"].append(torch.get_num_threads())
+            counts["does not"].append(torch.get_num_threads())
+        go.set()
+        first.join(60)
+        counts["does not"].append(torch.get_num_threads())
+
+    first, second = threading.Thread(target=asks), threading.Thread(target=does_not)
+    try:
+        first.start()
+        second.start()
+        first.join(60)
+        second.join(60)
+        assert counts == {"asks": [1, 2], "does not": [3, 2, 2]}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_stopped_from_another_thread(llama: str) -> None:
     cancel, begun = threading.Event(), threading.Event()
 
@@ -238,13 +384,33 @@ def test_stopped_from_another_thread(llama: str) -> None:
         assert compressor.compress(b"") == llmzip.compress(b"")  # it goes on
 
 
-@pytest.mark.parametrize("module", [llmzip, session], ids=lambda module: module.__name__)
+MODULES = [llmzip, session, fileobjects]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_examples_in_docstrings(
     module: types.ModuleType, llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     found = doctest.testmod(module, extraglobs={"llmzip": llmzip, "model": llama})
-    assert found.attempted > 3 and not found.failed
+    assert found.attempted >= 2 and not found.failed
+
+
+def test_the_example_in_the_readme(
+    llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+    (example,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    for name in ("compress", "decompress", "open", "Compressor", "Decompressor"):
+        more = CRAM if name == "compress" else {}
+        monkeypatch.setattr(llmzip, name, partial(getattr(llmzip, name), model=llama, **more))
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_bytes(SHORT_TEXT)
+    Path("book.txt.crm").write_bytes(llmzip.compress(SHORT_TEXT))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        exec(compile(example, "README.md", "exec"), {})
+    assert SHORT_TEXT.decode() in capsys.readouterr().out
 
 
 def test_importing_loads_nothing_heavy() -> None:

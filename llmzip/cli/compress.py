@@ -10,10 +10,10 @@ import typer
 from llmzip import config
 from llmzip.cli import options, words
 from llmzip.cli.console import say, write_json, write_text
-from llmzip.cli.events import done_event
+from llmzip.cli.events import done_event, errors_told
 from llmzip.cli.forecast import forecast_fields, forecast_text
 from llmzip.cli.helpers import Helpers
-from llmzip.cli.inputs import Input, check_together, inputs_of, run_each, target_in
+from llmzip.cli.inputs import Input, check_apart, check_together, inputs_of, run_each, target_in
 from llmzip.cli.job import JobSettings, Outcome, Tools, run_dry, run_job
 from llmzip.cli.startup import heavy_imports
 from llmzip.report import Report, read_report
@@ -101,9 +101,12 @@ def compress(
     words.check_removal(keep=keep, remove=remove, output=output)
     found = inputs_of(files, recursive=recursive, is_wanted=_is_no_result)
     check_together(found, output=output, output_dir=output_dir, may_join=False)
+    if output is None and not dry_run:
+        check_apart(found, output_dir=output_dir, default=_add_suffix)
     job = JobSettings(
-        file="", force=force, restart=restart, remove=remove, json=json, streams=not dry_run,
-        quiet=quiet, verbose=verbose, watch=watch, figures=not no_progress, yes=yes,
+        file="", force=force, restart=restart, remove=remove, json=json,
+        tells=json and not dry_run and output != "-", quiet=quiet, verbose=verbose, watch=watch,
+        figures=not no_progress, yes=yes,
     )  # fmt: skip
     with Helpers(
         keeps_models=len(found) > 1,
@@ -111,16 +114,22 @@ def compress(
     ) as helpers:
 
         def run(one: Input) -> None:
-            target = None if dry_run else target_in(output_dir, one, lambda path: path + SUFFIX)
-            own = replace(job, file=one.path, output=output or target)
-            (_forecast if dry_run else _run)(own, settings, helpers)
+            own = replace(job, file=one.path)
+            with errors_told(own):
+                target = None if dry_run else target_in(output_dir, one, _add_suffix)
+                own = replace(own, output=output or target)
+                (_forecast if dry_run else _run)(own, settings, helpers)
 
         run_each(found, run)
 
 
+def _add_suffix(path: str) -> str:
+    return path + SUFFIX
+
+
 def _is_no_result(path: str) -> bool:
     """Whether a file in a directory is to be compressed: not what an earlier run has left."""
-    return not path.endswith((SUFFIX, SUFFIX + ".part"))
+    return not path.lower().endswith((SUFFIX, SUFFIX + ".part"))
 
 
 def _forecast(job: JobSettings, settings: config.CompressSettings, helpers: Helpers) -> None:
@@ -129,7 +138,7 @@ def _forecast(job: JobSettings, settings: config.CompressSettings, helpers: Help
             from llmzip.codec import estimate_bytes
         return estimate_bytes(
             data, settings, **helpers.models(),
-            on_progress=tools.on_progress, cancel=tools.stop.cancel,
+            on_progress=tools.on_progress, on_outlook=tools.on_outlook, cancel=tools.stop.cancel,
         )  # fmt: skip
 
     name, estimate = run_dry(job, work, on_read=_warn_if_compressed)
@@ -152,12 +161,12 @@ def _run(job: JobSettings, settings: config.CompressSettings, helpers: Helpers) 
     outcome = run_job(
         job,
         work,
-        default_target=lambda path: path + SUFFIX,
+        default_target=_add_suffix,
         is_binary=True,
         keeps_work=True,
         on_read=_warn_if_compressed,
         # 16-bit vectors take several times the text, and the work that is kept as much again.
-        most_bytes=lambda size: (16 if settings.bits == 16 else 2) * size,
+        most_bytes=lambda data: (16 if settings.bits == 16 else 2) * len(data),
     )
     report = read_report(outcome.result, max_output_bytes=len(outcome.source_data))
     if job.json:

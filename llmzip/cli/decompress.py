@@ -9,14 +9,15 @@ import typer
 
 from llmzip import config
 from llmzip.cli import options, words
+from llmzip.cli.completing import crm_files
 from llmzip.cli.compress import SUFFIX
 from llmzip.cli.console import say, write_json
-from llmzip.cli.events import done_event
+from llmzip.cli.events import SCHEMA, done_event, errors_told
 from llmzip.cli.helpers import Helpers
-from llmzip.cli.inputs import Input, check_together, inputs_of, run_each, target_in
-from llmzip.cli.job import JobSettings, Outcome, Tools, run_job
+from llmzip.cli.inputs import Input, check_apart, check_together, inputs_of, run_each, target_in
+from llmzip.cli.job import JobSettings, Outcome, Tools, Work, run_job
 from llmzip.cli.startup import heavy_imports
-from llmzip.errors import InputError, IntegrityError, SettingsError
+from llmzip.errors import FormatError, InputError, IntegrityError, SettingsError
 from llmzip.report import Report, read_report
 from llmzip.report_text import count_text
 
@@ -29,7 +30,10 @@ _Defaults = config.DecompressSettings
 
 def decompress(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE", help="Files to restore, - for stdin.")
+        list[str],
+        typer.Argument(
+            metavar="FILE", help="Files to restore, - for stdin.", autocompletion=crm_files
+        ),
     ],
     output: options.Output = None,
     stdout: options.Stdout = False,
@@ -79,16 +83,19 @@ def decompress(
         raise SettingsError("--rm is for whole files that are restored whole")
     found = inputs_of(files, recursive=recursive, is_wanted=_is_ours)
     check_together(found, output=output, output_dir=output_dir, may_join=True)
+    if output is None:
+        check_apart(found, output_dir=output_dir, default=_strip_suffix)
     job = JobSettings(
-        file="", force=force, remove=remove, json=json, streams=True,
+        file="", force=force, remove=remove, json=json, tells=json and output != "-",
         quiet=quiet, verbose=verbose, figures=not no_progress, yes=yes,
     )  # fmt: skip
     with Helpers(keeps_models=len(found) > 1) as helpers:
 
         def run(one: Input) -> None:
-            target = target_in(output_dir, one, _strip_suffix)
-            own = replace(job, file=one.path, output=output or target)
-            (_salvage if salvage else _run)(own, settings, helpers)
+            own = replace(job, file=one.path)
+            with errors_told(own):
+                own = replace(own, output=output or target_in(output_dir, one, _strip_suffix))
+                (_salvage if salvage else _run)(own, settings, helpers)
 
         run_each(found, run)
 
@@ -107,7 +114,7 @@ def _run(job: JobSettings, settings: config.DecompressSettings, helpers: Helpers
             on_progress=tools.on_progress, on_outlook=tools.on_outlook, cancel=tools.stop.cancel,
         )  # fmt: skip
 
-    outcome = run_job(job, work, default_target=_strip_suffix, is_binary=False)
+    outcome = _job(job, settings, work)
     report = read_report(outcome.source_data, max_output_bytes=settings.max_output_bytes)
     if job.json:
         write_json(done_event(outcome, report))
@@ -129,19 +136,42 @@ def _salvage(job: JobSettings, settings: config.DecompressSettings, helpers: Hel
                 settings,
                 **helpers.models(),
                 on_progress=tools.on_progress,
+                on_outlook=tools.on_outlook,
                 cancel=tools.stop.cancel,
-            )  # fmt: skip
+            )
         )
         return found[0].data
 
-    outcome = run_job(job, work, default_target=_strip_suffix, is_binary=False)
+    outcome = _job(job, settings, work)
     if job.json:
-        write_json({**_salvage_fields(found[0], outcome), "event": "done"})
+        write_json(_salvage_fields(found[0], outcome))
     if not job.quiet:
         for line in _salvage_lines(found[0], outcome):
             say(line)
     if found[0].gaps:
         raise typer.Exit(IntegrityError.exit_code)
+
+
+def _job(job: JobSettings, settings: config.DecompressSettings, work: Work[bytes]) -> Outcome:
+    return run_job(
+        job,
+        work,
+        default_target=_strip_suffix,
+        is_binary=False,
+        most_bytes=lambda data: _result_bytes(data, settings),
+    )
+
+
+def _result_bytes(data: bytes, settings: config.DecompressSettings) -> int:
+    """Of what a file says it holds, the part that is wanted; 0 where the work will refuse it."""
+    from llmzip.store.header import read_header
+
+    first, last = settings.span or (0, settings.max_output_bytes)
+    try:
+        size = read_header(data)[0].original_bytes
+    except FormatError:
+        return 0
+    return min(size, last) - first if size <= settings.max_output_bytes else 0
 
 
 def _salvage_lines(found: Salvaged, outcome: Outcome) -> list[str]:
@@ -159,7 +189,10 @@ def _salvage_lines(found: Salvaged, outcome: Outcome) -> list[str]:
 
 def _salvage_fields(found: Salvaged, outcome: Outcome) -> dict[str, object]:
     return {
-        "schema": 1,
+        "schema": SCHEMA,
+        "event": "done",
+        "file": outcome.source_name,
+        "output": outcome.target_name,
         "original_bytes": found.original_bytes,
         "lost_bytes": found.num_lost_bytes,
         "gaps": [list(gap) for gap in found.gaps],

@@ -1,18 +1,24 @@
 """Progress as JSON lines on standard output, for programs.
 
-Owns the schema, which docs/EVENTS.md describes. Called by `cli.job`.
+Owns the schema, which docs/EVENTS.md describes. Called by `cli.job` and the commands.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from llmzip.cli.console import write_json
+from llmzip.cli.failures import describe_error, exit_code_of
+from llmzip.errors import InputError, SettingsError
 from llmzip.progress import Progress
 
 if TYPE_CHECKING:
-    from llmzip.cli.job import Outcome
+    from llmzip.cli.job import JobSettings, Outcome
     from llmzip.report import Report
 
 SCHEMA = 1
@@ -41,6 +47,22 @@ class JsonEvents:
 
     def _write(self, event: str, **fields: Any) -> None:
         write_json({"schema": SCHEMA, "event": event, "file": self._name, **fields})
+
+
+@contextmanager
+def errors_told(job: JobSettings) -> Iterator[None]:
+    """An error that ends the block is told to programs, too; one of usage is not, as it is before
+    it is known what standard output is for."""
+    try:
+        yield
+    except (typer.Exit, SettingsError):
+        raise
+    except Exception as error:
+        if job.tells:
+            message, hint = describe_error(error)
+            with suppress(InputError):  # nobody listens
+                JsonEvents(job.file).error(message, hint, exit_code_of(error))
+        raise
 
 
 def done_event(outcome: Outcome, report: Report) -> dict[str, object]:

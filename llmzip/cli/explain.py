@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -11,12 +12,17 @@ from llmzip import config
 from llmzip.cli import options, words
 from llmzip.cli.console import write_json, write_text
 from llmzip.cli.job import JobSettings, Tools, run_dry
+from llmzip.cli.pictures import plan_picture, write_chart, write_picture
 from llmzip.cli.startup import heavy_imports
+from llmzip.cli.tables import is_terminal, plain_table, write_table
+from llmzip.errors import SettingsError
 from llmzip.report import Report, printable, read_report
 from llmzip.report_pieces import WHY, Piece, read_pieces
 from llmzip.report_text import count_text
 
 SCHEMA = 1
+_LEFT = ("kind", "text")  # columns of words
+_COLOURS = {"patched": "cyan", "literal": "yellow", "segment": "green", "stored": "magenta"}
 _Defaults = config.DecompressSettings
 
 
@@ -32,6 +38,8 @@ def explain(
         bool, typer.Option("--text", help="Show how the text of each piece begins.")
     ] = False,
     chunks: options.Chunks = None,
+    chart: options.Chart = False,
+    plot: options.Plot = None,
     model: options.Model = None,
     revision: options.Revision = None,
     device: options.Device = config.ComputeSettings.device,
@@ -45,6 +53,7 @@ def explain(
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
+    force: options.ForcePicture = False,
 ) -> None:
     """Say of each chunk of FILE how it is stored, what it takes and how safely it decodes."""
     settings = config.DecompressSettings(
@@ -58,11 +67,20 @@ def explain(
         ),
     )
     wanted = words.chunks_of(chunks)
+    if chart and json:
+        raise SettingsError("--chart and --json do not go together")
+    if text and no_model:
+        raise SettingsError("--text needs the model: leave --no-model out")
+    picture = plan_picture(plot, file, force=force)
 
     def work(data: bytes, tools: Tools) -> tuple[Report, list[Piece]]:
         report = read_report(data, max_output_bytes=max_output)
+        pieces = read_pieces(data, max_output_bytes=max_output)
+        num_pieces = max((piece.number for piece in pieces), default=0)
+        if wanted is not None and wanted[1] > num_pieces:
+            raise SettingsError(f"--chunks: {chunks}, the last one of the file is {num_pieces}")
         if no_model or not report.needs_model:
-            return report, read_pieces(data, max_output_bytes=max_output)
+            return report, pieces
         with heavy_imports():
             from llmzip.explain import explain_bytes
         return report, explain_bytes(
@@ -73,10 +91,25 @@ def explain(
     name, (report, pieces) = run_dry(job, work)
     shown = [each for each in pieces if wanted is None or wanted[0] <= each.number <= wanted[1]]
     if json:
-        fields = [piece.to_dict() for piece in shown]
-        write_json({"schema": SCHEMA, "codec": report.codec, "pieces": fields})
+        write_json(
+            {
+                "schema": SCHEMA,
+                "codec": report.codec,
+                "original_bytes": report.original_bytes,
+                "container_bytes": report.container_bytes,
+                "bits": asdict(report.bit_counts),
+                "pieces": [piece.to_dict() for piece in shown],
+            }
+        )
+    elif is_terminal():
+        write_table(*_cells(shown, with_text=text), left=_LEFT, colours=_COLOURS)
+        write_text("\n".join(_totals(name, report, pieces)) + "\n")
     else:
         write_text(explain_text(name, report, pieces, shown, with_text=text))
+    if chart:
+        write_chart(report, pieces)
+    if picture is not None:
+        write_picture(picture, report, pieces, name=name)
 
 
 def explain_text(
@@ -89,28 +122,26 @@ def explain_text(
 ) -> str:
     """A table of the pieces shown, totals of all, and what the kinds mean. The last line has its
     newline."""
+    lines = plain_table(*_cells(shown, with_text=with_text), left=_LEFT)
+    return "\n".join([*lines, "", *_totals(name, report, pieces)]) + "\n"
+
+
+def _cells(shown: Sequence[Piece], *, with_text: bool) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows."""
     heads = ["#", "bytes", "tokens", "kind", "surprisal", "bits", "of text", "patches", "margin"]
     rows = [_row(piece) for piece in shown]
     if with_text:
         heads.append("text")
         for row, piece in zip(rows, shown, strict=True):
             row.append("" if piece.head is None else printable(piece.head))
-    widths = [max(len(row[place]) for row in [heads, *rows]) for place in range(len(heads))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if place in (3, 9) else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in [heads, *rows]
-    ]
-    return "\n".join([*lines, "", *_totals(name, report, pieces)]) + "\n"
+    return heads, rows
 
 
 def _row(piece: Piece) -> list[str]:
     surprisal = piece.surprisal_bits
     return [
         str(piece.number) if piece.number else "-",
-        f"{piece.first_byte:,}-{piece.first_byte + piece.num_bytes - 1:,}",
+        f"{piece.first_byte:,}-{piece.end_byte - 1:,}",
         f"{piece.num_tokens:,}" if piece.num_tokens else "-",
         piece.kind,
         "-" if surprisal is None or piece.kind == "segment" else f"{surprisal:,.0f}",

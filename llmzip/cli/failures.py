@@ -1,13 +1,24 @@
 """What is said of an error, and the exit code that it has.
 
-Owns the words around a message. Called by `cli.main` and `cli.inputs`.
+Owns the words around a message, and whether a traceback is among them. Called by `cli.main`,
+`cli.inputs` and `cli.job`.
 """
 
 from __future__ import annotations
 
+import traceback
+
 from llmzip.cli.console import say
 from llmzip.errors import Interrupted, LlmzipError
 from llmzip.report import printable
+
+_shows_tracebacks = False
+
+
+def show_tracebacks(wanted: bool) -> None:
+    """From now on."""
+    global _shows_tracebacks
+    _shows_tracebacks = wanted
 
 
 def exit_code_of(error: Exception) -> int:
@@ -29,6 +40,8 @@ def describe_error(error: Exception) -> tuple[str, str]:
 
 def print_error(error: Exception, *, name: str = "") -> None:
     """One line, and one with what to do. name: of the file, where the message may not name it."""
+    if _shows_tracebacks:
+        say("".join(traceback.format_exception(error)).rstrip())
     text, hint = describe_error(error)
     where = f"{name}: " if name and name not in text else ""
     kind = "interrupted" if isinstance(error, Interrupted) else "error"

@@ -18,7 +18,7 @@ from typing import BinaryIO
 from llmzip.cli.console import write_stdout
 from llmzip.cli.temporary import take_away_stale, temporary, temporary_name
 from llmzip.errors import InputError
-from llmzip.store.disk import NEW_FILE, directory_of, rename_new, sync_name, write_all
+from llmzip.store.disk import directory_of, name_new, sync_name, write_all
 
 STDIO = "-"
 _READ_BYTES = 1 << 22
@@ -177,7 +177,7 @@ def _publish_file(path: str, data: bytes, source: Source, *, replace: bool) -> N
         if replace:
             os.replace(name, path)
         else:
-            _publish_new(name, path)
+            name_new(name, path)
     sync_name(path)
 
 
@@ -199,23 +199,6 @@ def _holds(path: str, data: bytes) -> bool:
             return os.fstat(file.fileno()).st_size == len(data) and file.read() == data
     except OSError:
         return False
-
-
-def _publish_new(name: str, path: str) -> None:
-    """Give the file its name, or raise FileExistsError: never the place of another file."""
-    try:
-        os.link(name, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links; if that is not the cause, this fails, too
-        if rename_new(name, path):
-            return
-        os.close(os.open(path, NEW_FILE, 0o600))
-        try:
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(path)
-            raise
 
 
 def _copy_status(handle: int, path: str, source: Source) -> None:

@@ -9,28 +9,56 @@ import typer
 
 from llmzip import config
 from llmzip.cli import options
+from llmzip.cli.completing import crm_files
 from llmzip.cli.console import write_json, write_text
 from llmzip.cli.files import STDIO, open_source
 from llmzip.cli.inputs import inputs_of, run_each
-from llmzip.report import read_report
+from llmzip.cli.pictures import plan_picture, write_chart, write_picture
+from llmzip.errors import SettingsError
+from llmzip.report import printable, read_report
+from llmzip.report_pieces import read_pieces
 
 
 def info(
-    files: Annotated[list[str], typer.Argument(metavar="FILE", help=".crm files, - for stdin.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE", help=".crm files, - for stdin.", autocompletion=crm_files),
+    ],
+    chart: options.Chart = False,
+    plot: options.Plot = None,
     json: options.Json = False,
     max_output: options.MaxOutput = config.DecompressSettings.max_output_bytes,
+    force: options.ForcePicture = False,
 ) -> None:
     """Show what each .crm file holds, and what other compressors made of the same text."""
+    if plot is not None and len(files) > 1:
+        raise SettingsError("--plot draws one file")
+    if chart and json:
+        raise SettingsError("--chart and --json do not go together")
     run_each(
         inputs_of(files, recursive=False, is_wanted=lambda path: True),
-        lambda one: _show(one.path, json=json, max_output=max_output),
+        lambda one: _show(
+            one.path, plot=plot, chart=chart, json=json, max_output=max_output, force=force
+        ),
     )
 
 
-def _show(file: str, *, json: bool, max_output: int) -> None:
+def _show(
+    file: str, *, plot: str | None, chart: bool, json: bool, max_output: int, force: bool
+) -> None:
+    name = "standard input" if file == STDIO else file
+    picture = plan_picture(plot, file, force=force)
     with closing(open_source(file)) as source:
-        report = read_report(source.read(), max_output_bytes=max_output)
+        data = source.read()
+    report = read_report(data, max_output_bytes=max_output)
     if json:
         write_json(report.to_dict())
     else:
-        write_text(report.to_text(name="standard input" if file == STDIO else file))
+        write_text(report.to_text(name=name))
+    if picture is None and not chart:
+        return
+    pieces = read_pieces(data, max_output_bytes=max_output)
+    if chart:
+        write_chart(report, pieces)
+    if picture is not None:
+        write_picture(picture, report, pieces, name=printable(name))

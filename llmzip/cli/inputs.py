@@ -14,7 +14,8 @@ import typer
 
 from llmzip.cli.failures import exit_code_of, print_error
 from llmzip.cli.files import STDIO
-from llmzip.errors import InputError, Interrupted, LlmzipError, SettingsError
+from llmzip.cli.signals import answer_between
+from llmzip.errors import InputError, Interrupted, SettingsError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,18 +31,22 @@ def inputs_of(
 ) -> list[Input]:
     """The files named, and with `recursive` those that are wanted below the directories named.
 
-    Hidden ones, and links to directories, are left out. Raises InputError for a directory without
-    wanted files.
+    Hidden ones, and links to directories, are left out; a directory that cannot be read stands for
+    what is in it, and fails when it is opened. Raises InputError for a directory without wanted
+    files.
     """
     found: list[Input] = []
     for file in files:
         if not (recursive and os.path.isdir(file)):
             found.append(Input(path=file, relative=os.path.basename(file)))
             continue
+        name = os.path.basename(file.rstrip("/"))
+        if name in ("", os.curdir, os.pardir):  # no name that a result could be put under
+            name = ""
         below = [
-            Input(path=path, relative=os.path.relpath(path, os.path.dirname(file.rstrip("/"))))
+            Input(path=path, relative=os.path.join(name, os.path.relpath(path, file)))
             for path in _below(file)
-            if is_wanted(path)
+            if is_wanted(path) or os.path.isdir(path)
         ]
         if not below:
             raise InputError(f"{file} has no files for this in it")
@@ -50,11 +55,16 @@ def inputs_of(
 
 
 def _below(directory: str) -> Iterator[str]:
-    for where, folders, names in os.walk(directory):
+    """Files, and directories that cannot be read."""
+    refused: list[str] = []
+    for where, folders, names in os.walk(
+        directory, onerror=lambda error: refused.append(str(error.filename))
+    ):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith(".") and os.path.isfile(os.path.join(where, name)):
                 yield os.path.join(where, name)
+    yield from refused
 
 
 def check_together(
@@ -77,11 +87,33 @@ def check_together(
         raise SettingsError("what comes from standard input has no name for --output-dir")
 
 
+def check_apart(
+    found: Sequence[Input], *, output_dir: str | None, default: Callable[[str], str]
+) -> None:
+    """Refuse inputs whose results would have the same name: with --force the last would be all
+    there is."""
+    seen: dict[str, str] = {}
+    for one in found:
+        if one.path == STDIO:
+            continue
+        try:
+            target = _target(output_dir, one, default) or default(one.path)
+        except InputError:  # is told when its turn comes
+            continue
+        place = os.path.realpath(target)
+        if place in seen:
+            raise SettingsError(
+                f"{seen[place]} and {one.path} would both become {target}",
+                hint="name each file once, and files of one name in runs of their own",
+            )
+        seen[place] = one.path
+
+
 def target_in(output_dir: str | None, one: Input, default: Callable[[str], str]) -> str | None:
     """Where a result goes; None: beside its input. Makes directories. Raises InputError."""
-    if output_dir is None:
+    target = _target(output_dir, one, default)
+    if target is None:
         return None
-    target = os.path.join(output_dir, default(one.relative))
     try:
         os.makedirs(os.path.dirname(target), exist_ok=True)
     except OSError as error:
@@ -89,22 +121,30 @@ def target_in(output_dir: str | None, one: Input, default: Callable[[str], str])
     return target
 
 
+def _target(output_dir: str | None, one: Input, default: Callable[[str], str]) -> str | None:
+    return None if output_dir is None else os.path.join(output_dir, default(one.relative))
+
+
 def run_each(found: Sequence[Input], run: Callable[[Input], None]) -> None:
-    """`run` on every input. What fails is told, and the others follow; the run then ends with the
-    highest exit code there was. A signal ends it at once."""
+    """`run` on every input. Whatever fails is told, and the others follow; the run then ends with
+    the highest exit code there was. A signal ends it at once."""
     if len(found) == 1:
         run(found[0])
         return
-    worst = 0
-    for one in found:
-        try:
-            run(one)
-        except Interrupted:
-            raise
-        except typer.Exit as end:
-            worst = max(worst, end.exit_code)
-        except (LlmzipError, OSError) as error:
-            print_error(error, name=one.path)
-            worst = max(worst, exit_code_of(error))
+    with answer_between("between two files"):
+        worst = max([_code_of(one, run) for one in found])
     if worst:
         raise typer.Exit(worst)
+
+
+def _code_of(one: Input, run: Callable[[Input], None]) -> int:
+    try:
+        run(one)
+    except Interrupted:
+        raise
+    except typer.Exit as end:
+        return end.exit_code
+    except Exception as error:
+        print_error(error, name=one.path)
+        return exit_code_of(error)
+    return 0

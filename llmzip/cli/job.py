@@ -12,19 +12,18 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from llmzip.cli.console import say
 from llmzip.cli.events import JsonEvents
-from llmzip.cli.failures import describe_error, exit_code_of
 from llmzip.cli.files import STDIO, Source, Target, open_source, plan_target, publish
 from llmzip.cli.preflight import check_disk, consider
 from llmzip.cli.progress import Timer, show_progress, status_line
 from llmzip.cli.signals import Stop, stop_on_signals
-from llmzip.errors import FormatError, InputError, LlmzipError, ResumeRefused, SettingsError
+from llmzip.errors import FormatError, InputError, ResumeRefused, SettingsError
 from llmzip.progress import OnOutlook, OnProgress, Outlook, Progress, check_cancelled
 from llmzip.report import printable
 from llmzip.store.disk import sync_name
@@ -45,7 +44,7 @@ class JobSettings:
     restart: bool = False  # drop what an earlier run left
     remove: bool = False  # the input, once the result is safely on disk
     json: bool
-    streams: bool = False  # what happens is told in JSON, too, not only what came of it
+    tells: bool = False  # what happens is told in JSON, too, not only what came of it
     quiet: bool
     verbose: bool
     watch: bool = False  # show a chunk under way, on a terminal
@@ -86,15 +85,15 @@ def run_job(
     is_binary: bool,
     keeps_work: bool = False,
     on_read: OnRead = lambda data: None,
-    most_bytes: Callable[[int], int] = lambda size: 0,
+    most_bytes: Callable[[bytes], int] = lambda data: 0,
 ) -> Outcome:
     """Read, `work`, publish. `on_read` sees the input before the work. Raises LlmzipError.
 
     keeps_work: beside an output that is a file, what is done is kept until it is published.
-    most_bytes: that a result and the work kept may take, by the input's size.
+    most_bytes: that the result of an input and the work kept may take.
     """
     started = time.monotonic()
-    with stop_on_signals() as stop, _told(settings):
+    with stop_on_signals() as stop:
         with _opened(settings.file, stop) as source:
             target = plan_target(
                 source,
@@ -110,7 +109,7 @@ def run_job(
                     hint="use -o FILE, or leave --json out",
                 )
             data = _read(source, stop)
-        check_disk(target, most_bytes(len(data)))
+        check_disk(target, most_bytes(data), yes=settings.yes)
         with _kept_work(target, settings, stop) if keeps_work else nullcontext() as kept:
             result = _work(data, settings, work, on_read, stop, kept)
             if kept:
@@ -141,20 +140,6 @@ def run_dry(
         with _opened(settings.file, stop) as source:
             data = _read(source, stop)
         return _name(source), _work(data, settings, work, on_read, stop)
-
-
-@contextmanager
-def _told(settings: JobSettings) -> Iterator[None]:
-    """An error that ends the block is told to programs, too; one of usage is not, as it is before
-    it is known what standard output is for."""
-    try:
-        yield
-    except (LlmzipError, OSError) as error:
-        if settings.json and settings.streams and not isinstance(error, SettingsError):
-            message, hint = describe_error(error)
-            with suppress(InputError):  # nobody listens
-                JsonEvents(settings.file).error(message, hint, exit_code_of(error))
-        raise
 
 
 def _remove(source: Source) -> None:
@@ -284,7 +269,7 @@ def _work(
     kept: _Kept | None = None,
 ) -> _Result:
     on_read(data)
-    tells = JsonEvents(settings.file) if settings.json and settings.streams else None
+    tells = JsonEvents(settings.file) if settings.tells else None
     with (
         show_progress(
             quiet=settings.quiet, verbose=settings.verbose, watch=settings.watch,
@@ -306,9 +291,13 @@ def _work(
 
         def consider_outlook(outlook: Outlook) -> None:
             with stop.at_once():  # a question is answered by a signal, too
-                consider(outlook, yes=settings.yes, paused=show.paused)
+                if not consider(
+                    outlook, yes=settings.yes, quiet=settings.quiet, paused=show.paused
+                ):
+                    stop.give_up()
 
-        stop.status = lambda: status_line(last, seconds=timer.seconds(last.stage))
+        above = "\n" if show.holds_line else ""
+        stop.status = lambda: above + status_line(last, seconds=timer.seconds(last.stage))
         tools = Tools(
             on_progress=tell, on_outlook=consider_outlook, stop=stop,
             journal=kept.journal if kept else None,

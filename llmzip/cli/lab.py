@@ -236,7 +236,8 @@ def _run(study: str, given: dict[str, Any], *, mem: str, texts: int, **own: Any)
         stop.outcome = f"what is done is kept in {printable(str(settings.out))}"
         last = Progress(stage="lab")
         told = ""
-        stop.status = lambda: f"{told}  {status_line(last, seconds=0.0)}".strip()
+        above = "\n" if show.holds_line else ""
+        stop.status = lambda: above + f"{told}  {status_line(last, seconds=0.0)}".strip()
 
         def tell(what: str, done: int, total: int) -> None:
             nonlocal told, last

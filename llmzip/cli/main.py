@@ -7,7 +7,6 @@ nor transformers is loaded before a command needs them.
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -15,14 +14,15 @@ import typer
 
 from llmzip import __version__
 from llmzip.cli.commands import LazyGroup
-from llmzip.cli.console import say, write_text
-from llmzip.cli.failures import exit_code_of, print_error
+from llmzip.cli.console import write_text
+from llmzip.cli.failures import exit_code_of, print_error, show_tracebacks
 from llmzip.cli.signals import HINT
 from llmzip.cli.spellings import in_our_words
 from llmzip.errors import Interrupted
 
 EPILOG = (
-    "llmzip -d, -t and -l are decompress, test and info; compress -1 to -9 name presets. "
+    "llmzip -z, -d, -t and -l are compress, decompress, test and info, and may have other letters "
+    "with them, as in -dc; compress -1 to -9 name presets. "
     "Exit codes: 0 done; 1 a file or something else failed; 2 usage; 3 damaged, or no .crm file; "
     "4 made by a newer llmzip; 5 model missing or not the right one; 6 decoded text fails its "
     "hash; 7 over a limit; 130 interrupted; 143 terminated. Take any other code for a failure."
@@ -38,7 +38,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_show_traceback = False
 
 
 def _print_version(wanted: bool) -> None:
@@ -59,8 +58,7 @@ def llmzip(
 ) -> None:
     """Compress text with a frozen language model, and back, bit for bit: into input vectors of the
     model, or by an arithmetic coder that it predicts for."""
-    global _show_traceback
-    _show_traceback = debug
+    show_tracebacks(debug)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,7 +81,5 @@ def _explain(error: Exception) -> int:
     if callable(getattr(error, "show", None)):  # typer's own: wrong usage
         error.show()  # type: ignore[attr-defined]
         return int(getattr(error, "exit_code", 2))
-    if _show_traceback:
-        say("".join(traceback.format_exception(error)).rstrip())
     print_error(error)
     return exit_code_of(error)

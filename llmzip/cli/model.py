@@ -7,6 +7,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from llmzip.cli import options
+from llmzip.cli.completing import model_names
 from llmzip.cli.console import say, write_text
 from llmzip.cli.signals import stop_on_signals
 from llmzip.lm import zoo
@@ -19,7 +20,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _Name: TypeAlias = Annotated[
-    str, typer.Argument(metavar="[MODEL]", help="A known name, a directory, or ORG/NAME.")
+    str,
+    typer.Argument(
+        metavar="[MODEL]",
+        help="A known name, a directory, or ORG/NAME.",
+        autocompletion=model_names,
+    ),
 ]
 
 

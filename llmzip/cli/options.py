@@ -10,7 +10,14 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from llmzip.cli.completing import any_of, model_names
 from llmzip.cli.panels import ARITH, CLUSTER, CRAMMING
+
+_DEVICES = "auto|cpu|cuda|mps"
+_ATTENTION = "sdpa|eager"
+_PRESETS = "fast|balanced|small"
+_CODECS = "cram|arith|auto"
+_VERIFY = "quick|full"
 
 Output: TypeAlias = Annotated[
     str | None,
@@ -71,6 +78,9 @@ RayCores: TypeAlias = Annotated[
 Force: TypeAlias = Annotated[
     bool, typer.Option("-f", "--force", help="Replace the output file, once the new one is whole.")
 ]
+ForcePicture: TypeAlias = Annotated[
+    bool, typer.Option("-f", "--force", help="Replace the picture, once the new one is whole.")
+]
 Restart: TypeAlias = Annotated[
     bool, typer.Option("--restart", help="Discard what an earlier run left in the .part file.")
 ]
@@ -83,6 +93,15 @@ JsonLines: TypeAlias = Annotated[
         "--json", help="Print JSON lines on standard output: what happens, and the result."
     ),
 ]
+Plot: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE.png|FILE.svg", help="Draw a picture; needs pip install 'llmzip[plot]'."
+    ),
+]
+Chart: TypeAlias = Annotated[
+    bool, typer.Option("--chart", help="Draw a chart in the terminal, too.")
+]
 Quiet: TypeAlias = Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.")]
 Verbose: TypeAlias = Annotated[
     bool, typer.Option("-v", "--verbose", help="Full report, and progress lines in logs.")
@@ -90,7 +109,10 @@ Verbose: TypeAlias = Annotated[
 Model: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        envvar="LLMZIP_MODEL", metavar="MODEL", help="A known name, a directory, or ORG/NAME."
+        envvar="LLMZIP_MODEL",
+        metavar="MODEL",
+        help="A known name, a directory, or ORG/NAME.",
+        autocompletion=model_names,
     ),
 ]
 Revision: TypeAlias = Annotated[
@@ -99,7 +121,12 @@ Revision: TypeAlias = Annotated[
 Offline: TypeAlias = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
 Device: TypeAlias = Annotated[
     str,
-    typer.Option(envvar="LLMZIP_DEVICE", metavar="auto|cpu|cuda|mps", help="Where the model runs."),
+    typer.Option(
+        envvar="LLMZIP_DEVICE",
+        metavar=_DEVICES,
+        help="Where the model runs.",
+        autocompletion=any_of(_DEVICES),
+    ),
 ]
 Threads: TypeAlias = Annotated[
     int | None,
@@ -110,7 +137,10 @@ Threads: TypeAlias = Annotated[
 Batch: TypeAlias = Annotated[
     int | None, typer.Option(metavar="N", help="Rows worked on together.  [default: by size]")
 ]
-Attention: TypeAlias = Annotated[str, typer.Option(metavar="sdpa|eager", help="Attention kernel.")]
+Attention: TypeAlias = Annotated[
+    str,
+    typer.Option(metavar=_ATTENTION, help="Attention kernel.", autocompletion=any_of(_ATTENTION)),
+]
 Mem: TypeAlias = Annotated[
     int,
     typer.Option("--mem", metavar="K", help="Mem vectors a chunk.", rich_help_panel=CRAMMING),
@@ -159,7 +189,8 @@ MaxSteps: TypeAlias = Annotated[
 Preset: TypeAlias = Annotated[
     str,
     typer.Option(
-        metavar="fast|balanced|small",
+        metavar=_PRESETS,
+        autocompletion=any_of(_PRESETS),
         help="What to spend: bytes or time.",
         rich_help_panel=CRAMMING,
     ),
@@ -193,7 +224,8 @@ Seed: TypeAlias = Annotated[int, typer.Option(metavar="S", help="Seed of the sta
 Codec: TypeAlias = Annotated[
     str,
     typer.Option(
-        metavar="cram|arith|auto",
+        metavar=_CODECS,
+        autocompletion=any_of(_CODECS),
         help="Vectors for each chunk (cram), an arithmetic coder (arith), or the smaller of arith "
         "and zstd (auto).",
     ),
@@ -217,7 +249,8 @@ SharedMem: TypeAlias = Annotated[
 Verify: TypeAlias = Annotated[
     str,
     typer.Option(
-        metavar="quick|full",
+        metavar=_VERIFY,
+        autocompletion=any_of(_VERIFY),
         help="Check the streams under noise, or decode the whole file once more.",
         rich_help_panel=ARITH,
     ),

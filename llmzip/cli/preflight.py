@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from llmzip.cli.console import say
 from llmzip.cli.files import Target
 from llmzip.cli.forecast import time_text
-from llmzip.errors import InputError, Interrupted, LimitExceeded
+from llmzip.errors import LimitExceeded
 from llmzip.progress import Outlook
 from llmzip.store.disk import directory_of
 
@@ -22,10 +22,10 @@ LONG_SECONDS = 600.0
 _SPARE_BYTES = 1 << 20
 
 
-def check_disk(target: Target, wanted_bytes: int) -> None:
-    """Refuse to begin where the result, and the work that is kept, will not fit. Raises
-    InputError."""
-    if target.path is None or target.is_stream:
+def check_disk(target: Target, wanted_bytes: int, *, yes: bool) -> None:
+    """Refuse to begin where the result, and the work that is kept, may not fit. Raises
+    LimitExceeded, unless everything is wanted (yes)."""
+    if yes or target.path is None or target.is_stream:
         return
     directory = directory_of(target.path)
     try:
@@ -33,22 +33,27 @@ def check_disk(target: Target, wanted_bytes: int) -> None:
     except OSError:  # not every file system says
         return
     if free < wanted_bytes + _SPARE_BYTES:
-        raise InputError(
+        raise LimitExceeded(
             f"{directory} has {size_text(free)} left; the result may take "
             f"{size_text(wanted_bytes + _SPARE_BYTES)}",
-            hint="make room, or choose another place with -o",
+            hint="make room, choose another place with -o, or go on all the same with -y",
         )
 
 
 def consider(
-    outlook: Outlook, *, yes: bool, paused: Callable[[], AbstractContextManager[None]]
-) -> None:
-    """Go on, or raise LimitExceeded for want of memory, Interrupted where a person declines.
+    outlook: Outlook,
+    *,
+    yes: bool,
+    quiet: bool,
+    paused: Callable[[], AbstractContextManager[None]],
+) -> bool:
+    """Whether to go on: False where a person declines. Raises LimitExceeded for want of memory.
 
-    yes: everything is wanted, whatever it takes. paused: holds what is drawn while it is asked.
+    yes: everything is wanted, whatever it takes. quiet: nothing is said where nobody is asked.
+    paused: holds what is drawn while it is asked.
     """
     if yes:
-        return
+        return True
     needs, free = outlook.needs_bytes, outlook.free_bytes
     if needs is not None and free is not None and needs > free:
         raise LimitExceeded(
@@ -56,20 +61,32 @@ def consider(
             hint="close something, take a smaller model, or go on all the same with -y",
         )
     if outlook.seconds is None or outlook.seconds <= LONG_SECONDS:
-        return
+        return True
     line = f"this will take about {time_text(outlook.seconds)}"
-    if not (os.isatty(2) and sys.stdin is not None and sys.stdin.isatty()):
-        say(line)
-        return
+    if not _somebody_answers():
+        if not quiet:
+            say(line)
+        return True
     with paused():
-        if not _agrees(f"{line}; go on? [Y/n] "):
-            raise Interrupted(
-                "declined; nothing was written",
-                hint="--preset fast and --codec arith take less time, --time-budget bounds it",
-            )
+        is_agreed = agrees(f"{line}; go on? [Y/n] ")
+    if not is_agreed:
+        say("note: --preset fast and --codec arith take less time, --time-budget bounds it")
+    return is_agreed
 
 
-def _agrees(question: str) -> bool:
+def _somebody_answers() -> bool:
+    """Whether a question would be seen and answered. A job in the background that reads from its
+    terminal is stopped."""
+    if sys.stdin is None or not (sys.stdin.isatty() and os.isatty(2)):
+        return False
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except (OSError, AttributeError):  # not every platform has such groups
+        return True
+
+
+def agrees(question: str) -> bool:
+    """What a person at the terminal answers; nothing counts as yes."""
     while True:
         print(question, end="", file=sys.stderr, flush=True)
         answer = sys.stdin.readline()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,13 +17,19 @@ from llmzip.progress import Progress
 from llmzip.report import printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress as RichProgress
 
 LINE_SECONDS, VERBOSE_LINE_SECONDS = 60.0, 30.0
+_WIDE = 110  # columns that take a long bar and all figures
 
 
 class Drawer(Protocol):
     """Draws events."""
+
+    @property
+    def holds_line(self) -> bool:
+        """Whether the cursor stays in a line that is drawn again and again."""
 
     def __call__(self, event: Progress) -> None: ...
 
@@ -59,35 +65,42 @@ def show_progress(
         yield Lines(seconds=seconds, at_once=is_close)
 
 
-def status_line(event: Progress | None, *, seconds: float) -> str:
+def status_line(event: Progress, *, seconds: float) -> str:
     """How far a run is, in one line."""
-    return "" if event is None else f"{event.stage}  {describe(event, seconds=seconds)}".rstrip()
+    return f"{event.stage}  {describe(event, seconds=seconds)}".rstrip()
 
 
-def describe(event: Progress, *, seconds: float) -> str:
-    """The figures of an event, `seconds` after its stage began."""
-    parts = []
+def describe(event: Progress, *, seconds: float, width: int | None = None) -> str:
+    """The figures of an event, `seconds` after its stage began. width: columns that there are; the
+    figures that matter least make way."""
+    parts: list[tuple[int, str]] = []  # what each is worth, and its words
     is_stream = event.stage in ("decode", "verify") and event.tokens_total > 0
     if is_stream and event.chunks_total > 1:
-        parts.append(f"{event.chunks_done:,}/{event.chunks_total:,} segments")
+        parts.append((4, f"{event.chunks_done:,}/{event.chunks_total:,} segments"))
     elif event.chunks_total and not is_stream:
         unit = "texts" if event.stage == "lab" else "chunks"
-        parts.append(f"{event.chunks_done:,}/{event.chunks_total:,} {unit}")
+        parts.append((4, f"{event.chunks_done:,}/{event.chunks_total:,} {unit}"))
     if event.tokens_total:
         unit = "steps" if event.stage == "share" else "tokens"
-        parts.append(f"{event.tokens_right:,}/{event.tokens_total:,} {unit}")
+        parts.append((2, f"{event.tokens_right:,}/{event.tokens_total:,} {unit}"))
     done = event.bytes_done
     if is_stream:  # a segment's bytes are done all at once, its tokens one after another
         done = max(done, event.bytes_total * event.tokens_right // event.tokens_total)
     new = done - event.bytes_kept
     if new > 0 and seconds >= 1:
         rate = new / seconds
-        parts.append(f"{rate:,.0f} bytes/s" if rate >= 10 else f"{rate:.1f} bytes/s")
+        parts.append((1, f"{rate:,.0f} bytes/s" if rate >= 10 else f"{rate:.1f} bytes/s"))
         if event.bytes_total > done:
-            parts.append(f"{_clock((event.bytes_total - done) / rate)} left")
+            parts.append((3, f"{_clock((event.bytes_total - done) / rate)} left"))
     if event.output_bytes:
-        parts.append(f"{event.output_bytes:,} bytes so far")
-    return "  ".join(parts)
+        parts.append((0, f"{event.output_bytes:,} bytes so far"))
+    while width is not None and len(parts) > 1 and len(_joined(parts)) > width:
+        parts.remove(min(parts))
+    return _joined(parts)
+
+
+def _joined(parts: Sequence[tuple[int, str]]) -> str:
+    return "  ".join(words for _, words in parts)
 
 
 def _clock(seconds: float) -> str:
@@ -112,6 +125,8 @@ class Timer:
 
 class Lines:
     """Plain lines: messages, and figures now and then."""
+
+    holds_line = False
 
     def __init__(self, *, seconds: float | None, at_once: bool = False, says: bool = True) -> None:
         """seconds: between two lines of figures; None: there are none. at_once: a stage begins with
@@ -140,6 +155,8 @@ class Lines:
 class _Bar:
     """One bar for the current stage, messages above it."""
 
+    holds_line = True
+
     def __init__(self, bar: RichProgress) -> None:
         self._bar = bar
         self._timer = Timer()
@@ -166,8 +183,16 @@ class _Bar:
             description=event.stage,
             completed=done,
             total=total or None,
-            figures=describe(event, seconds=seconds),
+            figures=describe(event, seconds=seconds, width=self._room(event.stage)),
         )
+
+    def _room(self, stage: str) -> int:
+        """Columns beside the stage's name and the bar, with a space each."""
+        return self._bar.console.width - len(stage) - _bar_width(self._bar.console) - 2
+
+
+def _bar_width(console: Console) -> int:
+    return 24 if console.width >= _WIDE else 10
 
 
 def _rich_progress() -> RichProgress:
@@ -175,11 +200,12 @@ def _rich_progress() -> RichProgress:
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as RichProgress
 
+    console = Console(stderr=True)
     return RichProgress(
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=_bar_width(console)),
         TextColumn("{task.fields[figures]}", markup=False),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
         redirect_stdout=False,
         refresh_per_second=4,

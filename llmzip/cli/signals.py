@@ -1,8 +1,8 @@
-"""SIGINT and SIGTERM as an orderly stop.
+"""SIGINT and SIGTERM as an orderly stop, SIGUSR1 as a question.
 
 Owns the handlers while a command runs, the exit code that a signal leads to, and that the command
-ends in time whatever it is doing. Knows nothing of what is being stopped. Called by `cli.job` and
-`cli.model`.
+ends in time whatever it is doing. Knows nothing of what is being stopped. Called by `cli.job`,
+`cli.lab` and `cli.model`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import math
 import os
 import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 from llmzip.errors import Interrupted
 
@@ -38,7 +40,7 @@ class Stop:
         self.hint = HINT
         self.before_exit: Callable[[], None] = lambda: None  # of a command that does not end itself
         self.waits = True  # the first signal is obeyed between two steps
-        self.status: Callable[[], str] = lambda: ""  # said when a signal asks
+        self.status: Callable[[], str] = lambda: "nothing is under way yet"  # when a signal asks
         self._num_signals = 0
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -52,13 +54,16 @@ class Stop:
         if self._num_signals == 2 or not self.waits:
             raise KeyboardInterrupt
         if os.isatty(2):
-            os.write(2, b"\nstopping; once more to stop at once\n")
+            _write("\nstopping; once more to stop at once")
 
     def on_question(self, number: int, frame: FrameType | None) -> None:
         """The handler of a signal that only asks how far it is."""
-        line = self.status()
-        with suppress(OSError):
-            os.write(2, f"{line or 'nothing is under way yet'}\n".encode())
+        _write(self.status())
+
+    def give_up(self) -> NoReturn:
+        """End as after a signal: somebody who was asked does not want to go on."""
+        self.cancel.set()
+        raise KeyboardInterrupt
 
     @contextmanager
     def at_once(self, outcome: str = NOTHING_WRITTEN) -> Iterator[None]:
@@ -74,6 +79,14 @@ class Stop:
         return Interrupted(self.outcome, exit_code=self.exit_code, hint=self.hint)
 
 
+def _write(line: str) -> None:
+    """To stderr itself: Python may be in the middle of a line of its own. Where stderr was closed
+    from the start, another file may have its number."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            os.write(2, f"{line}\n".encode(errors="backslashreplace"))
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
     """Handle signals until the block ends. Raises Interrupted if one of them ended it.
@@ -84,28 +97,48 @@ def stop_on_signals() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
+    with (
+        _handled(_QUESTIONS, stop.on_question),
+        _handled(_EXIT_CODES, stop.on_signal) as numbers,
+    ):
+        try:
+            with _watched(stop, numbers):
+                yield stop
+        except KeyboardInterrupt as cause:
+            raise stop.interrupted() from cause
+        except Exception as cause:
+            if not stop.cancel.is_set():
+                raise
+            raise stop.interrupted() from cause
+
+
+@contextmanager
+def answer_between(line: str) -> Iterator[None]:
+    """Where a run goes from one piece of work to the next, a question gets this line: it must not
+    end the run, as such signals do by default."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with _handled(_QUESTIONS, lambda number, frame: _write(line)):
+        yield
+
+
+@contextmanager
+def _handled(
+    names: Iterable[str], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[Collection[int]]:
+    """Handle the signals of these names that the platform has and nobody ignores: their numbers.
+    As before after it."""
     before = {}
-    for name in _EXIT_CODES:
-        number = getattr(signal, name, None)  # not every platform has all of them
-        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            before[number] = signal.signal(number, stop.on_signal)
-    asking = {}
-    for name in _QUESTIONS:
+    for name in names:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            asking[number] = signal.signal(number, stop.on_question)
+            before[number] = signal.signal(number, handler)
     try:
-        with _watched(stop, before):
-            yield stop
-    except KeyboardInterrupt as cause:
-        raise stop.interrupted() from cause
-    except Exception as cause:
-        if not stop.cancel.is_set():
-            raise
-        raise stop.interrupted() from cause
+        yield before
     finally:
-        for number, handler in (before | asking).items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        for number, old in before.items():
+            signal.signal(number, old if old is not None else signal.SIG_DFL)
 
 
 @contextmanager
@@ -135,7 +168,7 @@ def _watch(reader: socket.socket, stop: Stop, numbers: Collection[int]) -> None:
         except TimeoutError:
             code = _EXIT_CODES[signal.Signals(first).name]
             stop.before_exit()
-            os.write(2, f"interrupted: {stop.outcome} [exit {code}]\nhint: {stop.hint}\n".encode())
+            _write(f"interrupted: {stop.outcome} [exit {code}]\nhint: {stop.hint}")
             os._exit(code)
         if not found:  # the command has ended
             return

@@ -1,4 +1,4 @@
-"""Spellings that other compressors have taught: `-d`, `-t`, `-l`, `-9`, `--ray`.
+"""Spellings that other compressors have taught: `-d`, `-t`, `-l`, `-dc`, `-9`; and `--ray`.
 
 Owns how they become commands and options of ours. Called by `cli.main`.
 """
@@ -14,6 +14,7 @@ COMMANDS = {
     "-t": "test", "--test": "test",
     "-l": "info", "--list": "info",
 }  # fmt: skip
+_WITH_LETTERS = re.compile(r"(-[zdtl])([a-zA-Z]+)")
 _LEVEL = re.compile(r"-([1-9])")
 _RAY, _RAY_HERE = "--ray", "--ray=local"
 
@@ -21,6 +22,8 @@ _RAY, _RAY_HERE = "--ray", "--ray=local"
 def in_our_words(arguments: Sequence[str]) -> list[str]:
     """The arguments with the spellings above replaced; what follows `--` is left alone."""
     found = list(arguments)
+    if found and (letters := _WITH_LETTERS.fullmatch(found[0])):
+        found[:1] = [letters[1], f"-{letters[2]}"]
     if found and found[0] in COMMANDS:
         found[0] = COMMANDS[found[0]]
     if not found or found[0] != "compress":

@@ -9,6 +9,7 @@ import typer
 
 from llmzip import config
 from llmzip.cli import options, words
+from llmzip.cli.completing import crm_files
 from llmzip.cli.compress import SUFFIX
 from llmzip.cli.console import say, write_json
 from llmzip.cli.helpers import Helpers
@@ -27,7 +28,10 @@ _TESTED = {
 
 
 def test(
-    files: Annotated[list[str], typer.Argument(metavar="FILE", help=".crm files, - for stdin.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE", help=".crm files, - for stdin.", autocompletion=crm_files),
+    ],
     recursive: options.Recursive = False,
     full: Annotated[
         bool, typer.Option("--full", help="Decode all of it, too, and compare with its hashes.")
@@ -42,9 +46,11 @@ def test(
     max_output: options.MaxOutput = _Defaults.max_output_bytes,
     max_tokens: options.MaxTokens = None,
     offline: options.Offline = False,
+    yes: options.Yes = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
+    no_progress: options.NoProgress = False,
 ) -> None:
     """Check each FILE without writing anything: its structure, which takes no model, or (--full)
     all of it. Exit 0 if all are sound."""
@@ -63,7 +69,9 @@ def test(
     found = inputs_of(
         files, recursive=recursive, is_wanted=lambda path: path.lower().endswith(SUFFIX)
     )
-    job = JobSettings(file="", json=json, quiet=quiet, verbose=verbose)
+    job = JobSettings(
+        file="", json=json, quiet=quiet, verbose=verbose, figures=not no_progress, yes=yes
+    )
     with Helpers(keeps_models=len(found) > 1) as helpers:
         run_each(
             found,
@@ -80,7 +88,8 @@ def _test(
                 from llmzip.codec import decompress_bytes
             decompress_bytes(
                 data, settings, **helpers.models(),
-                on_progress=tools.on_progress, cancel=tools.stop.cancel,
+                on_progress=tools.on_progress, on_outlook=tools.on_outlook,
+                cancel=tools.stop.cancel,
             )  # fmt: skip
             return read_report(data, max_output_bytes=settings.max_output_bytes), "full"
         from llmzip.store.limits import check_work

@@ -11,7 +11,6 @@ from llmzip.cli import options, words
 from llmzip.cli.compress import SUFFIX
 from llmzip.cli.console import say
 from llmzip.cli.job import JobSettings, Tools, run_job
-from llmzip.cli.startup import heavy_imports
 from llmzip.errors import SettingsError
 
 _DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
@@ -33,8 +32,8 @@ def vectors(
         raise SettingsError(f"--dtype is bf16 or fp32, not {dtype!r}")
 
     def work(data: bytes, tools: Tools) -> bytes:
-        with heavy_imports():
-            from llmzip.export import export_vectors
+        from llmzip.export import export_vectors  # here: numpy, which --help need not wait for
+
         return export_vectors(data, dtype_name=_DTYPES[dtype], max_output_bytes=max_output)
 
     job = JobSettings(

@@ -44,6 +44,8 @@ def show_watch() -> Iterator[Screen]:
 class Screen:
     """What was seen so far of the chunk that is looked at."""
 
+    holds_line = True
+
     def __init__(self, live: object) -> None:
         self._live = live
         self._timer = Timer()

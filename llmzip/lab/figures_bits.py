@@ -15,7 +15,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from llmzip.lab.figures import (
+from llmzip.drawing import (
     BLUE,
     FAINT,
     GREEN,
@@ -24,17 +24,19 @@ from llmzip.lab.figures import (
     MARKERS,
     ORANGE,
     QUIET,
-    bar_look,
     figure_text,
     label,
     name_rows,
     new_figure,
     percent_axis,
+    style,
+    thousands_axis,
+)
+from llmzip.lab.figures import (
+    bar_look,
     published_key,
     save,
     source_colour,
-    style,
-    thousands_axis,
 )
 from llmzip.lab.folder import Row
 from llmzip.lab.measures import Spread, Threshold

@@ -17,25 +17,27 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from llmzip.lab.figures import (
+from llmzip.drawing import (
     HALO,
     INK,
     MARKERS,
     QUIET,
     SERIES,
-    bar_look,
-    count_axis,
     figure_text,
-    key,
     label,
     name_rows,
     new_figure,
+    style,
+    thousands_axis,
+)
+from llmzip.lab.figures import (
+    bar_look,
+    count_axis,
+    key,
     published_key,
     save,
     short_model,
     source_colour,
-    style,
-    thousands_axis,
 )
 from llmzip.lab.measures import CapacityFigures
 from llmzip.lab.published import PublishedCapacity

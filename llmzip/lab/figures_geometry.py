@@ -15,7 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
-from llmzip.lab.figures import (
+from llmzip.drawing import (
     BLUE,
     HALO,
     INK,
@@ -25,8 +25,10 @@ from llmzip.lab.figures import (
     SERIES,
     new_figure,
     percent_axis,
-    save,
     style,
+)
+from llmzip.lab.figures import (
+    save,
 )
 
 # From light to dark, so that it says the same without colour.

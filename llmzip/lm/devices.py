@@ -10,6 +10,7 @@ import ctypes
 import sys
 import time
 from collections.abc import Callable
+from math import prod
 from typing import cast
 
 import torch
@@ -18,6 +19,7 @@ from llmzip.errors import SettingsError
 
 # Tokens of one optimiser step when nothing better is known.
 _FIRST_STEP_TOKENS = {"cpu": 256, "cuda": 4096, "mps": 1024}
+_PRODUCT = (128, 576, 1536)  # rows, inner size and columns of the product that is timed
 _MEMORY_SHARE = 0.8  # of the memory that is free when the engine starts
 # Optimiser steps between two looks at the result: a look makes the host wait for the device.
 _STEPS_A_LOOK = {"cpu": 1, "cuda": 4, "mps": 4}
@@ -53,8 +55,14 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     )
 
 
+def matmul_rate(dtype: torch.dtype) -> float:
+    """FLOP a second of a CPU's matrix products, as `fast_dtype` measures them."""
+    return 2 * prod(_PRODUCT) / _matmul_seconds(dtype)
+
+
 def _matmul_seconds(dtype: torch.dtype) -> float:
-    a, w = torch.ones(128, 576, dtype=dtype), torch.ones(1536, 576, dtype=dtype)
+    rows, inner, columns = _PRODUCT
+    a, w = torch.ones(rows, inner, dtype=dtype), torch.ones(columns, inner, dtype=dtype)
     best = float("inf")
     for _ in range(3):
         start = time.perf_counter()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,9 @@ _RECURRENT = frozenset({"mamba", "falcon_mamba"})
 # half precision leaves only the rounding of the logits; in pieces it leaves the kernels' noise.
 _TOLERANCE = 1e-3
 _TOLERANCE_HALF, _TOLERANCE_HALF_PIECES = 1e-2, 1e-1
+# What `_quiet` changes belongs to the process: one load at a time, so that each finds, and puts
+# back, what there was before any.
+_quieting = threading.RLock()
 _HINT = "choose another model, or a newer transformers 5.x if the model needs one"
 
 
@@ -257,7 +261,7 @@ def _error(lm: ForeignLM, hidden: Tensor, expected: Tensor) -> float:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep transformers from logging, warning and drawing bars, then put its settings back."""
-    with warnings.catch_warnings():
+    with _quieting, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
         from transformers.utils import logging as theirs

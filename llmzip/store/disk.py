@@ -1,7 +1,7 @@
 """Bytes that are safely on disk: files made, filled, synced and locked.
 
 Owns the few calls whose order decides what a crash leaves behind. Knows nothing of what is written.
-Called by `llmzip.store.journal` and `llmzip.cli.files`.
+Called by `llmzip.store.journal`, `llmzip.cli.files` and `llmzip.crmwriter`.
 """
 
 from __future__ import annotations
@@ -52,6 +52,24 @@ def rename_new(before: str, after: str) -> bool:
     if error in _NOT_KNOWN:
         return False
     raise OSError(error, os.strerror(error), before, None, after)
+
+
+def name_new(before: str, after: str) -> None:
+    """Give a file the name `after`, or raise FileExistsError: never the place of another file. It
+    may keep its old name, too. Raises OSError."""
+    try:
+        os.link(before, after)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links; if that is not the cause, this fails, too
+        if rename_new(before, after):
+            return
+        os.close(os.open(after, NEW_FILE, 0o600))
+        try:
+            os.replace(before, after)
+        except BaseException:
+            os.unlink(after)
+            raise
 
 
 def directory_of(path: str) -> str:

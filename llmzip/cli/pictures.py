@@ -1,0 +1,91 @@
+"""`--plot` and `--chart`: a file's figures as a picture, or drawn in letters.
+
+Owns which files a picture may become, and how wide a chart is. Called by `cli.info` and
+`cli.explain`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from llmzip.cli.console import say, write_text
+from llmzip.cli.files import STDIO, Source, Target, plan_target, publish
+from llmzip.errors import InputError, SettingsError
+from llmzip.report import Report, printable
+
+if TYPE_CHECKING:
+    from llmzip.report_pieces import Piece
+
+_SUFFIXES = (".png", ".svg")
+_WIDEST = 120
+_DEFAULT_COLUMNS = 80
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture that is to be written, and what it is of."""
+
+    source: Source
+    target: Target
+
+
+def plan_picture(output: str | None, file: str, *, force: bool) -> Picture | None:
+    """Refuse now what would fail after the work; None where no picture is asked for. Raises
+    SettingsError, InputError."""
+    if output is None:
+        return None
+    if not output.lower().endswith(_SUFFIXES):
+        raise SettingsError(
+            f"--plot: {output!r} does not end in .png or .svg",
+            hint="--chart draws in the terminal",
+        )
+    if find_spec("matplotlib") is None:
+        raise InputError(
+            "pictures need matplotlib, which is not installed",
+            hint="pip install 'llmzip[plot]', or --chart draws in the terminal",
+        )
+    status = None
+    if file != STDIO:
+        with suppress(OSError):  # reading it says what is wrong
+            status = os.stat(file)
+    # A stream: a picture takes neither mode nor time from the file that it is of.
+    source = Source(name=file, path=None, stream=io.BytesIO(), status=status)
+    target = plan_target(source, output, default=str, force=force, is_binary=True)
+    return Picture(source=source, target=target)
+
+
+def write_picture(picture: Picture, report: Report, pieces: Sequence[Piece], *, name: str) -> None:
+    """Draw and publish. Raises InputError."""
+    from llmzip.drawing import png_bytes, svg_text
+    from llmzip.plots import draw_file
+
+    figure = draw_file(report, pieces, name=os.path.basename(name) or name)
+    path = picture.target.name
+    is_png = path.lower().endswith(".png")
+    data = png_bytes(figure) if is_png else svg_text(figure).encode()
+    publish(picture.target, data, picture.source)
+    say(f"{name} → {printable(path)}")
+
+
+def write_chart(report: Report, pieces: Sequence[Piece]) -> None:
+    """On standard output, as wide as the terminal; in ASCII where that is all that can be shown.
+    Raises InputError."""
+    from llmzip.chart import BLOCKS, FILLS, chart_text
+
+    encoding = (sys.stdout.encoding if sys.stdout is not None else None) or "utf-8"
+    try:
+        (BLOCKS + FILLS).encode(encoding)
+        is_ascii = False
+    except UnicodeEncodeError:
+        is_ascii = True
+    columns = shutil.get_terminal_size((_DEFAULT_COLUMNS, 1)).columns
+    text = chart_text(report, pieces, num_columns=min(_WIDEST, columns), is_ascii=is_ascii)
+    write_text("\n" + text)
