@@ -282,37 +282,41 @@ def test_threads_that_begin_together_load_one_model(
 
 
 @pytest.fixture
-def held(llama: str) -> Iterator[tuple[llmzip.Compressor, threading.Event]]:
-    """A compressor that is at work in another thread until the event is set."""
-    begun, go = threading.Event(), threading.Event()
+def held(llama: str) -> Iterator[tuple[llmzip.Compressor, threading.Event, threading.Event]]:
+    """A compressor that is at work in another thread until the first event is set, and then sets
+    the second."""
+    begun, go, goes_on = threading.Event(), threading.Event(), threading.Event()
 
     def wait(event: Progress) -> None:
-        begun.set()
-        go.wait(60)
+        if not begun.is_set():
+            begun.set()
+            go.wait(20)
+            goes_on.set()
 
     compressor = llmzip.Compressor(llama, **CRAM)  # type: ignore[arg-type]
     thread = threading.Thread(target=lambda: compressor.compress(SHORT_TEXT, progress=wait))
     thread.start()
     assert begun.wait(60)
-    yield compressor, go
+    yield compressor, go, goes_on
     go.set()
     thread.join()
 
 
 def test_who_waits_for_a_turn_may_be_stopped(
-    held: tuple[llmzip.Compressor, threading.Event],
+    held: tuple[llmzip.Compressor, threading.Event, threading.Event],
 ) -> None:
-    compressor, _ = held
+    compressor, _, goes_on = held
     cancel = threading.Event()
     threading.Timer(0.2, cancel.set).start()
     with pytest.raises(Interrupted):
         compressor.compress(SHORT_TEXT, cancel=cancel)
+    assert not goes_on.is_set()
 
 
 def test_closing_waits_for_the_call_under_way(
-    held: tuple[llmzip.Compressor, threading.Event],
+    held: tuple[llmzip.Compressor, threading.Event, threading.Event],
 ) -> None:
-    compressor, go = held
+    compressor, go, _ = held
     errors: list[str] = []
 
     def another() -> None:
