@@ -404,7 +404,7 @@ def test_the_example_in_the_readme(
     llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (Path(__file__).resolve().parent.parent / "README.md").read_text()
-    (example,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    (example,) = re.findall(r"^```python\n(import llmzip\n.*?)^```", text, re.M | re.S)
     for name in ("compress", "decompress", "open", "Compressor", "Decompressor"):
         more = CRAM if name == "compress" else {}
         monkeypatch.setattr(llmzip, name, partial(getattr(llmzip, name), model=llama, **more))

@@ -18,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 import llmzip
-from llmzip import arith_encoding, codec
+from llmzip import arith_encoding, codec, models
 from llmzip.lm.tokens import Tokens
 from llmzip.store.container import StoredRun, content_hash, read_container, write_container
 from tests.soak.damage import all_edits, try_edit
@@ -43,7 +43,7 @@ def tiny_model() -> Iterator[Path]:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(patch.dict(os.environ, LLMZIP_CACHE=str(directory / "cache")))
-        for owner, name in ((codec, "resolve"), (codec, "load_model"), (Tokens, "load")):
+        for owner, name in ((codec, "resolve"), (models, "load_model"), (Tokens, "load")):
             remembered = staticmethod(cache(getattr(owner, name)))
             stack.enter_context(patch.object(owner, name, remembered))
         yield make_tiny_model(directory / "tiny", "llama")

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmzip import codec
+from llmzip import models
 from llmzip.cram.engine import Engine
 from tests.soak import faults, forks
 from tests.soak.forks import Child, Ended, told_chunks
@@ -105,7 +105,7 @@ STAGES = {
     "the result is published": _has_kept("result"),
 }
 LONG_CALLS: dict[str, tuple[Any, str]] = {
-    "the model is loaded": (codec, "open_workshop"),
+    "the model is loaded": (models, "open_workshop"),
     "chunks are certified": (Engine, "_certify"),
 }
 
