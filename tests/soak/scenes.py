@@ -141,7 +141,8 @@ class Workplace:
 
     def command(self, variant: Variant) -> tuple[str, ...]:
         model = ("--model", str(self.model))
-        return (variant.action, variant.source, *model, "-v", *variant.options)
+        # -y: what a full disk does to a run that began all the same is the question here.
+        return (variant.action, variant.source, *model, "-v", "-y", *variant.options)
 
     @contextmanager
     def directory(self, variant: Variant) -> Iterator[Path]:
