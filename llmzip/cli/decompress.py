@@ -17,7 +17,7 @@ from llmzip.cli.helpers import Helpers
 from llmzip.cli.inputs import Input, check_apart, check_together, inputs_of, run_each, target_in
 from llmzip.cli.job import JobSettings, Outcome, Tools, Work, run_job
 from llmzip.cli.startup import heavy_imports
-from llmzip.errors import FormatError, InputError, IntegrityError, SettingsError
+from llmzip.errors import FormatError, InputError, IntegrityError, LimitExceeded, SettingsError
 from llmzip.report import Report, read_report
 from llmzip.report_text import count_text
 
@@ -164,14 +164,12 @@ def _job(job: JobSettings, settings: config.DecompressSettings, work: Work[bytes
 
 def _result_bytes(data: bytes, settings: config.DecompressSettings) -> int:
     """Of what a file says it holds, the part that is wanted; 0 where the work will refuse it."""
-    from llmzip.store.header import read_header
-
     first, last = settings.span or (0, settings.max_output_bytes)
-    try:
-        size = read_header(data)[0].original_bytes
-    except FormatError:
+    try:  # all of the tables: a header alone may claim anything
+        size = read_report(data, max_output_bytes=settings.max_output_bytes).original_bytes
+    except (FormatError, LimitExceeded):
         return 0
-    return min(size, last) - first if size <= settings.max_output_bytes else 0
+    return max(0, min(size, last) - first)
 
 
 def _salvage_lines(found: Salvaged, outcome: Outcome) -> list[str]:
