@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from llmzip.config import Codec, CompressSettings, ComputeSettings, DecompressSettings
+from llmzip.config import Codec, CompressSettings, ComputeSettings
 from llmzip.errors import Interrupted, LlmzipError, SettingsError
 from llmzip.findings import Finding, problem
 from llmzip.lm import zoo
+from llmzip.roundtrip import round_trip
 from llmzip.store.header import VERSION as FORMAT_VERSION
 from llmzip.surroundings import (
     about_cache,
@@ -229,10 +230,7 @@ class _RoundTrips:
         compute: ComputeSettings,
         cancel: threading.Event | None,
     ) -> None:
-        self._compress = CompressSettings(
-            model=model, revision=revision, offline=True, compute=compute
-        )
-        self._decompress = DecompressSettings(
+        self._settings = CompressSettings(
             model=model, revision=revision, offline=True, compute=compute
         )
         self._cancel = cancel
@@ -250,30 +248,25 @@ class _RoundTrips:
             return problem(codec, f"{type(error).__name__}: {error}", hint=_REPORT_HINT)
 
     def _try(self, codec: Codec) -> Finding:
-        from llmzip.codec import compress_bytes, decompress_bytes
         from llmzip.models import Models
         from llmzip.store.summary import summarise_container
 
         models = self._models = self._models or Models()
-        started = time.monotonic()
-        settings = replace(self._compress, codec=codec, **_QUICKLY[codec])
-        packed = compress_bytes(SAMPLE, settings, models=models, cancel=self._cancel)
-        between = time.monotonic()
-        back = decompress_bytes(packed, self._decompress, models=models, cancel=self._cancel)
-        ended = time.monotonic()
+        settings = replace(self._settings, codec=codec, **_QUICKLY[codec])
+        trip = round_trip(SAMPLE, settings, models=models, cancel=self._cancel)
         text = (
-            f"{len(SAMPLE)} → {len(packed):,} bytes in {between - started:.1f} s, "
-            f"back in {ended - between:.1f} s"
+            f"{len(SAMPLE)} → {len(trip.packed):,} bytes in {trip.compress_seconds:.1f} s, "
+            f"back in {trip.decompress_seconds:.1f} s"
         )
-        if back != SAMPLE:
+        if trip.text != SAMPLE:
             return problem(codec, f"{text}: NOT the same text", hint=_REPORT_HINT, exit_code=6)
         facts = {
             "original_bytes": len(SAMPLE),
-            "container_bytes": len(packed),
-            "compress_seconds": round(between - started, 2),
-            "decompress_seconds": round(ended - between, 2),
+            "container_bytes": len(trip.packed),
+            "compress_seconds": round(trip.compress_seconds, 2),
+            "decompress_seconds": round(trip.decompress_seconds, 2),
         }
-        if summarise_container(packed).header.model is None:
+        if summarise_container(trip.packed).header.model is None:
             return Finding(
                 topic=codec,
                 status="warning",

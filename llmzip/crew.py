@@ -72,3 +72,11 @@ class Crew(Protocol):
     ) -> Iterator[tuple[range, list[bytes | None]]]:
         """The texts of ranges of a container's chunks, as they are done; None for a chunk whose
         check fails."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hands:
+    """A crew, and the terms of the file that it works on."""
+
+    crew: Crew
+    terms: Terms

@@ -83,7 +83,7 @@ class CrmReader(io.RawIOBase):
     ) -> None:
         """Reads the container, which is small, whole. Raises OSError, FormatError,
         LimitExceeded."""
-        from llmzip.pieces import Layout
+        from llmzip.pieces import Layout, segments_of
         from llmzip.store.container import read_container
         from llmzip.store.limits import check_work
         from llmzip.store.records import new_content_hash
@@ -100,8 +100,7 @@ class CrmReader(io.RawIOBase):
         self._starts = list(range(self._layout.num_pieces + 1))
         if container.arith is None:
             chunks = container.chunks
-            self._starts = [place for place, chunk in enumerate(chunks) if chunk.starts_segment]
-            self._starts.append(len(chunks))
+            self._starts = [*(segment.start for segment in segments_of(chunks)), len(chunks)]
         self._texts: list[bytes | None] = [None] * self._layout.num_pieces
         self._kept: OrderedDict[int, int] = OrderedDict()  # bytes of those here, last used last
         self._num_kept = 0

@@ -19,6 +19,7 @@ from llmzip.cram.decode import DecodeChunk, decode_segments
 from llmzip.errors import Corrupt
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.tokens import Tokens
+from llmzip.pieces import segments_of
 from llmzip.progress import OnProgress, Progress, Stage
 from llmzip.store.container import Chunk, Container, chunk_check
 from llmzip.store.residual import Patch
@@ -140,9 +141,9 @@ def _batch_rows(segments: Sequence[Sequence[Chunk]], num_mem: int, lm: FrozenLM)
 def _segments(chunks: Sequence[Chunk], wanted: range, unreadable: Collection[int]) -> list[range]:
     """The chunks of each segment that has wanted ones: from its first to the last wanted, and no
     further than can be read."""
-    starts = [index for index, chunk in enumerate(chunks) if chunk.starts_segment]
     found = []
-    for first, last in zip(starts, [*starts[1:], len(chunks)], strict=True):
+    for segment in segments_of(chunks):
+        first, last = segment.start, segment.stop
         if first < wanted.stop and wanted.start < last:
             last = min(last, wanted.stop)
             last = next((index for index in range(first, last) if index in unreadable), last)

@@ -7,7 +7,7 @@ again. Knows nothing of how models are found or chunks are cut. Called by `codec
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from llmzip.cram.checkpoint import (
 from llmzip.cram.chunking import Segment
 from llmzip.cram.tasks import Crammed
 from llmzip.cram.underway import EngineState
-from llmzip.crew import Crew, Job, Terms
+from llmzip.crew import Crew, Hands, Job, Terms
 from llmzip.decoding import decode_chunks_of
 from llmzip.errors import IntegrityError
 from llmzip.groups import Group, groups_of, make_engine, unfinished, wanted_margin
@@ -31,10 +31,15 @@ from llmzip.lm.devices import trim_heap
 from llmzip.lm.zoo import DEFAULT_MODEL, MODELS
 from llmzip.outlook import cram_seconds
 from llmzip.packing import assemble
-from llmzip.pieces import restore
+from llmzip.pieces import restore, segments_of
 from llmzip.planning import Cut, Part, Plan, plan_parts
 from llmzip.progress import OnOutlook, OnProgress, Outlook, Progress
-from llmzip.store.container import Container, StoredRun, read_container, write_container
+from llmzip.store.container import (
+    Container,
+    StoredRun,
+    read_container,
+    write_container,
+)
 from llmzip.store.journal import Journal
 from llmzip.telling import Telling
 from llmzip.workshop import Workshop
@@ -62,15 +67,14 @@ def cram_parts(
     chunks are kept, and those of an earlier run are found. crew: crams and decodes instead of this
     process.
     """
-    read = None
-    if crew is not None:
-        read = partial(_read_elsewhere, _terms(shop, settings), crew, on_progress, cancel)
+    hands = None if crew is None else Hands(crew=crew, terms=_terms(shop, settings))
+    read = None if hands is None else partial(_read_elsewhere, hands, on_progress, cancel)
     plan = plan_parts(
         parts, shop, settings, journal=journal, read=read, on_progress=on_progress, cancel=cancel
     )
     crammed = list(
         cram_plan(
-            plan, shop, settings, deadline=deadline, journal=journal, crew=crew,
+            plan, shop, settings, deadline=deadline, journal=journal, hands=hands,
             on_progress=on_progress, on_outlook=on_outlook, cancel=cancel,
         )
     )  # fmt: skip
@@ -85,7 +89,7 @@ def cram_parts(
     texts: list[bytes | None] = []
     if found.needs_model:  # something was crammed in time
         trim_heap(shop.judge.device)
-        texts = _decoded(packed, found, shop, settings, crew, on_progress, cancel)
+        texts = _decoded(packed, found, shop, settings, hands, on_progress, cancel)
     if (
         restore(found, texts) != data
     ):  # the hashes agree, so this would be a fault of the container's own
@@ -94,8 +98,7 @@ def cram_parts(
 
 
 def _read_elsewhere(
-    terms: Terms,
-    crew: Crew,
+    hands: Hands,
     on_progress: OnProgress,
     cancel: threading.Event | None,
     cut: Cut,
@@ -107,7 +110,7 @@ def _read_elsewhere(
     def say(message: str) -> None:
         on_progress(replace(progress, message=message))
 
-    for number, packed in crew.read(terms, cut, blocks, say=say, cancel=cancel):
+    for number, packed in hands.crew.read(hands.terms, cut, blocks, say=say, cancel=cancel):
         (found,) = unpack_segments(packed, [blocks[number]])
         progress = replace(progress, tokens_right=progress.tokens_right + len(blocks[number]))
         on_progress(progress)
@@ -119,20 +122,22 @@ def _decoded(
     container: Container,
     shop: Workshop,
     settings: CompressSettings,
-    crew: Crew | None,
+    hands: Hands | None,
     on_progress: OnProgress,
     cancel: threading.Event | None,
 ) -> list[bytes | None]:
     """The texts of a container's chunks."""
-    if crew is None:
+    if hands is None:
         return decode_chunks_of(
             container, shop.judge, shop.tokens,
             batch=settings.compute.batch, stage="verify", on_progress=on_progress, cancel=cancel,
         )  # fmt: skip
     chunks = container.chunks
-    starts = [index for index, chunk in enumerate(chunks) if chunk.starts_segment]
-    ends = [*starts[_SEGMENTS_A_JOB::_SEGMENTS_A_JOB], len(chunks)]
-    wanted = [range(a, b) for a, b in zip(starts[::_SEGMENTS_A_JOB], ends, strict=True)]
+    segments = segments_of(chunks)
+    wanted = [
+        range(segment.start, segments[index : index + _SEGMENTS_A_JOB][-1].stop)
+        for index, segment in list(enumerate(segments))[::_SEGMENTS_A_JOB]
+    ]
     progress = Progress(stage="verify", chunks_total=len(chunks), bytes_total=sum(
         chunk.num_bytes for chunk in chunks
     ))  # fmt: skip
@@ -142,7 +147,7 @@ def _decoded(
         on_progress(replace(progress, message=message))
 
     on_progress(progress)
-    for where, found in crew.decode(_terms(shop, settings), packed, wanted, say=say, cancel=cancel):
+    for where, found in hands.crew.decode(hands.terms, packed, wanted, say=say, cancel=cancel):
         texts[where.start : where.stop] = found
         progress = replace(
             progress,
@@ -173,29 +178,28 @@ def cram_plan(
     *,
     deadline: float | None = None,
     journal: Journal | None = None,
-    crew: Crew | None = None,
+    hands: Hands | None = None,
     on_progress: OnProgress = lambda event: None,
     on_outlook: OnOutlook | None = None,
     cancel: threading.Event | None = None,
 ) -> Iterator[Crammed]:
     """Finished chunks, in no fixed order; first those that the journal has."""
-    told = Telling(plan, shop.tokens, on_progress)
-    kept, state = _work_so_far(plan, shop, journal)
+    told, by_index = Telling(plan, shop.tokens, on_progress), plan.by_index
+    kept, state = _work_so_far(by_index, shop, journal)
     told.resume(kept)
     yield from kept
     groups = unfinished(groups_of(plan, shop.lm.device.type), kept)
-    if on_outlook is not None and groups and crew is None:
-        on_outlook(Outlook(seconds=cram_seconds(groups, shop, settings)))
-    if crew is not None:
-        for data in crew.cram(
-            _terms(shop, settings), _jobs(groups, state), say=told.say, cancel=cancel
-        ):
+    if hands is not None:
+        jobs = _jobs(groups, state)
+        for data in hands.crew.cram(hands.terms, jobs, say=told.say, cancel=cancel):
             if journal is not None:
                 journal.keep(_KEPT, data)
-            for chunk in unpack_crammed(data, plan.by_index):
+            for chunk in unpack_crammed(data, by_index):
                 told.accept(chunk)
                 yield chunk
         return
+    if on_outlook is not None and groups:
+        on_outlook(Outlook(seconds=cram_seconds(groups, shop, settings)))
 
     def save(accepted: Sequence[Crammed], state: EngineState) -> None:
         if journal is not None:
@@ -223,11 +227,11 @@ def _jobs(groups: Sequence[Group], state: EngineState | None) -> list[Job]:
 
 
 def _work_so_far(
-    plan: Plan, shop: Workshop, journal: Journal | None
+    by_index: Mapping[int, Segment], shop: Workshop, journal: Journal | None
 ) -> tuple[list[Crammed], EngineState | None]:
     """Chunks that an earlier run finished, and what it had under way."""
     if journal is None:
         return [], None
-    kept = [chunk for data in journal.kept(_KEPT) for chunk in unpack_crammed(data, plan.by_index)]
+    kept = [chunk for data in journal.kept(_KEPT) for chunk in unpack_crammed(data, by_index)]
     packed = journal.state(_KEPT)
-    return kept, unpack_state(packed, plan.by_index, shop.lm.device) if packed else None
+    return kept, unpack_state(packed, by_index, shop.lm.device) if packed else None

@@ -23,10 +23,11 @@ from llmzip.lm.model import FrozenLM
 from llmzip.lm.state import State
 from llmzip.matching import matching_model
 from llmzip.models import Models
+from llmzip.pieces import segments_of
 from llmzip.progress import OnProgress, Progress, check_cancelled
-from llmzip.report_pieces import Piece, read_pieces
+from llmzip.report_pieces import Piece, pieces_of
 from llmzip.runtime import borrowed_torch
-from llmzip.store.container import Container, read_container
+from llmzip.store.container import Container, ReadResult, parse_container
 
 HEAD_CHARACTERS = 40
 
@@ -42,17 +43,30 @@ def explain_bytes(
 
     Everything is decoded, by the decompressor's own code. Raises what `decompress_bytes` raises.
     """
-    pieces = read_pieces(data, max_output_bytes=settings.max_output_bytes)
-    container = read_container(data, max_output_bytes=settings.max_output_bytes)
+    found = parse_container(data, max_output_bytes=settings.max_output_bytes)
+    return explain_pieces(found, pieces_of(found), settings, on_progress=on_progress, cancel=cancel)
+
+
+def explain_pieces(
+    read: ReadResult,
+    pieces: Sequence[Piece],
+    settings: DecompressSettings,
+    *,
+    on_progress: OnProgress | None = None,
+    cancel: threading.Event | None = None,
+) -> list[Piece]:
+    """The same of a file that was read, and its pieces."""
+    container = read.container
     if not container.needs_model:
-        return pieces
+        return list(pieces)
+    chunks = container.chunks
     models, tell = Models(), on_progress or (lambda event: None)
     ids: dict[int, list[int]] = {}
     margins: dict[int, float] = {}
 
     def note(index: int, tokens: list[int], found: list[float]) -> None:
         ids[index] = tokens
-        patched = {position for position, _ in container.chunks[index].patches}
+        patched = {position for position, _ in chunks[index].patches}
         kept = [margin for place, margin in enumerate(found) if place not in patched]
         if kept:
             margins[index] = min(kept)
@@ -101,20 +115,16 @@ def _surprisal(
     cancel: threading.Event | None,
 ) -> dict[int, float]:
     """Of each chunk, behind all that is left of it in its segment."""
-    starts = [index for index, chunk in enumerate(container.chunks) if chunk.starts_segment]
     found: dict[int, float] = {}
-    start_ids = segment_start(container.start_id)
-    for first, last in zip(starts, [*starts[1:], len(container.chunks)], strict=True):
+    chunks, start_ids = container.chunks, segment_start(container.start_id)
+    for segment in segments_of(chunks):
         check_cancelled(cancel)
-        whole = [token for index in range(first, last) for token in ids[index]]
+        whole = [token for index in segment for token in ids[index]]
         plain, _ = read_alone(lm, start_ids, whole)
-        for index, own in zip(
-            range(first, last),
-            plain.split([len(ids[index]) for index in range(first, last)]),
-            strict=True,
-        ):
+        sizes = [len(ids[index]) for index in segment]
+        for index, own in zip(segment, plain.split(sizes), strict=True):
             found[index] = float(own.sum())
-        tell(Progress(stage="measure", chunks_done=last, chunks_total=len(container.chunks)))
+        tell(Progress(stage="measure", chunks_done=segment.stop, chunks_total=len(chunks)))
     return found
 
 

@@ -19,7 +19,7 @@ from llmzip.cram.effort import EFFORTS
 from llmzip.cram.engine import Engine
 from llmzip.cram.rounding import GridPlan
 from llmzip.cram.settings import EngineSettings
-from llmzip.cram.tasks import Crammed, Task
+from llmzip.cram.tasks import Crammed, Task, tasks_of
 from llmzip.cram.underway import OnSave, OnStep, OnTask
 from llmzip.planning import Plan
 from llmzip.workshop import Workshop
@@ -49,13 +49,7 @@ class Group:
     @property
     def tasks(self) -> Iterator[Task]:
         """Every chunk, in order."""
-        for segment in self.segments:
-            for span in segment.spans:
-                yield Task(segment=segment, start=span.start, end=span.end)
-
-    def has(self, chunk: Crammed) -> bool:
-        """Whether it is a chunk of one of these segments."""
-        return self.index <= chunk.task.segment.index <= self.segments[-1].index
+        return tasks_of(self.segments)
 
 
 def groups_of(plan: Plan, device: str) -> list[Group]:

@@ -28,7 +28,7 @@ def cram_seconds(groups: Sequence[Group], shop: Workshop, settings: CompressSett
     tasks = [task for group in groups for task in group.tasks]
     grid = groups[0].grid
     steps = _STEPS_AT_16_BITS[settings.preset] if grid is None else grid.total_steps
-    tokens = sum(task.num_tokens for task in tasks)
+    tokens = sum(group.num_tokens for group in groups)
     return _DECODING * steps * tokens * seconds_a_token_step(tasks, shop, settings)
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from llmzip.errors import IntegrityError, SettingsError
-from llmzip.store.container import Container, Run, StoredRun, content_hash
+from llmzip.store.container import Chunk, Container, Run, StoredRun, content_hash
 from llmzip.store.salvage import LostRun
 
 Texts = Sequence[bytes | None]  # of the pieces; None: not decoded, or to something else
@@ -99,6 +99,12 @@ class Layout:
         whole = self.extents(0, sum(run.num_bytes for run in self._runs))
         found = [extent for extent in whole if extent.piece in pieces]
         return found[0].first, found[-1].last
+
+
+def segments_of(chunks: Sequence[Chunk]) -> list[range]:
+    """The numbers of the chunks of each segment."""
+    starts = [index for index, chunk in enumerate(chunks) if chunk.starts_segment]
+    return [range(a, b) for a, b in pairwise([*starts, len(chunks)])]
 
 
 def restore(container: Container, texts: Texts, span: tuple[int, int] | None = None) -> bytes:

@@ -18,7 +18,7 @@ from llmzip.cram.checkpoint import pack_segments, unpack_segments
 from llmzip.cram.chunking import Segment, longest_chunk, plan_segments
 from llmzip.cram.effort import EFFORTS, Effort, chunk_budget_bits, grid_plan
 from llmzip.cram.rounding import GridPlan
-from llmzip.cram.tasks import Task
+from llmzip.cram.tasks import Task, tasks_of
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.tokens import Tokens
 from llmzip.progress import OnProgress, Progress, check_cancelled
@@ -50,25 +50,8 @@ class Part:
     ids: tuple[int, ...] | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cut:
-    """How tokens are cut: what `plan_segments` is told."""
-
-    start_id: int | None
-    context_tokens: int
-    budget_bits: float
-    max_chunk_tokens: int
-    spared: float
-
-    def segments(self, lm: FrozenLM, ids: Sequence[int]) -> Iterator[Segment]:
-        """Of one block."""
-        return plan_segments(
-            lm, ids, start_id=self.start_id, context_tokens=self.context_tokens,
-            budget_bits=self.budget_bits, max_chunk_tokens=self.max_chunk_tokens,
-            spared=self.spared,
-        )  # fmt: skip
-
-
+# Cuts one block of tokens: `plan_segments` with its settings, which can be sent elsewhere.
+Cut: TypeAlias = Callable[[FrozenLM, Sequence[int]], Iterator[Segment]]
 # The number and the segments of each block, as they are read.
 Read: TypeAlias = Callable[
     [Cut, Sequence[tuple[int, ...]]], Iterable[tuple[int, Sequence[Segment]]]
@@ -95,9 +78,7 @@ class Plan:
     @property
     def tasks(self) -> Iterator[Task]:
         """Every chunk of the plan, in order."""
-        for segment in self.segments:
-            for span in segment.spans:
-                yield Task(segment=segment, start=span.start, end=span.end)
+        return tasks_of(self.segments)
 
 
 def tokenised_parts(stretches: Sequence[Stretch], tokens: Tokens) -> list[Part]:
@@ -148,8 +129,8 @@ def plan_parts(
     if kept:
         segments = unpack_segments(kept[-1], [part.ids for part in parts])
     else:
-        cut = Cut(
-            start_id=shop.start_id, context_tokens=context,
+        cut = partial(
+            plan_segments, start_id=shop.start_id, context_tokens=context,
             budget_bits=settings.budget_bits or _default_budget_bits(shop, settings, grid),
             max_chunk_tokens=longest, spared=0.0 if grid is None else settings.max_patches,
         )  # fmt: skip
@@ -201,7 +182,7 @@ def _read_here(
         late = time.monotonic() + _PLANNING_SHARE * time_budget_s
     for number, ids in enumerate(blocks):
         found: list[Segment] = []
-        for segment in cut.segments(lm, ids):
+        for segment in cut(lm, ids):
             check_cancelled(cancel)
             found.append(segment)
             if time.monotonic() >= late:

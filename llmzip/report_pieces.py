@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES
 
 if TYPE_CHECKING:
-    from llmzip.store.container import Chunk, Container
+    from llmzip.store.container import Chunk, Container, ReadResult
 
 PieceKind = Literal["crammed", "patched", "literal", "segment", "stored"]
 
@@ -70,7 +70,11 @@ def read_pieces(data: bytes, *, max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
     """The pieces of a `.crm` file. Raises FormatError or LimitExceeded."""
     from llmzip.store.container import parse_container
 
-    found = parse_container(data, max_output_bytes=max_output_bytes)
+    return pieces_of(parse_container(data, max_output_bytes=max_output_bytes))
+
+
+def pieces_of(found: ReadResult) -> list[Piece]:
+    """The pieces of a file that was read."""
     return list(
         _pieces(
             found.container,

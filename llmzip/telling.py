@@ -58,7 +58,7 @@ class Telling:
 
     def accept(self, chunk: Crammed) -> None:
         """A chunk is finished."""
-        self._count(chunk)
+        stored = self._count(chunk)
         mode: ChunkMode = "patched" if chunk.patches else "crammed"
         event = ChunkEvent(
             what="accepted",
@@ -67,7 +67,7 @@ class Telling:
             steps=chunk.steps,
             mode="literal" if chunk.mem is None else mode,
             num_patches=len(chunk.patches),
-            stored_bytes=stored_bytes(chunk),
+            stored_bytes=stored,
             min_margin=chunk.min_margin,
         )
         self._tell(replace(self._now(), chunk=event))
@@ -76,16 +76,18 @@ class Telling:
         right = max(self._right_tokens, self._finished_tokens)
         return replace(self._progress, tokens_right=right)
 
-    def _count(self, chunk: Crammed) -> None:
-        before = self._progress
+    def _count(self, chunk: Crammed) -> int:
+        """Take note of a finished chunk. Returns the bytes that it will take."""
+        before, stored = self._progress, stored_bytes(chunk)
         self._finished_tokens += chunk.task.num_tokens
         self._progress = replace(
             before,
             chunks_done=before.chunks_done + 1,
             chunks_total=max(before.chunks_total, before.chunks_done + 1),
             bytes_done=before.bytes_done + len(self._tokens.bytes_of(chunk.task.ids)),
-            output_bytes=before.output_bytes + stored_bytes(chunk),
+            output_bytes=before.output_bytes + stored,
         )
+        return stored
 
     def _view(self, found: SlotView) -> ChunkView:
         slot = found.slot

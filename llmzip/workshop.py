@@ -33,7 +33,7 @@ class Workshop:
     @property
     def numerics(self) -> str:
         """In what it optimises, for another machine to do the same; as `optimiser_numerics`."""
-        return f"{self.lm.device.type} {self.lm.dtype}"
+        return _numerics(self.lm.device, self.lm.dtype)
 
     def calibration(self) -> Calibration:
         """What is known of the model; measured at first use of a model that is not pinned."""
@@ -49,7 +49,11 @@ def optimiser_numerics(compute: ComputeSettings) -> str:
     """The kind of device and the dtype that this machine optimises fastest in. A measurement:
     another time it may give another one."""
     device = pick_device(compute.device)
-    return f"{device.type} {fast_dtype(device)}"
+    return _numerics(device, fast_dtype(device))
+
+
+def _numerics(device: torch.device, dtype: torch.dtype) -> str:
+    return f"{device.type} {dtype}"
 
 
 def open_workshop(
@@ -59,7 +63,7 @@ def open_workshop(
     fastest in. numerics: of `optimiser_numerics` at another time, which count on the same kind of
     device."""
     device = pick_device(compute.device)
-    known = {f"{device.type} {dtype}": dtype for dtype in (torch.float32, torch.bfloat16)}
+    known = {_numerics(device, dtype): dtype for dtype in (torch.float32, torch.bfloat16)}
     dtype = known.get(numerics) or fast_dtype(device)
     judge = lm = load_model(
         files, device=device, dtype=torch.float32, attention=compute.attention,

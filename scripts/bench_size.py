@@ -27,10 +27,11 @@ from llmzip.lm.model import FrozenLM, load_model, start_token
 from llmzip.lm.state import State
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import DEFAULT_MODEL, ModelFiles, resolve
+from llmzip.pieces import segments_of
 from llmzip.planning import tokenised_parts
 from llmzip.report import Report, read_report
 from llmzip.runtime import borrowed_torch
-from llmzip.store.container import Chunk, Container, chunk_check, read_container
+from llmzip.store.container import Container, chunk_check, read_container
 from llmzip.store.vectors import mem_bits
 from llmzip.triage import split_stretches
 
@@ -196,7 +197,9 @@ def information(
     """
     surprisal = gain = unpatched = 0.0
     start_ids = segment_start(container.start_id)
-    for segment in _segments(container.chunks, chunk_ids):
+    whole = list(zip(container.chunks, chunk_ids, strict=True))
+    for own in segments_of(container.chunks):
+        segment = whole[own.start : own.stop]
         ids = [token for _, part in segment for token in part]
         plain, state = read_alone(lm, start_ids, ids)
         surprisal += float(plain.sum())
@@ -235,17 +238,6 @@ def _read_with_mem(lm: FrozenLM, state: State, mem: Tensor, ids: Sequence[int]) 
     hidden, _ = lm.extend(state, embeds, live_new)
     rows = predicting_rows(hidden, stored.shape[1])  # [1, L, Dh]
     return lm.surprisal_bits(rows[0], block[0]).double().cpu()
-
-
-def _segments(
-    chunks: Sequence[Chunk], chunk_ids: Sequence[Sequence[int]]
-) -> list[list[tuple[Chunk, Sequence[int]]]]:
-    segments: list[list[tuple[Chunk, Sequence[int]]]] = []
-    for chunk, ids in zip(chunks, chunk_ids, strict=True):
-        if chunk.starts_segment:
-            segments.append([])
-        segments[-1].append((chunk, ids))
-    return segments
 
 
 def _information(text: bytes, container: Container, settings: CompressSettings) -> Information:

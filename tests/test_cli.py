@@ -26,75 +26,12 @@ from llmzip.cli.progress import describe
 from llmzip.cli.words import seconds_of
 from llmzip.config import CompressSettings, ComputeSettings, DecompressSettings
 from llmzip.progress import Progress
+from tests.fake_codec import FAKE_CODEC, TEXT, fake_codec
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "tests" / "data" / "v1_tiny.crm"
 ARITH = ROOT / "tests" / "data" / "v1_arith.crm"
-TEXT = b"It was the best of times,\r\nit was the worst of times.\n"
 
-# Stores the bytes; counts its calls; "slow" waits for a cancel, "stuck" never looks; "long" keeps
-# three chunks in the journal, and "long slow" waits for a cancel after the second.
-FAKE_CODEC = """
-import os, time, types
-from llmzip.progress import Progress, check_cancelled
-from llmzip.store.container import Container, StoredRun, content_hash, read_container
-from llmzip.store.container import write_container
-
-calls, journals = [], []
-
-def on_chunk(done):
-    pass  # a test may do something here, when a chunk is on disk
-
-def keep_chunks(data, settings, journal, on_progress, cancel):
-    found = {"bytes": len(data), "hash": content_hash(data).hex()}
-    journal.begin({"input": found, "settings": {"seed": settings.seed}})
-    first = len(journal.kept("chunks"))
-    if first:
-        on_progress(Progress(stage="cram", chunks_done=first, chunks_total=3,
-                             message=f"resumed: {first} of 3 chunks were finished before"))
-    for done in range(first + 1, 4):
-        journal.keep("chunks", b"x")
-        on_progress(Progress(stage="cram", chunks_done=done, chunks_total=3))
-        on_chunk(done)
-        while data.startswith(b"long slow") and done == 2:
-            on_progress(Progress(stage="cram", chunks_done=2, chunks_total=3, message="waiting"))
-            cancel.wait(20)
-            check_cancelled(cancel)
-
-def compress_bytes(data, settings, *, journal=None, on_progress=None, cancel=None, **more):
-    calls.append(settings)
-    journals.append(journal and journal.path)
-    on_progress(Progress(stage="model", message="using a toy"))
-    on_progress(Progress(stage="cram", chunks_total=2, bytes_done=5, bytes_total=len(data)))
-    end = time.monotonic() + 20
-    while data.startswith(b"slow") and time.monotonic() < end:
-        time.sleep(0.01)
-        check_cancelled(cancel)
-    while data.startswith(b"stuck") and time.monotonic() < end:
-        time.sleep(0.01)
-    if journal and data.startswith(b"long"):
-        keep_chunks(data, settings, journal, on_progress, cancel)
-    runs = (StoredRun(data=data),) if data else ()
-    return write_container(Container(original_bytes=len(data), original_hash=content_hash(data),
-                                     xz_bytes=len(data) + 60, zstd_bytes=len(data) + 9, runs=runs))
-
-def estimate_bytes(data, settings, *, on_progress=None, cancel=None, **more):
-    packed = compress_bytes(data, settings, on_progress=on_progress, cancel=cancel)
-    crammed = dict(num_chunks=73, num_vectors=146, steps_a_chunk=30.5, tried_chunks=3)
-    if settings.codec != "cram":
-        crammed = dict.fromkeys(crammed, 0)
-    return types.SimpleNamespace(
-        original_bytes=len(data), container_bytes=len(packed), xz_bytes=len(data) + 60,
-        seconds=852.0 if data else 0.0, bits_per_byte=lambda n: 8 * n / len(data) if data else None,
-        **(crammed if data else dict.fromkeys(crammed, 0)),
-    )
-
-def decompress_bytes(data, settings, *, on_progress=None, cancel=None, **more):
-    calls.append(settings)
-    container = read_container(data, max_output_bytes=settings.max_output_bytes)
-    whole = b"".join(run.data for run in container.runs)
-    return whole if settings.span is None else whole[slice(*settings.span)]
-"""
 DRIVER = f"""
 import sys, types
 fake = types.ModuleType("llmzip.codec")
@@ -115,10 +52,7 @@ def clean_environment(monkeypatch):
 
 @pytest.fixture
 def codec(monkeypatch):
-    fake = types.ModuleType("llmzip.codec")
-    exec(FAKE_CODEC, fake.__dict__)
-    monkeypatch.setitem(sys.modules, "llmzip.codec", fake)
-    return fake
+    return fake_codec(monkeypatch)
 
 
 @pytest.fixture

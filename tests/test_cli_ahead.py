@@ -6,7 +6,6 @@ import os
 import pty
 import shutil
 import sys
-import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,15 +22,13 @@ from llmzip.errors import LimitExceeded
 from llmzip.lm.zoo import resolve
 from llmzip.memory import free_bytes, needed_bytes
 from llmzip.progress import Outlook
-from tests.test_cli import FAKE_CODEC, ROOT, TEXT
+from tests.fake_codec import FAKE_CODEC, TEXT, fake_codec
+from tests.test_cli import ROOT
 
 
 @pytest.fixture
 def codec(monkeypatch: pytest.MonkeyPatch) -> Any:
-    fake: Any = types.ModuleType("llmzip.codec")
-    exec(FAKE_CODEC, fake.__dict__)
-    monkeypatch.setitem(sys.modules, "llmzip.codec", fake)
-    return fake
+    return fake_codec(monkeypatch)
 
 
 @pytest.fixture

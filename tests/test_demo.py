@@ -8,6 +8,7 @@ import pytest
 
 from llmzip import demonstration
 from llmzip.cli import demo as demo_module
+from llmzip.cli import preflight
 from llmzip.cli.main import main
 from llmzip.errors import Interrupted
 
@@ -66,8 +67,8 @@ class Terminal:
 @pytest.mark.parametrize("answer", [True, False])
 def test_before_a_model_is_fetched_one_is_asked(answer, monkeypatch):
     asked: list[str] = []
-    monkeypatch.setattr(demo_module.os, "isatty", lambda number: True)
-    monkeypatch.setattr(demo_module.sys, "stdin", Terminal())
+    monkeypatch.setattr(preflight.os, "isatty", lambda number: True)
+    monkeypatch.setattr(preflight.sys, "stdin", Terminal())
     monkeypatch.setattr(demo_module, "agrees", lambda line: asked.append(line) or answer)
     if answer:
         demo_module._ask_for_model("smollm2-135m", is_allowed=False)
@@ -82,9 +83,9 @@ def test_nobody_is_asked_with_yes_without_a_terminal_or_for_another_model(monkey
         raise AssertionError(line)
 
     monkeypatch.setattr(demo_module, "agrees", ask)
-    monkeypatch.setattr(demo_module.os, "isatty", lambda number: False)
+    monkeypatch.setattr(preflight.os, "isatty", lambda number: False)
     demo_module._ask_for_model("smollm2-135m", is_allowed=False)
-    monkeypatch.setattr(demo_module.os, "isatty", lambda number: True)
-    monkeypatch.setattr(demo_module.sys, "stdin", Terminal())
+    monkeypatch.setattr(preflight.os, "isatty", lambda number: True)
+    monkeypatch.setattr(preflight.sys, "stdin", Terminal())
     demo_module._ask_for_model("smollm2-135m", is_allowed=True)
     demo_module._ask_for_model("another", is_allowed=False)

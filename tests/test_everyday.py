@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,17 +25,14 @@ from llmzip.cli.spellings import in_our_words
 from llmzip.config import CompressSettings
 from llmzip.errors import Interrupted
 from llmzip.progress import ChunkEvent, Progress
-from tests.test_cli import FAKE_CODEC, TEXT
+from tests.fake_codec import TEXT, fake_codec
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
 def codec(monkeypatch: pytest.MonkeyPatch) -> Any:
-    fake: Any = types.ModuleType("llmzip.codec")
-    exec(FAKE_CODEC, fake.__dict__)
-    monkeypatch.setitem(sys.modules, "llmzip.codec", fake)
-    return fake
+    return fake_codec(monkeypatch)
 
 
 @pytest.fixture

@@ -34,8 +34,8 @@ CODEC_PARTS = {
     "arith_decoding", "arith_encoding", "arith_estimate", "arith_keeping", "assembly",
     "checkup", "codec", "comparison", "crew", "decoding", "demonstration", "encoding",
     "estimate", "explain", "export", "findings", "groups", "matching", "memory", "models",
-    "outlook", "packing", "pieces", "planning", "report_pieces", "runtime", "salvage",
-    "surroundings", "telling", "triage", "workshop",
+    "outlook", "packing", "pieces", "planning", "report_pieces", "roundtrip", "runtime",
+    "salvage", "surroundings", "telling", "triage", "workshop",
 }  # fmt: skip
 REPORT_PARTS = {"drawing", "report", "report_text"}
 PLOT_PARTS = {"chart", "plots"}

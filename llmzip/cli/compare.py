@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -17,6 +16,7 @@ from llmzip.cli.forecast import time_text
 from llmzip.cli.job import JobSettings, Tools, run_dry
 from llmzip.cli.preflight import size_text
 from llmzip.cli.startup import heavy_imports
+from llmzip.cli.tables import plain_table
 from llmzip.errors import InputError
 from llmzip.progress import Progress, check_cancelled
 from llmzip.report import MODEL_NOT_COUNTED
@@ -58,7 +58,7 @@ def compare(
     settings = config.CompressSettings(
         model=model,
         revision=revision,
-        preset=preset,  # type: ignore[arg-type]
+        preset=cast(config.Preset, preset),
         offline=offline,
         compute=words.compute_settings(
             device=device, threads=threads, batch=batch, attention=attention
@@ -108,10 +108,11 @@ def _ours(
 ) -> tuple[list[Contender], int | None]:
     """Both codecs, measured or forecast; and the size of the model on the disk."""
     with heavy_imports():
-        from llmzip.codec import compress_bytes, decompress_bytes, estimate_bytes
+        from llmzip.codec import estimate_bytes
         from llmzip.comparison import Contender
         from llmzip.lm.zoo import DEFAULT_MODEL, resolve
         from llmzip.models import Models
+        from llmzip.roundtrip import round_trip
     models = Models()
     more: dict[str, Any] = {"on_progress": tools.on_progress, "cancel": tools.stop.cancel}
     arith = replace(settings, codec="arith", preset=config.CompressSettings.preset)
@@ -128,19 +129,12 @@ def _ours(
         )
     ]  # fmt: skip
     if measure or forecast.seconds <= _MEASURED_SECONDS:
-        began = time.perf_counter()
-        packed = compress_bytes(data, arith, models=models, **more)
-        packed_at = time.perf_counter()
-        own = config.DecompressSettings(
-            model=settings.model, revision=settings.revision, max_output_bytes=len(data),
-            offline=settings.offline, compute=settings.compute,
-        )  # fmt: skip
-        decompress_bytes(packed, own, models=models, **more)
+        trip = round_trip(data, arith, models=models, **more)
         found = [
             Contender(
-                name="llmzip --codec arith", num_bytes=len(packed),
-                compress_seconds=packed_at - began,
-                decompress_seconds=time.perf_counter() - packed_at, is_ours=True,
+                name="llmzip --codec arith", num_bytes=len(trip.packed),
+                compress_seconds=trip.compress_seconds,
+                decompress_seconds=trip.decompress_seconds, is_ours=True,
             )
         ]  # fmt: skip
     if not has_crm:
@@ -162,15 +156,8 @@ def _ours(
 def compare_table(name: str, size: int, found: Sequence[Contender], model_bytes: int | None) -> str:
     """The table, and what the model changes. The last line has its newline."""
     heads = ["", "bytes", "bits per byte", "ratio", "compress", "decompress"]
-    rows = [heads, *(_row(each, size) for each in found)]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(heads))]
-    lines = [f"{name}: {size:,} bytes"]
-    for row in rows:
-        cells = [row[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join(cells).rstrip())
-    lines += _notes(size, found, model_bytes)
-    return "\n".join(lines) + "\n"
+    lines = plain_table(heads, [_row(each, size) for each in found], left=("",))
+    return "\n".join([f"{name}: {size:,} bytes", *lines, *_notes(size, found, model_bytes)]) + "\n"
 
 
 def _row(each: Contender, size: int) -> list[str]:

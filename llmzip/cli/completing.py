@@ -11,6 +11,8 @@ import shlex
 from collections.abc import Callable
 from glob import escape, iglob
 
+from llmzip.cli.names import is_crm
+
 
 def any_of(words: str) -> Callable[[str], list[str]]:
     """Completes to a word of "auto|cpu|cuda", as an option's help shows them."""
@@ -34,10 +36,8 @@ def crm_files(incomplete: str) -> list[str]:
     Nothing where there is no such file, or where a name would have to be quoted, which the shell
     does with its own.
     """
-    from llmzip.cli.compress import SUFFIX
-
     found = sorted(iglob(escape(incomplete) + "*"))
-    files = [path for path in found if path.lower().endswith(SUFFIX) and os.path.isfile(path)]
+    files = [path for path in found if is_crm(path) and os.path.isfile(path)]
     folders = [path + os.sep for path in found if os.path.isdir(path)]
     names = files + folders
     return names if files and all(shlex.quote(name) == name for name in names) else []

@@ -15,6 +15,7 @@ from llmzip.cli.forecast import forecast_fields, forecast_text
 from llmzip.cli.helpers import Helpers
 from llmzip.cli.inputs import Input, check_apart, check_together, inputs_of, run_each, target_in
 from llmzip.cli.job import JobSettings, Outcome, Tools, run_dry, run_job
+from llmzip.cli.names import SUFFIX, add_suffix
 from llmzip.cli.startup import heavy_imports
 from llmzip.report import Report, read_report
 from llmzip.report_text import compare_text, count_text, larger_text
@@ -22,7 +23,6 @@ from llmzip.report_text import compare_text, count_text, larger_text
 if TYPE_CHECKING:
     from llmzip.estimate import Estimate
 
-SUFFIX = ".crm"
 _Defaults = config.CompressSettings
 
 
@@ -102,7 +102,7 @@ def compress(
     found = inputs_of(files, recursive=recursive, is_wanted=_is_no_result)
     check_together(found, output=output, output_dir=output_dir, may_join=False)
     if output is None and not dry_run:
-        check_apart(found, output_dir=output_dir, default=_add_suffix)
+        check_apart(found, output_dir=output_dir, default=add_suffix)
     job = JobSettings(
         file="", force=force, restart=restart, remove=remove, json=json,
         tells=json and not dry_run and output != "-", quiet=quiet, verbose=verbose, watch=watch,
@@ -116,15 +116,11 @@ def compress(
         def run(one: Input) -> None:
             own = replace(job, file=one.path)
             with errors_told(own):
-                target = None if dry_run else target_in(output_dir, one, _add_suffix)
+                target = None if dry_run else target_in(output_dir, one, add_suffix)
                 own = replace(own, output=output or target)
                 (_forecast if dry_run else _run)(own, settings, helpers)
 
         run_each(found, run)
-
-
-def _add_suffix(path: str) -> str:
-    return path + SUFFIX
 
 
 def _is_no_result(path: str) -> bool:
@@ -161,7 +157,7 @@ def _run(job: JobSettings, settings: config.CompressSettings, helpers: Helpers) 
     outcome = run_job(
         job,
         work,
-        default_target=_add_suffix,
+        default_target=add_suffix,
         is_binary=True,
         keeps_work=True,
         on_read=_warn_if_compressed,

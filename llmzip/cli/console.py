@@ -49,6 +49,11 @@ def write_stdout(data: bytes) -> None:
         raise InputError(f"cannot write to standard output: {error.strerror}") from error
 
 
+def is_dumb_terminal() -> bool:
+    """Whether a terminal, if there is one, cannot move its cursor."""
+    return os.environ.get("TERM", "") in ("dumb", "unknown")
+
+
 def _drop_stdout() -> None:
     """Let what is still buffered go nowhere; else the interpreter fails again when it exits."""
     null = os.open(os.devnull, os.O_WRONLY)

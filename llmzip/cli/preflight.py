@@ -63,7 +63,7 @@ def consider(
     if outlook.seconds is None or outlook.seconds <= LONG_SECONDS:
         return True
     line = f"this will take about {time_text(outlook.seconds)}"
-    if not _somebody_answers():
+    if not somebody_answers():
         if not quiet:
             say(line)
         return True
@@ -74,7 +74,7 @@ def consider(
     return is_agreed
 
 
-def _somebody_answers() -> bool:
+def somebody_answers() -> bool:
     """Whether a question would be seen and answered. A job in the background that reads from its
     terminal is stopped."""
     if sys.stdin is None or not (sys.stdin.isatty() and os.isatty(2)):

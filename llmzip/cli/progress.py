@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from llmzip.cli.console import say
+from llmzip.cli.console import is_dumb_terminal, say
 from llmzip.progress import Progress
 from llmzip.report import printable
 
@@ -48,7 +48,7 @@ def show_progress(
     `verbose`. figures: without them, only what a run says.
     """
     is_terminal = os.isatty(2)  # rich's own idea of a terminal bends to FORCE_COLOR
-    is_dumb = os.environ.get("TERM", "") in ("dumb", "unknown")
+    is_dumb = is_dumb_terminal()
     if quiet or not figures:
         yield Lines(says=not quiet, seconds=None)
     elif is_terminal and not is_dumb and watch:

@@ -1,15 +1,15 @@
 """Tables on standard output: for a person at a terminal, and plain for all others.
 
-Owns how columns are laid out. Knows nothing of what is in them. Called by `cli.explain`.
+Owns how columns are laid out. Knows nothing of what is in them. Called by `cli.explain`
+and `cli.compare`.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 
-from llmzip.cli.console import write_text
+from llmzip.cli.console import is_dumb_terminal, write_text
 
 _FEWEST_LETTERS = 12
 _GAP = 3  # of rich, between columns
@@ -17,7 +17,7 @@ _GAP = 3  # of rich, between columns
 
 def is_terminal() -> bool:
     """Whether standard output is one that can show more than plain lines."""
-    if sys.stdout is None or os.environ.get("TERM", "") in ("dumb", "unknown"):
+    if sys.stdout is None or is_dumb_terminal():
         return False
     return sys.stdout.isatty()
 

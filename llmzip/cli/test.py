@@ -10,11 +10,11 @@ import typer
 from llmzip import config
 from llmzip.cli import options, words
 from llmzip.cli.completing import crm_files
-from llmzip.cli.compress import SUFFIX
 from llmzip.cli.console import say, write_json
 from llmzip.cli.helpers import Helpers
 from llmzip.cli.inputs import inputs_of, run_each
 from llmzip.cli.job import JobSettings, Tools, run_dry
+from llmzip.cli.names import is_crm
 from llmzip.cli.startup import heavy_imports
 from llmzip.report import Report, make_report, read_report
 from llmzip.report_text import count_text
@@ -66,9 +66,7 @@ def test(
         ),
     )
 
-    found = inputs_of(
-        files, recursive=recursive, is_wanted=lambda path: path.lower().endswith(SUFFIX)
-    )
+    found = inputs_of(files, recursive=recursive, is_wanted=is_crm)
     job = JobSettings(
         file="", json=json, quiet=quiet, verbose=verbose, figures=not no_progress, yes=yes
     )

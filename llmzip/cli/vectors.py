@@ -8,9 +8,9 @@ import typer
 
 from llmzip import config
 from llmzip.cli import options, words
-from llmzip.cli.compress import SUFFIX
 from llmzip.cli.console import say
 from llmzip.cli.job import JobSettings, Tools, run_job
+from llmzip.cli.names import SUFFIX, is_crm
 from llmzip.errors import SettingsError
 
 _DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
@@ -46,5 +46,5 @@ def vectors(
 
 
 def _default_target(path: str) -> str:
-    stem = path[: -len(SUFFIX)] if path.lower().endswith(SUFFIX) else path
+    stem = path[: -len(SUFFIX)] if is_crm(path) else path
     return f"{stem}.safetensors"

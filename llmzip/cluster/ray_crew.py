@@ -25,6 +25,7 @@ from llmzip.planning import Cut
 _CORES_A_WORKER = 4  # more make a step little faster; fewer hold the model more often
 
 Say: TypeAlias = Callable[[str], None]
+_Task: TypeAlias = tuple[str, tuple[Any, ...]]  # a method of `Worker`, and what it is given
 
 
 @contextmanager
@@ -92,20 +93,16 @@ class RayCrew:
         cancel: threading.Event | None,
     ) -> Iterator[tuple[int, bytes]]:
         """See `crew.Crew`."""
-        shared = self._ray.put(terms)
-        tasks = [("read", (shared, cut, ids)) for ids in blocks]
-        with self._staff(terms) as team:
-            yield from run_jobs(team, team.size, tasks, say=say, cancel=cancel)
+        tasks = [("read", (cut, ids)) for ids in blocks]
+        yield from self._run(terms, tasks, say, cancel)
 
     def cram(
         self, terms: Terms, jobs: Sequence[Job], *, say: Say, cancel: threading.Event | None
     ) -> Iterator[bytes]:
         """See `crew.Crew`."""
-        shared = self._ray.put(terms)
-        tasks = [("cram", (shared, job)) for job in jobs]
-        with self._staff(terms) as team:
-            for _, data in run_jobs(team, team.size, tasks, say=say, cancel=cancel):
-                yield data
+        tasks = [("cram", (job,)) for job in jobs]
+        for _, data in self._run(terms, tasks, say, cancel):
+            yield data
 
     def decode(
         self,
@@ -117,11 +114,19 @@ class RayCrew:
         cancel: threading.Event | None,
     ) -> Iterator[tuple[range, list[bytes | None]]]:
         """See `crew.Crew`."""
-        shared = self._ray.put(terms), self._ray.put(packed)
-        tasks = [("decode", (*shared, where)) for where in wanted]
+        shared = self._ray.put(packed)
+        tasks = [("decode", (shared, where)) for where in wanted]
+        for number, texts in self._run(terms, tasks, say, cancel):
+            yield wanted[number], texts
+
+    def _run(
+        self, terms: Terms, tasks: Sequence[_Task], say: Say, cancel: threading.Event | None
+    ) -> Iterator[tuple[int, Any]]:
+        """The number and the result of every task, as they are done."""
+        shared = self._ray.put(terms)
+        jobs = [(name, (shared, *arguments)) for name, arguments in tasks]
         with self._staff(terms) as team:
-            for number, texts in run_jobs(team, team.size, tasks, say=say, cancel=cancel):
-                yield wanted[number], texts
+            yield from run_jobs(team, team.size, jobs, say=say, cancel=cancel)
 
     @contextmanager
     def _staff(self, terms: Terms) -> Iterator[_Team]:
@@ -184,9 +189,9 @@ class _Team:
         workers = "1 worker" if self.size == 1 else f"{self.size} workers"
         return f"{workers} on the Ray cluster, {each} each".replace(" 1 cores", " 1 core")
 
-    def hand(self, worker: int, job: tuple[str, tuple[Any, ...]]) -> Any:
+    def hand(self, worker: int, job: _Task) -> Any:
         name, arguments = job
-        return getattr(self._actors[worker], name).remote(*arguments)
+        return self._actors[worker].do.remote(name, *arguments)
 
     def wait(self, handles: Sequence[Any], seconds: float) -> Sequence[Any]:
         done, _ = self._ray.wait(list(handles), num_returns=1, timeout=seconds)
@@ -237,17 +242,9 @@ class _Actor:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
         self._worker = Worker(threads=threads)
 
-    def read(self, terms: Terms, cut: Cut, ids: tuple[int, ...]) -> Any:
-        return self._try(lambda: self._worker.read(terms, cut, ids))
-
-    def cram(self, terms: Terms, job: Job) -> Any:
-        return self._try(lambda: self._worker.cram(terms, job))
-
-    def decode(self, terms: Terms, packed: bytes, wanted: range) -> Any:
-        return self._try(lambda: self._worker.decode(terms, packed, wanted))
-
-    def _try(self, work: Callable[[], Any]) -> Any:
+    def do(self, name: str, *arguments: Any) -> Any:
+        """What the worker's method of this name gives."""
         try:
-            return work()
+            return getattr(self._worker, name)(*arguments)
         except LlmzipError as error:
             return _Failure(message=str(error), hint=error.hint, exit_code=error.exit_code)

@@ -17,12 +17,12 @@ from llmzip.crew import Job, Terms
 from llmzip.decoding import decode_chunks_of
 from llmzip.errors import ModelMismatch
 from llmzip.groups import make_engine
-from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import ModelFiles, resolve
+from llmzip.models import Models
 from llmzip.planning import Cut
 from llmzip.runtime import borrowed_torch
 from llmzip.store.container import read_container
-from llmzip.workshop import Workshop, open_workshop
+from llmzip.workshop import Workshop
 
 
 class Worker:
@@ -31,12 +31,13 @@ class Worker:
     def __init__(self, *, threads: int | None) -> None:
         """threads: of the CPU, whatever the terms say; None: torch's choice."""
         self._threads = threads
-        self._shops: dict[tuple[bytes, str], Workshop] = {}
+        self._models = Models()
+        self._files: ModelFiles | None = None  # of the last job
 
     def read(self, terms: Terms, cut: Cut, ids: tuple[int, ...]) -> bytes:
         """The segments of a block of tokens, packed."""
         with borrowed_torch(self._threads):
-            return pack_segments([list(cut.segments(self._shop(terms).lm, ids))])
+            return pack_segments([list(cut(self._shop(terms).lm, ids))])
 
     def cram(self, terms: Terms, job: Job, *, cancel: threading.Event | None = None) -> bytes:
         """The chunks of a group, packed; those that its state has as finished are left out."""
@@ -64,15 +65,12 @@ class Worker:
             return texts[wanted.start : wanted.stop]
 
     def _shop(self, terms: Terms) -> Workshop:
-        key = terms.files.digest, terms.numerics
-        if key not in self._shops:
-            files = _model_here(terms)
-            # The kind of device that the file was begun on: another one gives other bits.
-            device = cast(Device, terms.numerics.split()[0])
-            compute = replace(terms.settings.compute, device=device, threads=self._threads)
-            tokens = Tokens.load(files.path)
-            self._shops = {key: open_workshop(files, tokens, compute, numerics=terms.numerics)}
-        return self._shops[key]
+        if self._files is None or self._files.digest != terms.files.digest:
+            self._files = _model_here(terms)
+        # The kind of device that the file was begun on: another one gives other bits.
+        device = cast(Device, terms.numerics.split()[0])
+        compute = replace(terms.settings.compute, device=device, threads=self._threads)
+        return self._models.workshop(self._files, compute, terms.numerics)
 
 
 def _model_here(terms: Terms) -> ModelFiles:

@@ -113,7 +113,6 @@ def plan_segments(
     budget_bits: float,
     max_chunk_tokens: int = MAX_CHUNK_TOKENS,
     spared: float = 0.0,
-    first_index: int = 0,
 ) -> Iterator[Segment]:
     """Cut tokens into segments and chunks, in order; every token is in exactly one chunk.
 
@@ -125,7 +124,7 @@ def plan_segments(
         max_chunk_tokens=max_chunk_tokens,
         spared=spared,
     )
-    begin, index = 0, first_index
+    begin = index = 0
     start_ids = segment_start(start_id)
     while begin < len(ids):
         segment = _next_segment(lm, index, begin, start_ids, ids[begin:], rule)

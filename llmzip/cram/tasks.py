@@ -56,6 +56,13 @@ class Crammed:
     grid_steps: Tensor | None = None  # [K] fp32 on the CPU, where mem is on a grid
 
 
+def tasks_of(segments: Iterable[Segment]) -> Iterator[Task]:
+    """Every chunk, in order."""
+    for segment in segments:
+        for span in segment.spans:
+            yield Task(segment=segment, start=span.start, end=span.end)
+
+
 def step_tokens(tasks: Iterable[Task], num_mem: int) -> int:
     """Vectors and tokens that one optimiser step on these tasks computes."""
     return sum(num_mem + task.num_tokens for task in tasks)
