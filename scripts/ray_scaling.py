@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
@@ -26,6 +27,8 @@ from llmzip.cluster.ray_crew import ray_crew
 from llmzip.config import CompressSettings, CrewSettings, Preset
 from llmzip.progress import Progress
 from llmzip.store.journal import Journal
+
+_SAME_RESULT = 0.5  # seconds within which chunks are those of one group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,18 +67,24 @@ class Outcome:
 class SimulatedStaff:
     """Workers in whose world time passes when somebody waits."""
 
-    def __init__(self, num_workers: int, costs: Costs, seed: int = 0) -> None:
+    def __init__(
+        self, num_workers: int, costs: Costs, seed: int = 0, *, num_ready: int = 0
+    ) -> None:
+        """num_ready: workers that have the model already."""
         self.now, self.worked, self.wasted, self.lost = 0.0, 0.0, 0.0, 0
         self._costs = costs
         self._random = random.Random(seed)
         self._free = [0.0] * num_workers
-        self._is_new = [True] * num_workers
+        self._is_new = [number >= num_ready for number in range(num_workers)]
         self._ends = [self._lifetime() for _ in range(num_workers)]
         self._count = 0
 
     def _lifetime(self) -> float:
         hours = self._costs.hours_between_losses
         return self.now + self._random.expovariate(1 / (3600 * hours)) if hours else float("inf")
+
+    def ready(self) -> range:
+        return range(len(self._free))
 
     def hand(self, worker: int, job: float) -> tuple[float, int, int, float]:
         """job: its seconds. Returns its end, a number, the worker and its beginning."""
@@ -115,10 +124,10 @@ def simulate(num_workers: int, num_bytes: float, costs: Costs, *, seed: int = 0)
     staff = SimulatedStaff(num_workers, costs, seed)
     reading = [costs.reading] * max(1, round(num_bytes / costs.block_bytes))
     for jobs in (reading, groups):
-        for _ in run_jobs(staff, num_workers, jobs):
+        for _ in run_jobs(staff, jobs):
             pass
     staff.now += costs.packing_a_group * count
-    for _ in run_jobs(staff, num_workers, [costs.decoding_a_group] * count):
+    for _ in run_jobs(staff, [costs.decoding_a_group] * count):
         pass
     return Outcome(
         workers=num_workers,
@@ -151,24 +160,64 @@ def clock(seconds: float) -> str:
 
 
 class Watch:
-    """When stages began and chunks were finished."""
+    """When the results of each stage came in, in seconds."""
 
     def __init__(self) -> None:
-        self.began = time.monotonic()
-        self.stages: dict[str, float] = {}
-        self.arrivals: list[float] = []
+        self._began = time.monotonic()
+        self._counts = {"measure": 0, "cram": 0, "verify": 0}
+        self.begun = dict.fromkeys(self._counts, 0.0)
+        self.done: dict[str, list[float]] = {stage: [] for stage in self._counts}
+        self.seconds = 0.0
 
     def __call__(self, event: Progress) -> None:
-        now = time.monotonic() - self.began
-        self.stages.setdefault(event.stage, now)
-        if event.chunk is not None and event.chunk.what == "accepted":
-            self.arrivals.append(now)
+        if event.stage not in self._counts:
+            return
+        now = time.monotonic() - self._began
+        self.begun[event.stage] = self.begun[event.stage] or now
+        accepted = event.chunk is not None and event.chunk.what == "accepted"
+        count = {"measure": event.tokens_right, "verify": event.chunks_done}.get(
+            event.stage, self._counts["cram"] + accepted
+        )
+        if count == self._counts[event.stage]:
+            return
+        self._counts[event.stage] = count
+        done = self.done[event.stage]
+        if event.stage == "cram" and done and now - done[-1] < _SAME_RESULT:
+            done[-1] = now  # of the group's chunks one after another
+        else:
+            done.append(now)
+
+    def stop(self) -> None:
+        """The run has ended."""
+        self.seconds = time.monotonic() - self._began
+
+    def jobs(self) -> list[list[float]]:
+        """Seconds of the jobs of each stage, where one worker did them."""
+        return [
+            [b - a for a, b in pairwise([begin, *self.done[stage]])]
+            for stage, begin in {
+                "measure": self.begun["measure"],
+                "cram": self.done["measure"][-1],
+                "verify": self.begun["verify"],
+            }.items()
+        ]
 
 
-def measure(text: bytes, workers: Sequence[int], preset: str) -> None:
+def predict(alone: Watch, num_workers: int, costs: Costs) -> float:
+    """Seconds that the model gives a run with more workers, from one with a single worker."""
+    staff = SimulatedStaff(num_workers, replace(costs, result=0.0), num_ready=1)
+    stages = alone.jobs()
+    for jobs in stages:
+        for _ in run_jobs(staff, jobs):
+            pass
+    drivers = alone.seconds - sum(map(sum, stages))  # what nobody can share
+    return staff.now + drivers
+
+
+def measure(text: bytes, workers: Sequence[int], settings: CompressSettings) -> None:
     """Real runs on this machine, one after another, each worker on one core."""
-    settings = CompressSettings(preset=cast(Preset, preset))
     packed = set()
+    alone: Watch | None = None
     for number in workers:
         with (
             tempfile.TemporaryDirectory() as directory,
@@ -179,16 +228,20 @@ def measure(text: bytes, workers: Sequence[int], preset: str) -> None:
             packed.add(
                 codec.compress_bytes(text, settings, crew=crew, journal=journal, on_progress=watch)
             )
-            seconds = time.monotonic() - watch.began
+            watch.stop()
             journal.remove()
-        groups = sorted({round(each, 1) for each in watch.arrivals})
-        found = {
-            "workers": number,
-            "seconds": round(seconds, 1),
-            "stages": {name: round(at, 1) for name, at in watch.stages.items()},
-            "groups_done": groups,
-        }
-        print(json.dumps(found), flush=True)
+        done = {stage: [round(each, 1) for each in ends] for stage, ends in watch.done.items()}
+        print(json.dumps({"workers": number, "seconds": round(watch.seconds, 1), "done": done}))
+        if number == 1:
+            alone = watch
+        elif alone is not None:
+            model = predict(alone, number, DEFAULTS)
+            print(
+                f"{number} workers: {watch.seconds:.1f} s, {alone.seconds / watch.seconds:.2f} "
+                f"times as fast as one; the model says {model:.1f} s "
+                f"({watch.seconds / model:.2f} of it)",
+                flush=True,
+            )
     print("the same bytes" if len(packed) == 1 else "OTHER BYTES")
 
 
@@ -200,6 +253,7 @@ def main() -> None:
     real.add_argument("--bytes", type=int, default=0)
     real.add_argument("--workers", default="1,2")
     real.add_argument("--preset", default="balanced")
+    real.add_argument("--model", help="a name or a directory; the default model else")
     model = commands.add_parser("simulate")
     model.add_argument("--megabytes", type=float, default=10.0)
     model.add_argument("--workers", default="1,2,8,32,100,300,1000")
@@ -209,7 +263,8 @@ def main() -> None:
     workers = [int(each) for each in given.workers.split(",")]
     if given.command == "measure":
         text = given.text.read_bytes()
-        measure(text[: given.bytes or None], workers, given.preset)
+        settings = CompressSettings(model=given.model, preset=cast(Preset, given.preset))
+        measure(text[: given.bytes or None], workers, settings)
         return
     costs = Costs(**{name: getattr(given, name) for name in asdict(DEFAULTS)})
     print("\n".join(table(1e6 * given.megabytes, costs, workers)))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import ray_scaling
 
 from llmzip import codec, groups
 from llmzip.cluster.pool import MOST_TRIES, WorkerLost, run_jobs
@@ -35,22 +38,34 @@ HANDLED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Staff:
-    """Workers that take a turn at every wait; some are lost with a job."""
+    """Workers that take a turn at every wait; some are lost with a job, some start late."""
 
-    def __init__(self, num_workers: int, *, lose: Sequence[int] = (), wrong: int = -1) -> None:
+    def __init__(
+        self, num_workers: int, *, lose: Sequence[int] = (), wrong: int = -1, late: int = 0,
+        starts: float = float("inf"),
+    ) -> None:  # fmt: skip
+        """late: how many have not started before so many waits."""
+        self.late, self.starts, self.waits = late, starts, 0
         self.queues: list[list[int]] = [[] for _ in range(num_workers)]
         self.lost, self.wrong = list(lose), wrong
         self.most = 0
         self.replaced: list[int] = []
         self.dead: set[int] = set()
+        self.used: set[int] = set()
+
+    def ready(self) -> list[int]:
+        everybody = list(range(len(self.queues)))
+        return everybody[self.late if self.waits < self.starts else 0 :]
 
     def hand(self, worker: int, job: int) -> tuple[int, int]:
-        assert worker not in self.dead
+        assert worker not in self.dead and worker in self.ready()
         self.queues[worker].append(job)
+        self.used.add(worker)
         self.most = max(self.most, len(self.queues[worker]))
         return worker, job
 
     def wait(self, handles: Sequence[tuple[int, int]], seconds: float) -> list[tuple[int, int]]:
+        self.waits += 1
         done = [(worker, queue[0]) for worker, queue in enumerate(self.queues) if queue]
         assert set(done) <= set(handles)
         return done[:1]
@@ -74,14 +89,14 @@ class Staff:
 
 def test_every_job_is_done_once_and_few_wait() -> None:
     staff = Staff(3)
-    found = list(run_jobs(staff, 3, range(20)))
+    found = list(run_jobs(staff, range(20)))
     assert sorted(found) == [(number, number * number) for number in range(20)]
     assert staff.most == 2
 
 
 def test_nothing_more_is_handed_out_while_a_result_waits_to_be_taken() -> None:
     staff = Staff(2)
-    results = run_jobs(staff, 2, range(50))
+    results = run_jobs(staff, range(50))
     next(results)
     handed = sum(map(len, staff.queues))
     assert handed == 3  # of four, one is done; the next waits for the caller
@@ -90,7 +105,7 @@ def test_nothing_more_is_handed_out_while_a_result_waits_to_be_taken() -> None:
 def test_work_of_a_lost_worker_is_done_again() -> None:
     said: list[str] = []
     staff = Staff(2, lose=[3, 3, 5])
-    found = list(run_jobs(staff, 2, range(9), say=said.append))
+    found = list(run_jobs(staff, range(9), say=said.append))
     assert sorted(number for number, _ in found) == list(range(9))
     assert len(staff.replaced) == len(said) == 3
     assert said[0] == f"worker {staff.replaced[0] + 1} was lost; its work is done again"
@@ -99,13 +114,29 @@ def test_work_of_a_lost_worker_is_done_again() -> None:
 def test_a_job_that_costs_one_worker_after_another_ends_the_run() -> None:
     staff = Staff(2, lose=[1] * MOST_TRIES)
     with pytest.raises(LlmzipError, match="4 workers were lost") as caught:
-        list(run_jobs(staff, 2, range(4)))
+        list(run_jobs(staff, range(4)))
     assert caught.value.hint and len(staff.replaced) == MOST_TRIES - 1
+
+
+def test_workers_that_do_not_start_are_given_nothing() -> None:
+    staff = Staff(3, late=2)
+    assert [number for number, _ in run_jobs(staff, range(9))] == list(range(9))
+    assert staff.used == {2}
+    late = Staff(3, late=2, starts=3)
+    assert sorted(number for number, _ in run_jobs(late, range(20))) == list(range(20))
+    assert late.used == {0, 1, 2}
+
+
+def test_a_cluster_without_room_is_mentioned_once() -> None:
+    said: list[str] = []
+    staff = Staff(2, late=2, starts=200)
+    assert len(list(run_jobs(staff, range(4), say=said.append))) == 4
+    assert said == ["no worker has started yet: the cluster is busy, or has no room for one"]
 
 
 def test_what_a_job_raises_ends_the_run() -> None:
     with pytest.raises(LlmzipError, match="wrong"):
-        list(run_jobs(Staff(2, wrong=2), 2, range(9)))
+        list(run_jobs(Staff(2, wrong=2), range(9)))
 
 
 def test_a_cancelled_run_hands_nothing_out() -> None:
@@ -113,8 +144,31 @@ def test_a_cancelled_run_hands_nothing_out() -> None:
     cancel.set()
     staff = Staff(1)
     with pytest.raises(Interrupted):
-        list(run_jobs(staff, 1, range(3), cancel=cancel))
+        list(run_jobs(staff, range(3), cancel=cancel))
     assert staff.queues == [[]]
+
+
+# What a cluster gains
+
+
+def test_what_the_model_says_of_two_workers() -> None:
+    watch = ray_scaling.Watch()
+    watch.begun = {"measure": 1.0, "cram": 5.0, "verify": 30.0}
+    watch.done = {"measure": [5.0], "cram": [11.0, 17.0, 23.0, 29.0], "verify": [33.0]}
+    watch.seconds = 34.0
+    assert watch.jobs() == [[4.0], [6.0] * 4, [3.0]]
+    costs = replace(ray_scaling.DEFAULTS, startup=2.0)
+    # The second has to start, then two groups each; the driver's own three seconds stay.
+    assert ray_scaling.predict(watch, 2, costs) == 4 + 14 + 3 + 3
+    assert ray_scaling.predict(watch, 1, costs) == 34
+
+
+def test_workers_that_are_lost_cost_time_only() -> None:
+    sound = ray_scaling.simulate(20, 1e6, ray_scaling.DEFAULTS)
+    costs = replace(ray_scaling.DEFAULTS, hours_between_losses=1.0)
+    lossy = ray_scaling.simulate(20, 1e6, costs)
+    assert sound.lost == 0 and sound.busy > 0.8
+    assert lossy.lost > 5 and lossy.wasted_seconds > 0 and lossy.seconds > sound.seconds
 
 
 # On Ray
@@ -201,9 +255,39 @@ def test_two_workers_of_which_one_is_killed(
     assert ray.is_initialized()  # it was not the crew's
 
 
-def _terms_with_another_digest(crew: RayCrew, own: CompressSettings) -> Any:
-    from dataclasses import replace
+@pytest.mark.filterwarnings("default")
+def test_a_cluster_that_has_room_for_one_worker_of_two(
+    cluster: None, small_groups: None, tiny_model: Callable[..., Path]
+) -> None:
+    own = CompressSettings(model=str(tiny_model("llama")), **OPTIONS)
+    expected = codec.compress_bytes(BOOK, own)
+    somebody = ray.remote(num_cpus=1)(Somebody).remote()
+    ray.get(somebody.is_here.remote())
+    with ray_crew(CrewSettings(num_workers=2)) as crew:
+        assert codec.compress_bytes(BOOK, own, crew=crew) == expected
+    ray.kill(somebody)
 
+
+@pytest.mark.filterwarnings("default")
+def test_the_model_beside_real_runs(
+    cluster: None, small_groups: None, tiny_model: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    own = CompressSettings(model=str(tiny_model("llama")), **OPTIONS)
+    ray_scaling.measure(BOOK[:200], [1, 2], own)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "the same bytes"
+    assert "times as fast as one; the model says" in lines[-2]
+    assert len(json.loads(lines[1])["done"]["measure"]) == 1
+
+
+class Somebody:
+    """Who takes part of the cluster."""
+
+    def is_here(self) -> None: ...
+
+
+def _terms_with_another_digest(crew: RayCrew, own: CompressSettings) -> Any:
     from llmzip.crew import Terms
     from llmzip.lm.zoo import resolve
 

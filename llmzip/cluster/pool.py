@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -17,7 +17,8 @@ from llmzip.progress import check_cancelled
 
 JOBS_A_WORKER = 2  # one that is worked on, one that waits: nobody is idle while a result travels
 MOST_TRIES = 4  # of one job, on workers that are lost meanwhile
-_LOOK_SECONDS = 0.5  # between two looks at whether the run is cancelled
+_LOOK_SECONDS = 0.5  # between two looks at whether the run is cancelled, or a worker has started
+_PATIENCE = 60  # looks at a cluster on which no worker starts, before it is mentioned
 
 _Job = TypeVar("_Job")
 _Job_contra = TypeVar("_Job_contra", contravariant=True)
@@ -33,11 +34,14 @@ class WorkerLost(Exception):
 class Staff(Protocol[_Job_contra, _Result_co, _Handle]):
     """How workers are reached. They go by numbers."""
 
+    def ready(self) -> Collection[int]:
+        """Those that have started. Others may wait for room on the cluster, perhaps for ever."""
+
     def hand(self, worker: int, job: _Job_contra) -> _Handle:
         """Give a job to a worker; does not wait."""
 
     def wait(self, handles: Sequence[_Handle], seconds: float) -> Sequence[_Handle]:
-        """Those that are done, or lost, after so long at most."""
+        """Those that are done, or lost, after so long at most. With none: waits for a worker."""
 
     def result(self, handle: _Handle) -> _Result_co:
         """What a job gave. Raises WorkerLost, and what the job raised."""
@@ -55,7 +59,6 @@ class _Given(Generic[_Job]):
 
 def run_jobs(
     staff: Staff[_Job, _Result, _Handle],
-    num_workers: int,
     jobs: Sequence[_Job],
     *,
     say: Callable[[str], None] = lambda line: None,
@@ -66,13 +69,17 @@ def run_jobs(
     No more is handed out while a result waits to be taken. Raises what a job raised, LlmzipError
     for one whose workers are lost again and again, Interrupted.
     """
+    idle_looks = 0
     waiting = deque(enumerate(jobs))
     tries = [0] * len(jobs)
     given: dict[_Handle, _Given[_Job]] = {}
     while waiting or given:
         check_cancelled(cancel)
-        _hand_out(staff, num_workers, waiting, given)
+        _hand_out(staff, waiting, given)
         done = staff.wait(list(given), _LOOK_SECONDS)
+        idle_looks = 0 if given else idle_looks + 1
+        if idle_looks == _PATIENCE:
+            say("no worker has started yet: the cluster is busy, or has no room for one")
         lost: set[int] = set()
         for handle in done:
             own = given.pop(handle)
@@ -97,16 +104,18 @@ def run_jobs(
 
 def _hand_out(
     staff: Staff[_Job, _Result, _Handle],
-    num_workers: int,
     waiting: deque[tuple[int, _Job]],
     given: dict[_Handle, _Given[_Job]],
 ) -> None:
-    """Give everybody work, those first who have least."""
-    loads = [0] * num_workers
+    """Give everybody work who has started, those first who have least."""
+    loads = dict.fromkeys(sorted(staff.ready()), 0) if waiting else {}
     for own in given.values():
-        loads[own.worker] += 1
-    while waiting and min(loads) < JOBS_A_WORKER:
-        worker = loads.index(min(loads))
+        if own.worker in loads:
+            loads[own.worker] += 1
+    while waiting and loads:
+        worker = min(loads, key=loads.__getitem__)
+        if loads[worker] >= JOBS_A_WORKER:
+            return
         number, job = waiting.popleft()
         given[staff.hand(worker, job)] = _Given(worker=worker, number=number, job=job)
         loads[worker] += 1

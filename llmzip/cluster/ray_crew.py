@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -126,7 +126,7 @@ class RayCrew:
         shared = self._ray.put(terms)
         jobs = [(name, (shared, *arguments)) for name, arguments in tasks]
         with self._staff(terms) as team:
-            yield from run_jobs(team, team.size, jobs, say=say, cancel=cancel)
+            yield from run_jobs(team, jobs, say=say, cancel=cancel)
 
     @contextmanager
     def _staff(self, terms: Terms) -> Iterator[_Team]:
@@ -178,24 +178,32 @@ class _Team:
     def __init__(self, ray: Any, shape: _Shape) -> None:
         self._ray, self._shape = ray, shape
         self._kind = ray.remote(num_cpus=shape.cores, num_gpus=shape.gpus, max_restarts=0)(_Actor)
-        self._actors = [self._hire() for _ in range(shape.num_workers)]
-
-    @property
-    def size(self) -> int:
-        return len(self._actors)
+        self._actors: dict[int, Any] = {}
+        self._ready: set[int] = set()
+        self._coming: dict[Any, int] = {}  # what says that a worker has started
+        for worker in range(shape.num_workers):
+            self._hire(worker)
 
     def describe(self) -> str:
         each = "one GPU" if self._shape.gpus else f"{self._shape.cores:g} cores"
-        workers = "1 worker" if self.size == 1 else f"{self.size} workers"
+        number = self._shape.num_workers
+        workers = "1 worker" if number == 1 else f"{number} workers"
         return f"{workers} on the Ray cluster, {each} each".replace(" 1 cores", " 1 core")
+
+    def ready(self) -> Collection[int]:
+        coming = list(self._coming)
+        if coming:
+            started, _ = self._ray.wait(coming, num_returns=len(coming), timeout=0)
+            self._ready.update(self._coming.pop(each) for each in started)
+        return self._ready
 
     def hand(self, worker: int, job: _Task) -> Any:
         name, arguments = job
         return self._actors[worker].do.remote(name, *arguments)
 
     def wait(self, handles: Sequence[Any], seconds: float) -> Sequence[Any]:
-        done, _ = self._ray.wait(list(handles), num_returns=1, timeout=seconds)
-        return list(done)
+        done, _ = self._ray.wait(list(handles or self._coming), num_returns=1, timeout=seconds)
+        return list(done) if handles else []
 
     def result(self, handle: Any) -> Any:
         lost = self._ray.exceptions
@@ -208,16 +216,19 @@ class _Team:
         return found
 
     def replace(self, worker: int) -> None:
-        self._actors[worker] = self._hire()
+        self._ready.discard(worker)
+        self._hire(worker)
 
     def dismiss(self) -> None:
         """End all workers, whatever they are at."""
-        for actor in self._actors:
+        for actor in self._actors.values():
             with suppress(Exception):  # it may be gone already
                 self._ray.kill(actor)
 
-    def _hire(self) -> Any:
-        return self._kind.remote(None if self._shape.gpus else int(self._shape.cores))
+    def _hire(self, worker: int) -> None:
+        actor = self._kind.remote(None if self._shape.gpus else int(self._shape.cores))
+        self._actors[worker] = actor
+        self._coming[actor.is_here.remote()] = worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +252,9 @@ class _Actor:
         with suppress(ValueError):  # not the main thread
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
         self._worker = Worker(threads=threads)
+
+    def is_here(self) -> None:
+        """Ends when the process has started."""
 
     def do(self, name: str, *arguments: Any) -> Any:
         """What the worker's method of this name gives."""
