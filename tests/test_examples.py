@@ -1,8 +1,11 @@
-"""The notebook among the examples runs from top to bottom, on the default model."""
+"""The notebook and the shell session among the examples run to their ends, on the default model."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,3 +24,20 @@ def test_the_notebook_runs(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "mill.crm   .crm v1" in said and "tokens [" in said and "The mill stood where" in said
     assert len(names["small"]) < len(names["packed"])  # type: ignore[arg-type]
+
+
+@pytest.mark.real_model
+def test_the_session_runs() -> None:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    ended = subprocess.run(
+        ["sh", str(EXAMPLES / "session.sh")],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": path},
+    )
+    assert "The lighthouse at Carrow Point had been dark for eleven year\n" in ended.stdout
+    assert "exit code 3" in ended.stdout and "exit code 1" in ended.stdout
+    told = ended.stderr.splitlines()
+    assert sum(line.endswith(", verified") for line in told) == 3
+    assert "error: tale.txt exists [exit 1]" in told
