@@ -12,9 +12,12 @@ import pytest
 import torch
 
 from llmzip.errors import InputError, Interrupted, SettingsError
+from llmzip.lab.capacity import take_exact_bins
 from llmzip.lab.crammer import Crammer, Outcome, Run, Trial, plain_text
 from llmzip.lab.decoding import decode_greedily
+from llmzip.lab.folder import Row, read_rows
 from llmzip.lab.recipes import AdamW, Recipe, paper_recipe
+from llmzip.lab.rows import row_head
 from llmzip.lab.texts import (
     Sample,
     natural_samples,
@@ -26,7 +29,7 @@ from llmzip.lab.texts import (
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.tokens import Tokens
 from llmzip.workshop import Workshop
-from tests.lab_study import logits_by_hand, texts_of, tiny_shop
+from tests.lab_study import logits_by_hand, opened_study, texts_of, tiny_shop
 from tests.tiny_models import ARCHITECTURES, TEXT
 
 # Texts
@@ -342,3 +345,35 @@ def test_runs_can_be_stopped(lm: FrozenLM, ids: tuple[int, ...]) -> None:
     runner = Crammer(lm, lm, Recipe(), start_id=None, on_step=stop, cancel=cancel)
     with pytest.raises(Interrupted):
         list(runner.run([Trial(sample=sample, num_tokens=20)]))
+
+
+def test_an_exact_run_at_a_fixed_length_counts(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    shop = tiny_shop(tiny_model, "llama")
+    samples = texts_of(shop, count=2, num_tokens=40)
+
+    def row(purpose: str, text: int, num_tokens: int, is_exact: bool) -> Row:
+        trial = Trial(sample=samples[text], num_tokens=num_tokens)
+        return {**row_head(purpose, "tiny", trial, shop.judge.dim), "exact": is_exact}
+
+    with opened_study(shop, tmp_path / "run", Recipe()) as study:
+        study.folder.add(
+            [
+                {**row(purpose, text, num_tokens, is_exact), "model": study.model}
+                for purpose, text, num_tokens, is_exact in [
+                    ("capacity", 0, 20, True),
+                    ("bin", 0, 24, True),
+                    ("bin", 0, 32, True),
+                    ("bin", 0, 40, False),
+                    ("capacity", 1, 30, True),
+                    ("bin", 1, 24, True),
+                ]
+            ]  # fmt: skip
+        )
+        take_exact_bins(study, samples, num_mem=1)
+        take_exact_bins(study, samples, num_mem=1)
+    rows = read_rows(tmp_path / "run")
+    found = {row["text"]: row["num_tokens"] for row in rows if row["purpose"] == "capacity"}
+    assert found == {0: 32, 1: 30}
+    assert len(rows) == 6

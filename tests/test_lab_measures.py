@@ -43,9 +43,10 @@ def test_the_search_ends_at_what_is_held(
 ) -> None:
     growth = Growth(first_tokens=min(first, most), most_tokens=most, resolution=resolution)
     tried: set[int] = set()
+    cold: set[int] = set()  # from random vectors: that it fails is no reason not to try it again
     while (length := growth.next_tokens) is not None:
         assert 1 <= length <= most and length not in tried
-        tried.add(length)
+        (tried if growth.exact_tokens or length <= holds else cold).add(length)
         growth.report(length, is_exact=length <= holds)
     found = growth.exact_tokens
     assert growth.is_cut_off == (holds >= most)
@@ -64,6 +65,15 @@ def test_a_text_may_hold_nothing() -> None:
         lengths.append(length)
         growth.report(length, is_exact=False)
     assert lengths == [8, 4, 2, 1] and growth.exact_tokens == 0 and not growth.is_cut_off
+
+
+def test_what_fails_from_random_vectors_is_tried_again_from_others() -> None:
+    growth = Growth(first_tokens=40, most_tokens=100)
+    lengths = []
+    while (length := growth.next_tokens) is not None:
+        lengths.append(length)
+        growth.report(length, is_exact=growth.exact_tokens > 0 or length <= 20)
+    assert lengths == [40, 20, 28, 40, 56, 79, 100] and growth.is_cut_off
 
 
 # Measures

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from llmzip.lab.crammer import Outcome, Trial
-from llmzip.lab.folder import Row
+from llmzip.lab.folder import Row, Value
 from llmzip.lab.growth import RESOLUTION, Growth, front_tokens
 from llmzip.lab.measures import AT_99, BINS, mean_accuracy
 from llmzip.lab.rows import number, row_head
@@ -49,6 +49,7 @@ def measure_capacity(
     earlier run has left excepted."""
     search_exact(study, samples, num_mem=num_mem, first_bits=first_bits)
     run_bins(study, samples, num_mem=num_mem)
+    take_exact_bins(study, samples, num_mem=num_mem)
 
 
 def search_exact(
@@ -157,6 +158,20 @@ def run_bins(study: Study, samples: Sequence[Sample], *, num_mem: int) -> None:
             study.folder.add(study.rows_of("bin", list(study.cram(trials, recipe=recipe))))
         bins = rows_of(study, samples, num_mem, "bin")
         beyond += mean_accuracy(exact, bins, length) < AT_99
+
+
+def take_exact_bins(study: Study, samples: Sequence[Sample], *, num_mem: int) -> None:
+    """A run at a fixed length that is exact beyond what the search has found is the longest."""
+    found = {row["text"]: row for row in rows_of(study, samples, num_mem, "capacity")}
+    longest: dict[Value, Row] = {}
+    for row in sorted(
+        rows_of(study, samples, num_mem, "bin"), key=lambda row: number(row, "num_tokens")
+    ):
+        if row["exact"] and number(row, "num_tokens") > number(found[row["text"]], "num_tokens"):
+            longest[row["text"]] = row
+    old = {id(found[text]) for text in longest}
+    study.folder.drop(lambda row: id(row) not in old)
+    study.folder.add({**row, "purpose": "capacity"} for row in longest.values())
 
 
 def rows_of(

@@ -4,7 +4,8 @@ Owns which length is tried next. Knows nothing of how vectors are found. Called 
 
 Lengths grow by a share each time, from vectors that already hold the front of the text (as in
 Progressive Cramming, Tarasov et al. 2026, where they grow by a token), and are halved between the
-longest that was exact and the shortest that was not.
+longest that was exact and the shortest that was not. What fails from random vectors only says where
+not to begin: it may well be held from vectors that hold its front.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ RESOLUTION = 0.04  # of the length: the search ends when the next longer one is 
 class Growth:
     """The search on one text."""
 
-    first_tokens: int  # length to begin with
+    first_tokens: int  # length to begin with, from random vectors; 0: none is left
     most_tokens: int  # that the text has
     resolution: float = RESOLUTION
     exact_tokens: int = 0  # longest length that was exact
@@ -32,11 +33,12 @@ class Growth:
     def next_tokens(self) -> int | None:
         """The length to be tried; None: the search is over."""
         exact, failed = self.exact_tokens, self.failed_tokens
+        if not exact:
+            return self.first_tokens or None
         if failed is None:
             if exact >= self.most_tokens:
                 return None
-            grown = max(exact + 1, math.ceil(GROWTH * exact)) if exact else self.first_tokens
-            return min(grown, self.most_tokens)
+            return min(max(exact + 1, math.ceil(GROWTH * exact)), self.most_tokens)
         if failed - exact <= max(1, int(self.resolution * exact)):
             return None
         return (exact + failed) // 2
@@ -50,6 +52,8 @@ class Growth:
         """What came of the length that was tried."""
         if is_exact:
             self.exact_tokens = max(self.exact_tokens, num_tokens)
+        elif not self.exact_tokens:
+            self.first_tokens = num_tokens // 2
         else:
             self.failed_tokens = min(self.failed_tokens or num_tokens, num_tokens)
 
