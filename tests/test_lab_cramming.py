@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from llmzip.errors import InputError, Interrupted, SettingsError
-from llmzip.lab.capacity import take_exact_bins
+from llmzip.lab.capacity import run_bins, take_exact_bins
 from llmzip.lab.crammer import Crammer, Outcome, Run, Trial, plain_text
 from llmzip.lab.decoding import decode_greedily
 from llmzip.lab.folder import Row, read_rows
@@ -377,3 +377,35 @@ def test_an_exact_run_at_a_fixed_length_counts(
     found = {row["text"]: row["num_tokens"] for row in rows if row["purpose"] == "capacity"}
     assert found == {0: 32, 1: 30}
     assert len(rows) == 6
+
+
+@pytest.mark.parametrize(
+    ("share_held", "lengths"),
+    [
+        ({32: 0.97, 40: 0.93, 48: 0.8}, [24, 32, 40, 48]),  # till texts have more than is gained
+        ({32: 0.85}, [24, 32]),
+        ({}, [24, 32, 40, 48]),  # three lengths beyond, and no more
+    ],
+)
+def test_fixed_lengths_go_on_until_vectors_are_full(
+    tiny_model: Callable[..., Path], tmp_path: Path, share_held: dict[int, float],
+    lengths: list[int],
+) -> None:  # fmt: skip
+    shop = tiny_shop(tiny_model, "llama")
+    samples = texts_of(shop, count=2, num_tokens=70)
+    with opened_study(shop, tmp_path / "run", Recipe()) as study:
+
+        def row(purpose: str, trial: Trial, is_exact: bool) -> Row:
+            head = row_head(purpose, study.model, trial, shop.judge.dim)
+            share = share_held.get(trial.num_tokens, 1.0)
+            gain = {"plain_bits": 200.0, "info_gain_bits": 200.0 * share}
+            return {**head, **gain, "exact": is_exact, "accuracy": 1.0 if is_exact else 0.9}
+
+        study.folder.add(row("capacity", Trial(sample=s, num_tokens=20), True) for s in samples)
+        study.cram = lambda trials, **more: iter(trials)  # type: ignore
+        study.rows_of = lambda purpose, trials, **more: [  # type: ignore
+            row(purpose, trial, trial.num_tokens < 32) for trial in trials
+        ]
+        run_bins(study, samples, num_mem=1)
+    bins = [row for row in read_rows(tmp_path / "run") if row["purpose"] == "bin"]
+    assert [row["num_tokens"] for row in bins] == [n for n in lengths for _ in samples]

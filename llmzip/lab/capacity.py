@@ -25,7 +25,9 @@ from llmzip.lab.texts import Sample
 # Outcomes of trials in any order, and what a coordinate of the vectors takes, stored.
 CramAll: TypeAlias = Callable[[Sequence[Trial]], Sequence[tuple[Outcome, float | None]]]
 
-_BINS_BEYOND = 1  # lengths beyond the capacity at 99 % that are tried, for the gains
+# Beyond the capacity at 99 % lengths go on until vectors gain no more than this share of what there
+# is to gain: a text that is nearly held says nothing of how much they could. So many at most.
+_FULL_SHARE, _BINS_BEYOND = 0.9, 3
 
 
 @dataclass(kw_only=True)
@@ -144,8 +146,6 @@ def run_bins(study: Study, samples: Sequence[Sample], *, num_mem: int) -> None:
     lengths = [length for length in BINS if min(held.values()) < length <= longest]
     beyond, recipe = 0, study.recipe.for_entropy()
     for length in lengths:
-        if beyond >= _BINS_BEYOND:
-            return
         bins = rows_of(study, samples, num_mem, "bin")
         done = {row["text"] for row in bins if row["num_tokens"] == length}
         left = [s for s in samples if held[s.index] < length and s.index not in done]
@@ -157,7 +157,17 @@ def run_bins(study: Study, samples: Sequence[Sample], *, num_mem: int) -> None:
             ]
             study.folder.add(study.rows_of("bin", list(study.cram(trials, recipe=recipe))))
         bins = rows_of(study, samples, num_mem, "bin")
-        beyond += mean_accuracy(exact, bins, length) < AT_99
+        is_beyond = mean_accuracy(exact, bins, length) < AT_99
+        beyond += is_beyond
+        if beyond >= _BINS_BEYOND or (is_beyond and _gained_share(bins, length) <= _FULL_SHARE):
+            return
+
+
+def _gained_share(bins: Sequence[Row], length: int) -> float:
+    """Of the cross-entropy of all runs at one length."""
+    there = [row for row in bins if row["num_tokens"] == length]
+    gained = sum(number(row, "info_gain_bits") for row in there)
+    return gained / sum(number(row, "plain_bits") for row in there)
 
 
 def take_exact_bins(study: Study, samples: Sequence[Sample], *, num_mem: int) -> None:
