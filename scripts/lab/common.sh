@@ -4,11 +4,12 @@
 #   TABLE=chunks.csv       a CSV file with a column named text (chunks of PG-19, of fan fiction)
 #   WORDS=words.txt        words to draw random texts from; else the vocabulary's
 #   OUT=lab                where the folders go
+#   KINDS=                 no random texts (--random)
 #   COUNT=50               texts of each source, as in the paper
 #   ARGS="--device cuda"   anything else that llmzip lab takes
 set -euo pipefail
 
-: "${OUT:=lab}" "${COUNT:=50}" "${TEXTS:=}" "${TABLE:=}" "${WORDS:=}" "${ARGS:=}"
+: "${OUT:=lab}" "${COUNT:=50}" "${TEXTS:=}" "${TABLE:=}" "${WORDS:=}" "${KINDS=--random}" "${ARGS:=}"
 
 if [ -z "$TEXTS$TABLE" ]; then
   echo "name texts: TEXTS=\"book.txt ...\" or TABLE=chunks.csv" >&2
@@ -20,7 +21,7 @@ study() {
   local name=$1 folder=$2
   shift 2
   # shellcheck disable=SC2086 # several files, several options
-  llmzip lab "$name" $TEXTS --out "$OUT/$folder" --random \
+  llmzip lab "$name" $TEXTS --out "$OUT/$folder" $KINDS \
     ${TABLE:+--table "$TABLE"} ${WORDS:+--words "$WORDS"} $ARGS "$@"
 }
 
