@@ -182,7 +182,7 @@ def cluster() -> Iterator[None]:
     os.environ["RAY_worker_niceness"] = "0"
     ray.init(
         num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-        runtime_env={"env_vars": {"PYTHONPATH": ROOT}},
+        runtime_env={"env_vars": {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT}/scripts"}},
     )  # fmt: skip
     for number, handler in before.items():
         signal.signal(number, handler)
