@@ -4,7 +4,7 @@
     python scripts/ray_scaling.py simulate --megabytes 10         a table for a text of that size
 
 The simulation drives the scheduler that real runs use (`llmzip.cluster.pool`) with workers whose
-time passes in numbers. What it is told was measured: `DEFAULTS` says where.
+time passes in numbers. What it is told was measured or reckoned: `DEFAULTS` says where.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Costs:
     hours_between_losses: float = 0.0  # of one worker; 0: none is ever lost
 
 
-# Default model, `balanced`, 2 cores of an AMD Genoa: see docs/CLUSTER.md.
+# Default model, `balanced`, 2 cores of an AMD Genoa, reckoned from whole runs: docs/CLUSTER.md.
 DEFAULTS = Costs(
     startup=8.0, reading=34.0, group=215.0, spread=0.12, result=0.02, decoding_a_group=6.0,
 )  # fmt: skip
