@@ -34,12 +34,7 @@ from llmzip.packing import assemble
 from llmzip.pieces import restore, segments_of
 from llmzip.planning import Cut, Part, Plan, plan_parts
 from llmzip.progress import OnOutlook, OnProgress, Outlook, Progress
-from llmzip.store.container import (
-    Container,
-    StoredRun,
-    read_container,
-    write_container,
-)
+from llmzip.store.container import Container, StoredRun, read_container, write_container
 from llmzip.store.journal import Journal
 from llmzip.telling import Telling
 from llmzip.workshop import Workshop

@@ -83,6 +83,11 @@ class SimulatedStaff:
         hours = self._costs.hours_between_losses
         return self.now + self._random.expovariate(1 / (3600 * hours)) if hours else float("inf")
 
+    def work(self, jobs: Sequence[float]) -> None:
+        """Do jobs, given as their seconds, in the order that real workers would."""
+        for _ in run_jobs(self, jobs):
+            pass
+
     def ready(self) -> range:
         return range(len(self._free))
 
@@ -123,12 +128,10 @@ def simulate(num_workers: int, num_bytes: float, costs: Costs, *, seed: int = 0)
     groups = [max(1.0, chance.gauss(costs.group, costs.spread * costs.group)) for _ in range(count)]
     staff = SimulatedStaff(num_workers, costs, seed)
     reading = [costs.reading] * max(1, round(num_bytes / costs.block_bytes))
-    for jobs in (reading, groups):
-        for _ in run_jobs(staff, jobs):
-            pass
+    staff.work(reading)
+    staff.work(groups)
     staff.now += costs.packing_a_group * count
-    for _ in run_jobs(staff, [costs.decoding_a_group] * count):
-        pass
+    staff.work([costs.decoding_a_group] * count)
     return Outcome(
         workers=num_workers,
         seconds=staff.now,
@@ -208,8 +211,7 @@ def predict(alone: Watch, num_workers: int, costs: Costs) -> float:
     staff = SimulatedStaff(num_workers, replace(costs, result=0.0), num_ready=1)
     stages = alone.jobs()
     for jobs in stages:
-        for _ in run_jobs(staff, jobs):
-            pass
+        staff.work(jobs)
     drivers = alone.seconds - sum(map(sum, stages))  # what nobody can share
     return staff.now + drivers
 
@@ -231,7 +233,8 @@ def measure(text: bytes, workers: Sequence[int], settings: CompressSettings) -> 
             watch.stop()
             journal.remove()
         done = {stage: [round(each, 1) for each in ends] for stage, ends in watch.done.items()}
-        print(json.dumps({"workers": number, "seconds": round(watch.seconds, 1), "done": done}))
+        found = {"workers": number, "seconds": round(watch.seconds, 1), "done": done}
+        print(json.dumps(found), flush=True)
         if number == 1:
             alone = watch
         elif alone is not None:

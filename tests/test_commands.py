@@ -15,6 +15,7 @@ import typer
 from llmzip.cli import completing
 from llmzip.cli.commands import ENTRIES
 from llmzip.cli.main import app, main
+from tests.llmzip_in_path import llmzip_in_path
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "tests" / "data" / "v1_tiny.crm"
@@ -120,16 +121,8 @@ def shell(tmp_path_factory):
     folder = tmp_path_factory.mktemp("completion")
     (folder / "book.crm").touch()
     (folder / "book.txt").touch()
-    binaries = folder / "bin"
-    binaries.mkdir()
-    command = binaries / "llmzip"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m llmzip "$@"\n')
-    command.chmod(0o755)
-    environment = {
-        **os.environ,
-        "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-    }
+    own = llmzip_in_path(folder, f'exec "{sys.executable}" -m llmzip "$@"')
+    environment = {**own, "PYTHONPATH": str(ROOT)}
     script = folder / "completion.bash"
     shown = subprocess.run(
         ["llmzip"], capture_output=True, text=True, check=True,

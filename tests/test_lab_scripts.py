@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 import typer
 
 from llmzip.cli.main import app
+from tests.llmzip_in_path import llmzip_in_path
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts" / "lab"
 RECIPES = sorted(path for path in SCRIPTS.glob("*.sh") if path.name != "common.sh")
@@ -20,19 +21,16 @@ STUDIES = {
 }  # fmt: skip
 
 
+def environment(tmp_path: Path, script: str) -> dict[str, str]:
+    """With a script in the place of llmzip, and what recipes are told."""
+    own = {"TEXTS": "book.txt other.txt", "WORDS": "words.txt", "OUT": str(tmp_path / "out")}
+    return {**llmzip_in_path(tmp_path, script), **own}
+
+
 def run(recipe: Path, tmp_path: Path, stub: str) -> tuple[int, list[list[str]]]:
     """Exit code, and the commands, with a stub in the place of llmzip."""
     called = tmp_path / "called"
-    bin_path = tmp_path / "bin"
-    bin_path.mkdir()
-    program = bin_path / "llmzip"
-    program.write_text(f'#!/bin/sh\necho "$*" >> {called}\n{stub}\n')
-    program.chmod(0o755)
-    env = {
-        **os.environ,
-        "PATH": f"{bin_path}{os.pathsep}{os.environ['PATH']}",
-        "TEXTS": "book.txt other.txt", "WORDS": "words.txt", "OUT": str(tmp_path / "out"),
-    }  # fmt: skip
+    env = environment(tmp_path, f'echo "$*" >> {called}\n{stub}')
     ended = subprocess.run(["bash", str(recipe)], env=env, capture_output=True, check=False)
     return ended.returncode, [line.split() for line in called.read_text().splitlines()]
 
@@ -63,3 +61,24 @@ def test_a_study_that_fails_is_told(tmp_path: Path) -> None:
     studies = [arguments[1] for arguments in commands]
     assert "geometry" not in studies, "what follows in its lane is not begun"
     assert studies.count("plan") == 2, "the other lane goes on"
+
+
+def test_what_a_recipe_has_begun_ends_with_it(tmp_path: Path) -> None:
+    begun, ended = tmp_path / "begun", tmp_path / "ended"
+    script = f"trap 'echo $2 >> {ended}; exit 143' TERM\necho $2 >> {begun}\nsleep 10 & wait"
+    recipe = ["bash", str(SCRIPTS / "smollm2-135m.sh")]
+    with subprocess.Popen(
+        recipe, env=environment(tmp_path, script), stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as running:  # fmt: skip
+        try:
+            until = time.monotonic() + 20
+            while not begun.exists() or len(begun.read_text().split()) < 2:
+                assert time.monotonic() < until
+                time.sleep(0.05)
+            running.terminate()
+            assert running.wait(20) == 130
+        finally:
+            running.kill()
+    assert sorted(ended.read_text().split()) == ["capacity", "scaling"]
+    assert sorted(begun.read_text().split()) == ["capacity", "scaling"]

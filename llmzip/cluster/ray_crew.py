@@ -179,7 +179,6 @@ class _Team:
         self._ray, self._shape = ray, shape
         self._kind = ray.remote(num_cpus=shape.cores, num_gpus=shape.gpus, max_restarts=0)(_Actor)
         self._actors: dict[int, Any] = {}
-        self._ready: set[int] = set()
         self._coming: dict[Any, int] = {}  # what says that a worker has started
         for worker in range(shape.num_workers):
             self._hire(worker)
@@ -194,8 +193,9 @@ class _Team:
         coming = list(self._coming)
         if coming:
             started, _ = self._ray.wait(coming, num_returns=len(coming), timeout=0)
-            self._ready.update(self._coming.pop(each) for each in started)
-        return self._ready
+            for each in started:
+                del self._coming[each]
+        return self._actors.keys() - set(self._coming.values())
 
     def hand(self, worker: int, job: _Task) -> Any:
         name, arguments = job
@@ -216,7 +216,6 @@ class _Team:
         return found
 
     def replace(self, worker: int) -> None:
-        self._ready.discard(worker)
         self._hire(worker)
 
     def dismiss(self) -> None:

@@ -26,11 +26,12 @@ second_lane() {
   done
 }
 
-trap 'kill $(jobs -p) 2>/dev/null; wait; exit 130' INT TERM
+set -m # each lane is a process group: what it runs can be stopped with it
 first_lane >"$OUT/$own/first.log" 2>&1 &
 first=$!
 second_lane >"$OUT/$own/second.log" 2>&1 &
 second=$!
+trap 'kill -- "-$first" "-$second" 2>/dev/null; wait; exit 130' INT TERM
 echo "working; see $OUT/$own/first.log and second.log" >&2
 result=0
 wait "$first" || result=$?
