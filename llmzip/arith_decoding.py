@@ -1,15 +1,16 @@
 """An arith container and its model -> the texts of its segments, each checked.
 
 Owns what a container's numbers must satisfy before the model is run, which segments are decoded
-side by side, and the retry after a failed check. Knows nothing of files or settings, nor of the
-whole that the texts make. Called by `codec`, `arith_encoding` and `salvage`.
+side by side, and the retries after a failed check or for lack of memory. Knows nothing of files or
+settings, nor of the whole that the texts make. Called by `codec`, `arith_encoding` and `salvage`.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 from llmzip.arith.decode import Encoded, SegmentDecoder, decode_wave
 from llmzip.arith.lanes import BLOCK_TOKENS, Lanes, shape_of
@@ -18,6 +19,7 @@ from llmzip.arith.reading import Reader, opening_embeds
 from llmzip.arith.shared import SharedMem
 from llmzip.arith.wrap import rewrap, walk_flags
 from llmzip.errors import Corrupt
+from llmzip.lm.devices import empty_cache, is_out_of_memory, no_room
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.tokens import Tokens
 from llmzip.progress import OnProgress, Progress, Stage
@@ -44,7 +46,8 @@ def decode_segments_of(
     """The text of each segment; None where it is not `wanted`, or fails its check.
 
     perturb: random noise to add to the model's log-odds, as a share of the file's guard.
-    fallback: loads the model for the CPU, used when another device gives other tokens.
+    fallback: loads the model for the CPU, used when another device gives other tokens or has no
+    room. Raises LimitExceeded where there is none and a single segment does not fit.
     """
     arith = container.arith
     assert arith is not None
@@ -56,14 +59,17 @@ def decode_segments_of(
     for load in attempts:
         todo = [index for index in wanted if texts[index] is None]
         if todo:
+            lm = load()
             progress = Progress(
                 stage=stage,
                 chunks_total=len(wanted),
                 bytes_total=sum(arith.segments[index].num_bytes for index in todo),
                 tokens_total=sum(arith.segments[index].num_tokens for index in todo),
             )
-            decoder = _Decoder(container, arith, load(), tokens, batch, perturb)
-            decoder.decode(todo, texts, progress, on_progress, cancel)
+            decoder = _Decoder(container, arith, lm, tokens, batch, perturb)
+            has_room = decoder.decode(todo, texts, progress, on_progress, cancel)
+            if not has_room and load is attempts[-1]:
+                raise no_room("decoding one segment")
     return texts
 
 
@@ -96,7 +102,8 @@ class _Decoder:
             length = opening.shape[1] + shape.prefix_tokens + longest
             if length > lm.max_positions:
                 raise Corrupt(f"a lane of {length} positions, for a model of {lm.max_positions}")
-        self._device = lm.device.type
+        self._device = lm.device
+        self._wave_positions = _WAVE_POSITIONS[lm.device.type]
         self._outlook = outlook_of(lm, tokens, noise=perturb * guard_value(arith.guard_code))
         self._reader = Reader(lm, self._outlook, opening, window_tokens=arith.window_tokens)
 
@@ -107,23 +114,27 @@ class _Decoder:
         progress: Progress,
         on_progress: OnProgress,
         cancel: threading.Event | None,
-    ) -> None:
-        """Decode segments and add the texts of those that pass their check."""
-        for wave in self._waves(todo):
-            encoded = [
-                Encoded(lanes=self._shapes[i], stream=self._arith.segments[i].stream) for i in wave
-            ]
+    ) -> bool:
+        """Decode segments and add the texts of those that pass their check. False: the device had
+        no room for one of them, and decoding ended there."""
+        left = list(todo)
+        while left:
+            wave = self._wave(left)
 
             def on_tokens(num_read: int) -> None:
                 nonlocal progress
                 progress = replace(progress, tokens_right=progress.tokens_right + num_read)
                 on_progress(progress)
 
-            rows = self._batch or sum(each.lanes.num_lanes for each in encoded)
-            decoded = decode_wave(
-                self._reader, self._outlook, encoded,
-                batch=rows, on_tokens=on_tokens, cancel=cancel,
-            )  # fmt: skip
+            before = progress
+            decoded = self._decode_wave(wave, on_tokens, cancel)
+            if decoded is None:
+                if len(wave) == 1:
+                    return False
+                self._wave_positions = sum(map(self._positions, wave)) // 2
+                progress = before
+                continue
+            left = left[len(wave) :]
             for index, segment in zip(wave, decoded, strict=True):
                 text = self._text(self._arith.segments[index], segment)
                 if text is None:
@@ -135,23 +146,43 @@ class _Decoder:
                     bytes_done=progress.bytes_done + len(text),
                 )
             on_progress(progress)
+        return True
 
-    def _waves(self, todo: Sequence[int]) -> Iterator[list[int]]:
-        """Segments decoded side by side: as many as memory is meant to hold, one at least."""
-        wave: list[int] = []
-        positions = 0
-        for index in todo:
-            shape = self._shapes[index]
-            longest = max(end - begin for begin, end in shape.spans)
-            lane = shape.prefix_tokens + min(longest, self._arith.window_tokens + BLOCK_TOKENS)
-            own = shape.num_lanes * lane
-            if wave and positions + own > _WAVE_POSITIONS[self._device]:
-                yield wave
-                wave, positions = [], 0
-            wave.append(index)
-            positions += own
-        if wave:
-            yield wave
+    def _decode_wave(
+        self, wave: Sequence[int], on_tokens: Callable[[int], None], cancel: threading.Event | None
+    ) -> list[SegmentDecoder] | None:
+        """None: the device has no room for as much."""
+        encoded = [
+            Encoded(lanes=self._shapes[i], stream=self._arith.segments[i].stream) for i in wave
+        ]
+        rows = self._batch or sum(each.lanes.num_lanes for each in encoded)
+        try:
+            return decode_wave(
+                self._reader, self._outlook, encoded,
+                batch=rows, on_tokens=on_tokens, cancel=cancel,
+            )  # fmt: skip
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        empty_cache(self._device)  # only now: while it is handled, an error holds on to tensors
+        return None
+
+    def _wave(self, left: Sequence[int]) -> list[int]:
+        """Segments to decode side by side next: as many as memory is meant to hold, one at
+        least."""
+        positions = accumulate(map(self._positions, left))
+        return [
+            index
+            for place, (index, total) in enumerate(zip(left, positions, strict=True))
+            if place == 0 or total <= self._wave_positions
+        ]
+
+    def _positions(self, index: int) -> int:
+        """That the lanes of a segment remember, all together."""
+        shape = self._shapes[index]
+        longest = max(end - begin for begin, end in shape.spans)
+        lane = shape.prefix_tokens + min(longest, self._arith.window_tokens + BLOCK_TOKENS)
+        return shape.num_lanes * lane
 
     def _text(self, segment: ArithSegment, decoded: SegmentDecoder) -> bytes | None:
         """The text of a segment, or None where it fails its check."""

@@ -1,14 +1,15 @@
 """A container and its model -> the texts of its chunks, each checked.
 
 Owns what a container's numbers must satisfy before the model is run, how far segments are decoded,
-and the retries after a failed check. Knows nothing of files or settings, nor of the whole that the
-texts make. Called by `codec` and `encoding`, to decompress and to verify what was compressed, and
-by `salvage`.
+and the retries after a failed check or for lack of memory. Knows nothing of files or settings, nor
+of the whole that the texts make. Called by `codec` and `encoding`, to decompress and to verify what
+was compressed, and by `salvage`.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -17,6 +18,7 @@ import torch
 
 from llmzip.cram.decode import DecodeChunk, decode_segments
 from llmzip.errors import Corrupt
+from llmzip.lm.devices import empty_cache, is_out_of_memory, no_room
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.tokens import Tokens
 from llmzip.pieces import segments_of
@@ -61,7 +63,8 @@ def decode_chunks_of(
 
     unreadable: chunks of a damaged file that cannot be decoded, nor what follows them in their
     segments. on_decoded: sees every chunk that passes its check. fallback: loads the model for the
-    CPU, used when another device gives other tokens.
+    CPU, used when another device gives other tokens or has no room. Raises LimitExceeded where
+    there is none and a single chunk does not fit.
     """
     chunks = container.chunks
     wanted = range(len(chunks)) if wanted is None else wanted
@@ -78,10 +81,11 @@ def decode_chunks_of(
         bytes_total=sum(chunk.num_bytes for each in needed for chunk in each),
     )
     rows = batch or _batch_rows(needed, container.num_mem, lm)
-    attempts = [_Attempt(lm=lambda: lm, batch=rows), _Attempt(lm=lambda: lm, batch=1)]
+    attempts = deque([_Attempt(lm=lambda: lm, batch=rows), _Attempt(lm=lambda: lm, batch=1)])
     if fallback is not None and lm.device.type != "cpu":
         attempts.append(_Attempt(lm=fallback, batch=1))
-    for attempt in attempts:
+    while attempts:
+        attempt = attempts.popleft()
         todo = [each for each in segments if any(texts[index] is None for index in each)]
 
         def on_chunk(
@@ -103,7 +107,9 @@ def decode_chunks_of(
             on_progress(progress)
             return texts[index] is not None
 
-        if todo:
+        if not todo:
+            break
+        try:
             decode_segments(
                 attempt.lm(),
                 [[_decode_chunk(chunks[index]) for index in each] for each in todo],
@@ -112,6 +118,16 @@ def decode_chunks_of(
                 on_chunk=on_chunk,
                 cancel=cancel,
             )
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if attempt.batch > 1:
+                attempts.appendleft(replace(attempt, batch=attempt.batch // 2))
+            elif not attempts:
+                raise no_room("decoding one chunk") from error
+        else:
+            continue
+        empty_cache(lm.device)  # only now: while it is handled, an error holds on to tensors
     return texts
 
 

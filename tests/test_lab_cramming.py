@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from llmzip.errors import InputError, Interrupted, SettingsError
+from llmzip.lab.batch import plain_text
 from llmzip.lab.capacity import run_bins, take_exact_bins
-from llmzip.lab.crammer import Crammer, Outcome, Run, Trial, plain_text
+from llmzip.lab.crammer import Crammer, Outcome, Run, Trial
 from llmzip.lab.decoding import decode_greedily
 from llmzip.lab.folder import Row, read_rows
 from llmzip.lab.recipes import AdamW, Recipe, paper_recipe

@@ -24,12 +24,13 @@ from llmzip.cram.rounding import GridGoal
 from llmzip.cram.settings import EngineSettings
 from llmzip.cram.tasks import Crammed, Task, split, step_tokens
 from llmzip.cram.underway import EngineState, OnSave, OnStep, OnTask, SlotView, num_right
-from llmzip.errors import Interrupted, LimitExceeded
+from llmzip.errors import Interrupted
 from llmzip.lm.devices import (
     MemoryGauge,
     empty_cache,
     first_step_tokens,
     is_out_of_memory,
+    no_room,
     steps_a_look,
     trim_heap,
 )
@@ -191,10 +192,7 @@ class Engine:
             if not is_out_of_memory(error):
                 raise
             if len(slots) == 1:
-                raise LimitExceeded(
-                    "one chunk takes more memory than this device has",
-                    hint="use --device cpu, or a smaller --budget-bits",
-                ) from error
+                raise no_room("one chunk", hint="or a smaller --budget-bits") from error
             self._gauge = None  # the device has said what fits
             self._batch_tokens //= 2
             kept = len(slots) // 2

@@ -1,11 +1,8 @@
 """Full cramming as an experiment: what vectors make of a text, good enough for a file or not.
 
-Owns the run of one batch: measure, decide, then step, so that the vectors which are reported are
-those which were measured. The first token counts like every other. Knows nothing of capacity or
-files. Called by the studies.
-
-Layout: [start token | mem | text]; without left context, so that all a text has to go by is in the
-vectors.
+Owns the run of many trials side by side, as many as the device holds: measure, decide, then step,
+so that the vectors which are reported are those which were measured. The first token counts like
+every other. Knows nothing of capacity or files. Called by the studies.
 """
 
 from __future__ import annotations
@@ -17,19 +14,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-import torch
 from torch import Tensor
 
 from llmzip.cram.optimizer import as_stored
+from llmzip.lab.batch import Batch, Plain, plain_text
 from llmzip.lab.recipes import Mover, Recipe
 from llmzip.lab.texts import Sample
-from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows, segment_start
+from llmzip.lm.devices import MemoryGauge, empty_cache, is_out_of_memory, no_room
+from llmzip.lm.layout import segment_start
 from llmzip.lm.model import FrozenLM
 from llmzip.progress import check_cancelled
 
 OPTIMISER_SLACK = 0.2  # logits
 _PACE_STEPS, _LAST_TOKENS = 25, 2
-_BATCH_TOKENS = {"cpu": 384, "cuda": 16384, "mps": 2048}  # of one step
+# Of one step: on a CPU always, elsewhere at first, until it is seen how much memory that takes.
+_BATCH_TOKENS = {"cpu": 384, "cuda": 4096, "mps": 2048}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +44,6 @@ class Trial:
     @property
     def ids(self) -> tuple[int, ...]:
         return self.sample.ids[: self.num_tokens]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plain:
-    """What the model says of a text without vectors."""
-
-    bits: Tensor  # [L] surprisal of each token
-    right: Tensor  # [L] bool, whether it is the most likely one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,25 +126,55 @@ class Crammer:
         self.slack = OPTIMISER_SLACK if needs_slack else 0.0
         self._wanted = recipe.min_margin + self.slack
         self._start = segment_start(start_id)
+        self._gauge = MemoryGauge(lm.device) if batch_tokens is None else None
         self._batch_tokens = batch_tokens or _BATCH_TOKENS[lm.device.type]
 
     def run(self, trials: Iterable[Trial]) -> Iterator[Outcome]:
-        """Cram every trial; outcomes in the order in which they are done."""
-        queue = iter(trials)
-        runs: list[Run] = []
-        waiting: Trial | None = None
+        """Cram every trial; outcomes in the order in which they are done. Raises LimitExceeded
+        where the device has no room for one."""
+        queue, waiting, runs = iter(trials), list[Run](), list[Run]()
         while True:
-            while True:
-                waiting = waiting or next(queue, None)
-                if waiting is None or (runs and not self._has_room(runs, waiting)):
-                    break
-                runs.append(self._begin(waiting))
-                waiting = None
+            self._fill(runs, waiting, queue)
             if not runs:
                 return
-            self._until_one_is_over(runs)
+            waiting[:0] = self._advance(runs)
             yield from self._outcomes([run for run in runs if run.is_over])
             runs = [run for run in runs if not run.is_over]
+
+    def _fill(self, runs: list[Run], waiting: list[Run], queue: Iterator[Trial]) -> None:
+        """Take in what waits, then more trials, while there is room."""
+        while True:
+            if not waiting:
+                trial = next(queue, None)
+                if trial is None:
+                    return
+                waiting.append(self._begin(trial))
+            if runs and not self._has_room(runs, waiting[0].trial):
+                return
+            runs.append(waiting.pop(0))
+
+    def _advance(self, runs: list[Run]) -> list[Run]:
+        """Step until some run is over. For lack of memory, half of them are put off, and
+        returned."""
+        put_off: list[Run] = []
+        try:
+            self._until_one_is_over(runs)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(runs) == 1:
+                raise no_room("one text", hint="fewer --tokens or a smaller model") from error
+            self._gauge = None  # the device has said what fits
+            self._batch_tokens //= 2
+            kept = len(runs) // 2
+            put_off = runs[kept:]
+            del runs[kept:]
+        if put_off:  # only now: while it is handled, an error holds on to the step's tensors
+            empty_cache(self._lm.device)
+        elif self._gauge is not None:
+            fits = self._gauge.step_tokens(_step_tokens([run.trial for run in runs]))
+            self._batch_tokens = max(self._batch_tokens, fits)
+        return put_off
 
     def plain(self, ids: Sequence[int]) -> Plain:
         """Read a text without vectors."""
@@ -162,8 +183,7 @@ class Crammer:
     def _has_room(self, runs: Sequence[Run], trial: Trial) -> bool:
         if trial.num_mem != runs[0].trial.num_mem:
             return False
-        sizes = [each.num_tokens + each.num_mem for each in [trial, *(run.trial for run in runs)]]
-        return max(sizes) * len(sizes) <= self._batch_tokens
+        return _step_tokens([trial, *(run.trial for run in runs)]) <= self._batch_tokens
 
     def _begin(self, trial: Trial) -> Run:
         mem = trial.warm_mem
@@ -174,15 +194,15 @@ class Crammer:
         return Run(trial=trial, mem=mem.to(self._lm.device).clone(), mover=mover)
 
     def _until_one_is_over(self, runs: Sequence[Run]) -> None:
-        batch = _Batch(self._lm, self._start, [run.trial for run in runs])
+        batch = Batch(self._lm, self._start, [run.trial.ids for run in runs])
         while not any(run.is_over for run in runs):
             check_cancelled(self._cancel)
             began = time.monotonic()
             found = batch.measure([run.mem for run in runs], self._recipe)
+            gradients = batch.gradients()  # before anything is decided: memory may run out here
             for run, margins in zip(runs, found, strict=True):
                 self._decide(run, margins)
             self._on_step(runs)
-            gradients = batch.gradients()
             for run, gradient in zip(runs, gradients, strict=True):
                 if not run.is_over:
                     run.mem = run.mover.move(run.mem.view(1, -1), gradient).view_as(run.mem)
@@ -234,7 +254,7 @@ class Crammer:
     ) -> Outcome:
         """What vectors do for a trial, in the decoder's numerics. mem: [K, D] holding bf16
         values."""
-        margins, bits = _Batch(self._judge, self._start, [trial]).judge(mem[None])
+        margins, bits = Batch(self._judge, self._start, [trial.ids]).judge(mem[None])
         return Outcome(
             trial=trial,
             mem=mem.cpu(),
@@ -247,68 +267,6 @@ class Crammer:
         )
 
 
-class _Batch:
-    """Trials laid out as rows."""
-
-    def __init__(self, lm: FrozenLM, start: Sequence[int], trials: Sequence[Trial]) -> None:
-        self._lm = lm
-        self._ids, self._live = pad_ids([trial.ids for trial in trials], lm.device)  # [B, L]
-        with torch.no_grad():
-            before, before_live = pad_ids([start] * len(trials), lm.device)
-            _, self._state = lm.extend(lm.empty(len(trials)), lm.embed(before), before_live)
-            self._embeds = lm.embed(self._ids)  # [B, L, D]
-        self._places = self._live.flatten().nonzero()[:, 0]  # [N]
-        self._targets = self._ids.flatten()[self._places]  # [N]
-        self._num_tokens = [trial.num_tokens for trial in trials]
-
-    def measure(self, mems: Sequence[Tensor], recipe: Recipe) -> list[Tensor]:
-        """Margins of each row's tokens with the vectors as they would be stored: [L_row] each."""
-        leaf = as_stored(torch.stack(list(mems))).to(self._lm.dtype).requires_grad_(True)
-        self._leaf, self._rows = leaf, self._forward(leaf)
-        self._found = self._lm.predict(
-            self._rows.detach().flatten(0, 1)[self._places],
-            self._targets,
-            margin_goal=recipe.margin_goal,
-            temperature=recipe.temperature,
-        )
-        return list(self._found.margins.split(self._num_tokens))
-
-    def gradients(self) -> list[Tensor]:
-        """Of the loss in each row's vectors, as measured last: [1, K x D] fp32 each."""
-        gradient = torch.zeros_like(self._rows)
-        gradient.view(-1, gradient.shape[-1])[self._places] = self._found.gradient
-        self._rows.backward(gradient)
-        assert self._leaf.grad is not None
-        return [row.float().view(1, -1) for row in self._leaf.grad]
-
-    @torch.no_grad()
-    def judge(self, mem: Tensor) -> tuple[Tensor, Tensor]:
-        """Margins and surprisal of all tokens given vectors: [N] each. mem: [B, K, D]."""
-        hidden = self._forward(mem.to(self._lm.device, self._lm.dtype)).flatten(0, 1)
-        hidden = hidden[self._places]
-        found = self._lm.predict(hidden, self._targets, margin_goal=-math.inf)
-        return found.margins, self._lm.surprisal_bits(hidden, self._targets)
-
-    def _forward(self, mem: Tensor) -> Tensor:
-        embeds, live = mem_and_chunk(mem, self._embeds, self._live)
-        hidden, _ = self._lm.extend(self._state, embeds, live)
-        return predicting_rows(hidden, mem.shape[1])  # [B, L, Dh]
-
-
-@torch.no_grad()
-def plain_text(lm: FrozenLM, ids: Sequence[int], *, start: Sequence[int]) -> Plain:
-    """Read a text without vectors, from a start token if there is one.
-
-    Without one nothing stands before the first token: it may be any, and is not predicted.
-    """
-    whole, live = pad_ids([[*start, *ids]], lm.device)
-    hidden, _ = lm.extend(lm.empty(1), lm.embed(whole), live)
-    targets = torch.tensor(ids, dtype=torch.int64, device=lm.device)
-    missing = 1 - len(start)
-    rows = hidden[0, max(0, len(start) - 1) : -1]
-    margins = lm.predict(rows, targets[missing:], margin_goal=-math.inf).margins
-    bits = lm.surprisal_bits(rows, targets[missing:])
-    if missing:
-        bits = torch.cat([bits.new_full((1,), math.log2(lm.vocab_size)), bits])
-        margins = torch.cat([margins.new_full((1,), -math.inf), margins])
-    return Plain(bits=bits.cpu(), right=(margins > 0).cpu())
+def _step_tokens(trials: Sequence[Trial]) -> int:
+    """What one step of these computes, padding included."""
+    return len(trials) * max(trial.num_tokens + trial.num_mem for trial in trials)

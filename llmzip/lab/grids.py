@@ -20,7 +20,8 @@ from llmzip.cram.effort import grid_plan
 from llmzip.cram.optimizer import Rows, Slot, as_stored, start_slot
 from llmzip.cram.rounding import GridGoal, GridPlan
 from llmzip.cram.tasks import Task
-from llmzip.lab.crammer import Crammer, Outcome, Plain, Trial
+from llmzip.lab.batch import Plain
+from llmzip.lab.crammer import Crammer, Outcome, Trial
 from llmzip.lab.study import Study
 from llmzip.lm.layout import segment_start
 from llmzip.progress import check_cancelled

@@ -15,7 +15,7 @@ from typing import cast
 
 import torch
 
-from llmzip.errors import SettingsError
+from llmzip.errors import LimitExceeded, SettingsError
 
 # Tokens of one optimiser step when nothing better is known.
 _FIRST_STEP_TOKENS = {"cpu": 256, "cuda": 4096, "mps": 1024}
@@ -121,6 +121,14 @@ class MemoryGauge:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device ran out of memory; after a smaller batch it may do."""
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
+
+
+def no_room(what: str, *, hint: str = "") -> LimitExceeded:
+    """The error of work whose smallest part does not fit a device. hint: a way beside the CPU."""
+    return LimitExceeded(
+        f"{what} takes more memory than this device has",
+        hint=f"use --device cpu{', ' * bool(hint)}{hint}",
+    )
 
 
 def trim_heap(device: torch.device) -> None:

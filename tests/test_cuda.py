@@ -1,0 +1,140 @@
+"""On a CUDA device, where there is one: what it makes is good everywhere, and it may be full.
+
+Tests that leave the device to be chosen run there too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmzip import arith_encoding, codec
+from llmzip.cli.main import main
+from llmzip.config import CompressSettings, ComputeSettings, DecompressSettings, Device
+from llmzip.lab.crammer import Crammer, Trial
+from llmzip.lab.recipes import Recipe
+from llmzip.lm.devices import MemoryGauge, is_out_of_memory
+from llmzip.lm.tokens import Tokens
+from llmzip.lm.zoo import resolve
+from llmzip.store.container import read_container
+from llmzip.workshop import open_workshop
+from tests.lab_study import texts_of
+from tests.tiny_models import ARCHITECTURES, TEXT
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
+
+PROSE = TEXT.encode()[:150]
+CUDA = torch.device("cuda")
+
+
+def compress(data: bytes, model: Path, device: Device, **settings: object) -> bytes:
+    plain = {"budget_bits": 40.0, "max_steps": 80, "context_tokens": 0} | settings
+    if plain.get("codec") == "arith":
+        plain = settings
+    compute = ComputeSettings(device=device)
+    return codec.compress_bytes(data, CompressSettings(model=str(model), compute=compute, **plain))  # type: ignore[arg-type]
+
+
+def decompress(packed: bytes, model: Path, device: Device) -> bytes:
+    compute = ComputeSettings(device=device)
+    return codec.decompress_bytes(packed, DecompressSettings(model=str(model), compute=compute))
+
+
+@pytest.mark.parametrize("bits", [16, 4])
+@pytest.mark.parametrize("context", [0, 256])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_vectors_made_there_decode_everywhere(
+    tiny_model: Callable[..., Path], arch: str, context: int, bits: int
+) -> None:
+    model = tiny_model(arch)
+    packed = compress(PROSE, model, "cuda", context_tokens=context, bits=bits, num_mem=2)
+    chunks = read_container(packed).chunks
+    assert sum(chunk.mem is not None for chunk in chunks) > len(chunks) / 2
+    assert decompress(packed, model, "cuda") == PROSE
+    assert decompress(packed, model, "cpu") == PROSE
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_vectors_made_elsewhere_decode_there(tiny_model: Callable[..., Path], arch: str) -> None:
+    model = tiny_model(arch)
+    assert decompress(compress(PROSE, model, "cpu"), model, "cuda") == PROSE
+
+
+@pytest.fixture
+def _arith_whatever_it_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model predicts worse than zstd: keep its containers all the same."""
+    monkeypatch.setattr(arith_encoding, "pack_stored", lambda data: bytes(1 << 20))
+    monkeypatch.setattr("llmzip.arith.segments._TOKENS_OF_ONE_LANE", 40)
+
+
+@pytest.mark.usefixtures("_arith_whatever_it_costs")
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_coded_text_decodes_on_both(tiny_model: Callable[..., Path], arch: str) -> None:
+    model = tiny_model(arch)
+    for maker in ("cuda", "cpu"):
+        packed = compress(PROSE, model, maker, codec="arith")
+        for reader in ("cpu", "cuda"):
+            assert decompress(packed, model, reader) == PROSE, f"from {maker} to {reader}"
+
+
+def test_the_same_seed_gives_the_same_file(tiny_model: Callable[..., Path]) -> None:
+    model = tiny_model("llama")
+    assert compress(PROSE, model, "cuda") == compress(PROSE, model, "cuda")
+
+
+@pytest.fixture
+def little_memory() -> Iterator[Callable[[int], None]]:
+    """Leaves this process so many bytes beside what it has."""
+    total = torch.cuda.get_device_properties(CUDA).total_memory
+
+    def leave(num_bytes: int) -> None:
+        torch.cuda.empty_cache()
+        held = torch.cuda.memory_reserved(CUDA)
+        torch.cuda.set_per_process_memory_fraction((held + num_bytes) / total, CUDA)
+
+    yield leave
+    torch.cuda.set_per_process_memory_fraction(1.0, CUDA)
+    torch.cuda.empty_cache()
+
+
+def test_a_full_device_is_told_apart(little_memory: Callable[[int], None]) -> None:
+    little_memory(1 << 20)
+    with pytest.raises(RuntimeError) as caught:
+        torch.zeros(1 << 28, device=CUDA)
+    assert is_out_of_memory(caught.value)
+
+
+def test_the_gauge_fits_steps_to_the_memory_there_is() -> None:
+    gauge = MemoryGauge(CUDA)
+    some = torch.zeros(1 << 24, device=CUDA)  # 64 MiB
+    fits = gauge.step_tokens(1000)
+    free, _ = torch.cuda.mem_get_info(CUDA)
+    assert 1000 < fits < 1000 * (free + some.nbytes) / some.nbytes
+
+
+def test_the_lab_crams_as_many_texts_as_there_is_room_for(
+    tiny_model: Callable[..., Path], little_memory: Callable[[int], None]
+) -> None:
+    files = resolve(str(tiny_model("llama", bos=True)))
+    shop = open_workshop(files, Tokens.load(files.path), ComputeSettings(device="cuda"))
+    samples = texts_of(shop, count=8, num_tokens=100)
+    sizes: list[int] = []
+    runner = Crammer(
+        shop.lm, shop.judge, Recipe(max_steps=5, patience=5), start_id=shop.start_id,
+        batch_tokens=1 << 20, on_step=lambda runs: sizes.append(len(runs)),
+    )  # fmt: skip
+    list(runner.run([Trial(sample=samples[0], num_tokens=100)]))  # kernels take memory once
+    little_memory(6 << 20)
+    outcomes = list(runner.run([Trial(sample=each, num_tokens=100) for each in samples]))
+    assert len(outcomes) == 8 and max(sizes) < 8
+    assert all(outcome.mem.device.type == "cpu" for outcome in outcomes)
+
+
+def test_the_doctor_knows_the_device(
+    tiny_model: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    main(["doctor", "--model", str(tiny_model("llama")), "--json"])
+    said = capfd.readouterr().out
+    assert torch.cuda.get_device_name(CUDA) in said
