@@ -26,7 +26,7 @@ from tests.tiny_models import ARCHITECTURES, TEXT
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
 
 PROSE = TEXT.encode()[:150]
-CUDA = torch.device("cuda")
+CUDA = torch.device("cuda", 0)
 
 
 def compress(data: bytes, model: Path, device: Device, **settings: object) -> bytes:

@@ -242,7 +242,7 @@ class NativeLlama:
             memory.append(state.grown(index, (k, v)))  # [B, Hkv, P + T, Dh]
             q = q.reshape(batch, shape.num_kv_heads, groups * num_new, shape.head_dim)
             attended = _attend(q, (k, v), memory[-1], bias, self.attention)
-            attended = attended.view(batch, shape.num_heads, num_new, shape.head_dim)
+            attended = attended.reshape(batch, shape.num_heads, num_new, shape.head_dim)
             attended = places.gather(attended.transpose(1, 2).reshape(batch, num_new, -1))
             x = x + layer.out.times(attended)
             h = _norm(x, layer.norm_between, shape.norm_eps)
