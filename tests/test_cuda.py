@@ -119,17 +119,25 @@ def test_the_lab_crams_as_many_texts_as_there_is_room_for(
 ) -> None:
     files = resolve(str(tiny_model("llama", bos=True)))
     shop = open_workshop(files, Tokens.load(files.path), ComputeSettings(device="cuda"))
-    samples = texts_of(shop, count=8, num_tokens=100)
-    sizes: list[int] = []
-    runner = Crammer(
-        shop.lm, shop.judge, Recipe(max_steps=5, patience=5), start_id=shop.start_id,
-        batch_tokens=1 << 20, on_step=lambda runs: sizes.append(len(runs)),
-    )  # fmt: skip
-    list(runner.run([Trial(sample=samples[0], num_tokens=100)]))  # kernels take memory once
-    little_memory(6 << 20)
-    outcomes = list(runner.run([Trial(sample=each, num_tokens=100) for each in samples]))
-    assert len(outcomes) == 8 and max(sizes) < 8
-    assert all(outcome.mem.device.type == "cpu" for outcome in outcomes)
+    (sample,) = texts_of(shop, count=1, num_tokens=400)
+    trials = [Trial(sample=sample, num_tokens=400, seed=seed) for seed in range(64)]
+
+    def cram() -> list[int]:
+        sizes: list[int] = []
+        runner = Crammer(
+            shop.lm, shop.judge, Recipe(max_steps=3, patience=3), start_id=shop.start_id,
+            batch_tokens=1 << 20, on_step=lambda runs: sizes.append(len(runs)),
+        )  # fmt: skip
+        outcomes = list(runner.run(trials))
+        assert len(outcomes) == 64
+        assert all(outcome.mem.device.type == "cpu" for outcome in outcomes)
+        return sizes
+
+    torch.cuda.reset_peak_memory_stats(CUDA)
+    held = torch.cuda.memory_allocated(CUDA)
+    assert max(cram()) == 64
+    little_memory((torch.cuda.max_memory_allocated(CUDA) - held) // 2)
+    assert max(cram()) < 64
 
 
 def test_the_doctor_knows_the_device(

@@ -146,6 +146,29 @@ def test_the_papers_optimiser_is_adamw() -> None:
     assert not torch.allclose(ours, start, atol=0.01)
 
 
+@pytest.mark.parametrize("recipe", [Recipe(), paper_recipe()], ids=["llmzip", "paper"])
+def test_paths_together_are_paths_alone(lm: FrozenLM, recipe: Recipe) -> None:
+    """Also of runs that have come unlike ways before."""
+    generator = torch.Generator().manual_seed(0)
+    movers = [recipe.mover(lm, 40) for _ in range(3)]
+    points = [torch.randn(1, 40, generator=generator) for _ in movers]
+    for row, mover in enumerate(movers):
+        for _ in range(2 * row):
+            points[row] = mover.move(points[row], torch.randn(1, 40, generator=generator))
+    gradients = torch.randn(5, 3, 40, generator=generator)
+    together, point = movers[0].with_others(movers[1:]), torch.cat(points)
+    for step, gradient in enumerate(gradients):
+        point = together.move(point, gradient)
+        if step == 2:  # a run leaves, and goes on alone
+            movers_after = [together.row(row) for row in range(3)]
+            together = movers_after[0].with_others(movers_after[1:])
+    for row, mover in enumerate(movers):
+        alone = points[row]
+        for gradient in gradients:
+            alone = mover.move(alone, gradient[row : row + 1])
+        assert torch.allclose(point[row], alone[0], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"max_steps": 0}, {"patience": 0}, {"until": 0.0}, {"until": 1.1}, {"min_margin": -1.0},

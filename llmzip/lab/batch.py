@@ -42,9 +42,10 @@ class Batch:
         self._targets = self._ids.flatten()[self._places]  # [N]
         self._num_tokens = [len(ids) for ids in texts]
 
-    def measure(self, mems: Sequence[Tensor], recipe: Recipe) -> list[Tensor]:
-        """Margins of each row's tokens with the vectors as they would be stored: [L_row] each."""
-        leaf = as_stored(torch.stack(list(mems))).to(self._lm.dtype).requires_grad_(True)
+    def measure(self, mem: Tensor, recipe: Recipe) -> list[Tensor]:
+        """Margins of each row's tokens with the vectors as they would be stored: [L_row] each. mem:
+        [B, K, D]."""
+        leaf = as_stored(mem).to(self._lm.dtype).requires_grad_(True)
         self._leaf, self._rows = leaf, self._forward(leaf)
         self._found = self._lm.predict(
             self._rows.detach().flatten(0, 1)[self._places],
@@ -54,13 +55,24 @@ class Batch:
         )
         return list(self._found.margins.split(self._num_tokens))
 
-    def gradients(self) -> list[Tensor]:
-        """Of the loss in each row's vectors, as measured last: [1, K x D] fp32 each."""
+    def scores(self, wanted: float) -> list[tuple[int, int, float]]:
+        """Of each row as measured last: tokens right, those of them with the margin wanted, and how
+        safely all are. Waits for the device, once."""
+        margins = torch.zeros(self._live.shape, device=self._lm.device)
+        margins.view(-1)[self._places] = self._found.margins
+        right = margins > 0  # what is no token counts for none
+        safe = right & (margins >= wanted)
+        how_safely = margins.clamp(-1.0, wanted + 1.0).sum(dim=1)
+        counts = torch.stack([right.sum(dim=1), safe.sum(dim=1), how_safely], dim=1)
+        return [(int(each[0]), int(each[1]), each[2]) for each in counts.tolist()]
+
+    def gradients(self) -> Tensor:
+        """Of the loss in each row's vectors, as measured last: [B, K x D] fp32."""
         gradient = torch.zeros_like(self._rows)
         gradient.view(-1, gradient.shape[-1])[self._places] = self._found.gradient
         self._rows.backward(gradient)
         assert self._leaf.grad is not None
-        return [row.float().view(1, -1) for row in self._leaf.grad]
+        return self._leaf.grad.float().flatten(1)
 
     @torch.no_grad()
     def judge(self, mem: Tensor) -> tuple[Tensor, Tensor]:

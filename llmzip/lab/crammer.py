@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from llmzip.cram.optimizer import as_stored
@@ -195,30 +196,36 @@ class Crammer:
 
     def _until_one_is_over(self, runs: Sequence[Run]) -> None:
         batch = Batch(self._lm, self._start, [run.trial.ids for run in runs])
-        while not any(run.is_over for run in runs):
-            check_cancelled(self._cancel)
-            began = time.monotonic()
-            found = batch.measure([run.mem for run in runs], self._recipe)
-            gradients = batch.gradients()  # before anything is decided: memory may run out here
-            for run, margins in zip(runs, found, strict=True):
-                self._decide(run, margins)
-            self._on_step(runs)
-            for run, gradient in zip(runs, gradients, strict=True):
-                if not run.is_over:
-                    run.mem = run.mover.move(run.mem.view(1, -1), gradient).view_as(run.mem)
-                    run.step += 1
-            share = (time.monotonic() - began) / len(runs)
-            for run in runs:
-                run.seconds += share
+        mem = torch.stack([run.mem for run in runs])  # [B, K, D]
+        mover = runs[0].mover.with_others([run.mover for run in runs[1:]])
+        try:
+            while not any(run.is_over for run in runs):
+                check_cancelled(self._cancel)
+                began = time.monotonic()
+                found = batch.measure(mem, self._recipe)
+                gradients = batch.gradients()  # before anything is decided: memory may run out
+                for run, margins, score in zip(
+                    runs, found, batch.scores(self._wanted), strict=True
+                ):
+                    run.margins = margins
+                    self._decide(run, score)
+                self._on_step(runs)
+                mem = mover.move(mem.flatten(1), gradients).view_as(mem)
+                share = (time.monotonic() - began) / len(runs)
+                for row, run in enumerate(runs):
+                    run.seconds += share
+                    if not run.is_over:
+                        run.mem = mem[row]
+                        run.step += 1
+        finally:
+            for row, run in enumerate(runs):
+                run.mover = mover.row(row)
 
-    def _decide(self, run: Run, margins: Tensor) -> None:
+    def _decide(self, run: Run, score: tuple[int, int, float]) -> None:
         """Keep the vectors if they are the best so far, and end the run if they are good enough or
-        nothing has become better for long."""
+        nothing has become better for long. score: as `Batch.scores`."""
         recipe = self._recipe
-        run.margins = margins
-        num_right = int((margins > 0).sum())
-        num_safe = int(((margins > 0) & (margins >= self._wanted)).sum())
-        score = num_right, num_safe, float(margins.clamp(-1.0, self._wanted + 1.0).sum())
+        num_right, num_safe, _ = score
         if num_right > run.best[0]:
             run.gained_step = run.step
         if score > run.best:

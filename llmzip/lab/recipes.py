@@ -11,8 +11,9 @@ the embeddings spread, up to 5,000 steps) is that of Kuratov et al. 2025; Progre
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -29,6 +30,9 @@ from llmzip.cram.optimizer import (
 )
 from llmzip.errors import SettingsError
 from llmzip.lm.model import FrozenLM
+
+if TYPE_CHECKING:
+    from typing import Self
 
 RecipeName: TypeAlias = Literal["llmzip", "paper"]
 
@@ -97,10 +101,18 @@ def paper_recipe(**changes: float) -> Recipe:
 
 
 class Mover(Protocol):
-    """The memory of one run's path, and its next move."""
+    """The memory of the paths of some runs, and their next moves."""
 
     def move(self, point: Tensor, gradient: Tensor) -> Tensor:
-        """point, gradient: [1, P] -> the next point."""
+        """point, gradient: [B, P] -> the next points."""
+        ...
+
+    def with_others(self, others: Sequence[Self]) -> Self:
+        """The runs of this one and of others, to be moved together."""
+        ...
+
+    def row(self, index: int) -> Self:
+        """One of the runs."""
         ...
 
 
@@ -117,27 +129,53 @@ class Quasi:
             point, gradient, step_size=self.step_size, longest_step=self.longest_step
         )
 
+    def with_others(self, others: Sequence[Quasi]) -> Quasi:
+        rows = [self.curvature, *(other.curvature for other in others)]
+        return replace(self, curvature=Curvature.stack(rows))
+
+    def row(self, index: int) -> Quasi:
+        return replace(self, curvature=self.curvature.row(index))
+
 
 @dataclass(kw_only=True)
 class AdamW:
     """Loshchilov and Hutter 2019, as the paper sets it."""
 
     rate: float
-    mean: Tensor  # [1, P] of the gradients
-    squares: Tensor  # [1, P] mean of their squares
-    num_steps: int = 0
+    num_steps: Tensor  # [B] int64
+    mean: Tensor  # [B, P] of the gradients
+    squares: Tensor  # [B, P] mean of their squares
     beta: float = 0.9  # of both
     decay: float = 0.01
 
     @classmethod
     def empty(cls, num_coordinates: int, device: torch.device, *, rate: float) -> AdamW:
         zeros = torch.zeros(1, num_coordinates, device=device)
-        return cls(rate=rate, mean=zeros, squares=zeros.clone())
+        num_steps = torch.zeros(1, dtype=torch.int64, device=device)
+        return cls(rate=rate, num_steps=num_steps, mean=zeros, squares=zeros.clone())
 
     def move(self, point: Tensor, gradient: Tensor) -> Tensor:
-        self.num_steps += 1
+        self.num_steps = self.num_steps + 1
         self.mean = torch.lerp(gradient, self.mean, self.beta)
         self.squares = torch.lerp(gradient.square(), self.squares, self.beta)
-        unbiased = 1 - self.beta**self.num_steps
+        unbiased = (1 - self.beta**self.num_steps)[:, None]
         step = (self.mean / unbiased) / ((self.squares / unbiased).sqrt() + 1e-8)
         return point * (1 - self.rate * self.decay) - self.rate * step
+
+    def with_others(self, others: Sequence[AdamW]) -> AdamW:
+        rows = [self, *others]
+        return replace(
+            self,
+            num_steps=torch.cat([row.num_steps for row in rows]),
+            mean=torch.cat([row.mean for row in rows]),
+            squares=torch.cat([row.squares for row in rows]),
+        )
+
+    def row(self, index: int) -> AdamW:
+        own = slice(index, index + 1)
+        return replace(
+            self,
+            num_steps=self.num_steps[own],
+            mean=self.mean[own],
+            squares=self.squares[own],
+        )
