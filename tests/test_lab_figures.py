@@ -86,7 +86,7 @@ def entropy(folder):
 
 def rate(folder):
     points = [
-        RatePoint(bits=bits, tokens=spread(tokens), gain_bits=spread(5 * tokens),
+        RatePoint(bits=bits, tokens=spread(tokens), exact_bits=spread(5 * tokens),
                   stored_bits_an_information_bit=bits * 10 / tokens)
         for bits, tokens in ((16, 60.0), (2, 18.0), (4, 41.0))
     ]  # fmt: skip
@@ -220,7 +220,7 @@ def test_nothing_held_is_no_error(tmp_path):
     draw_scaling(tmp_path, none)
     draw_lengths(tmp_path, none)
     point = RatePoint(
-        bits=2, tokens=spread(0, 0), gain_bits=NOTHING, stored_bits_an_information_bit=None
+        bits=2, tokens=spread(0, 0), exact_bits=NOTHING, stored_bits_an_information_bit=None
     )
     draw_rate(tmp_path, [point])
     draw_greedy(tmp_path, [GreedyPoint(rule="", teacher_forced=NOTHING, greedy=NOTHING)])

@@ -164,7 +164,7 @@ def test_rate_counts_stored_bits_per_bit_of_text() -> None:
         row("capacity", 0, 40, plain_bits=160.0),
     ]
     low, high = rate_summary(rows)
-    assert (low["bits"], low["tokens"], low["gain_bits"]) == (2, 5.0, 5.0)
+    assert (low["bits"], low["tokens"], low["exact_bits"]) == (2, 5.0, 5.0)
     assert low["stored_bits_an_information_bit"] == pytest.approx(2.5 * 10 / 5)
     assert high["stored_bits_an_information_bit"] == pytest.approx(16 * 10 / 160)
     (nothing,) = rate_summary([row("capacity", 0, 0, bits=1)])

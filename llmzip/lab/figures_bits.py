@@ -34,6 +34,7 @@ from llmzip.drawing import (
 )
 from llmzip.lab.figures import (
     bar_look,
+    count_axis,
     published_key,
     save,
     source_colour,
@@ -42,6 +43,8 @@ from llmzip.lab.folder import Row
 from llmzip.lab.measures import Spread, Threshold
 from llmzip.lab.published import PublishedGreedy
 from llmzip.lab.rows import greedy_accuracy, number
+
+_BIT_TICKS = (1, 2, 3, 4, 6, 8, 16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +60,9 @@ class GreedyPoint:
 class RatePoint:
     """What vectors of so many bits a dimension hold."""
 
-    bits: int
+    bits: float  # stored, entropy-coded, on average
     tokens: Spread
-    gain_bits: Spread
+    exact_bits: Spread
     stored_bits_an_information_bit: float | None  # None: nothing is held
 
 
@@ -124,7 +127,7 @@ def draw_rate(folder: Path, points: Sequence[RatePoint], *, name: str = "rate") 
         figure = new_figure(6.6)
         first, second, third = figure.subplots(3, 1, sharex=True)
         _spread_line(first, places, [point.tokens for point in points], BLUE, "o")
-        _spread_line(second, places, [point.gain_bits for point in points], GREEN, "s")
+        _spread_line(second, places, [point.exact_bits for point in points], GREEN, "s")
         costs = [
             (point.bits, point.stored_bits_an_information_bit)
             for point in points
@@ -144,9 +147,10 @@ def draw_rate(folder: Path, points: Sequence[RatePoint], *, name: str = "rate") 
             axes.set_title(title)
             axes.set_ylabel(unit)
             axes.set_ylim(0, max(axes.get_ylim()[1] * 1.18, 1e-9))
+            count_axis(axes, "x", ticks=_BIT_TICKS)
+            axes.set_xlim(min(places) / 1.25, max(places) * 1.25)
         figure.align_ylabels()
-        third.set_xticks(places)
-        third.set_xlabel("bits per dimension of a stored vector")
+        third.set_xlabel("stored bits per dimension, entropy-coded")
         return save(figure, folder, name)
 
 
@@ -223,7 +227,7 @@ def _above(axes: Axes, x: float, y: float, text: str) -> None:
 
 
 def _spread_line(
-    axes: Axes, places: Sequence[int], spreads: Sequence[Spread], colour: str, marker: str
+    axes: Axes, places: Sequence[float], spreads: Sequence[Spread], colour: str, marker: str
 ) -> None:
     means = [each.mean for each in spreads]
     stds = [each.std if math.isfinite(each.std) else 0.0 for each in spreads]

@@ -63,18 +63,19 @@ def _line(bits: int, exact: Sequence[Row]) -> dict[str, Any]:
     rows = [row for row in exact if row["bits"] == bits]
     held = [row for row in rows if number(row, "num_tokens")]
     tokens = Spread.of(number(row, "num_tokens") for row in rows)
-    gain = Spread.of(number(row, "plain_bits") for row in rows)
+    exact_bits = Spread.of(number(row, "plain_bits") for row in rows)
     coded = [number(row, "detail") if row["detail"] is not None else 16.0 for row in held]
     numbers = number(rows[0], "num_mem") * number(rows[0], "mem_dim")
-    stored = Spread.of(coded).mean
+    stored = Spread.of(coded or [float(bits)]).mean
+    an_exact_bit = stored * numbers / exact_bits.mean if exact_bits.mean else None
     return {
         "bits": bits,
         "texts": len(rows),
         "tokens": tokens.mean,
         "tokens_std": tokens.std,
-        "gain_bits": gain.mean,
-        "gain_bits_std": gain.std,
+        "exact_bits": exact_bits.mean,
+        "exact_bits_std": exact_bits.std,
         "coded_bits_a_dimension": stored,
-        "gain_bits_a_dimension": gain.mean / numbers,
-        "stored_bits_an_information_bit": stored * numbers / gain.mean if gain.mean else None,
+        "exact_bits_a_dimension": exact_bits.mean / numbers,
+        "stored_bits_an_information_bit": an_exact_bit,
     }

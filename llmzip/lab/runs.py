@@ -168,10 +168,10 @@ def rate(
         summary = _summary("rate", [], [rate_table(curve)], curve=curve)
         points = [
             RatePoint(
-                bits=each["bits"],
+                bits=each["coded_bits_a_dimension"],
                 tokens=Spread(mean=each["tokens"], std=each["tokens_std"], count=each["texts"]),
-                gain_bits=Spread(
-                    mean=each["gain_bits"], std=each["gain_bits_std"], count=each["texts"]
+                exact_bits=Spread(
+                    mean=each["exact_bits"], std=each["exact_bits_std"], count=each["texts"]
                 ),
                 stored_bits_an_information_bit=each["stored_bits_an_information_bit"],
             )

@@ -47,7 +47,9 @@ def cell_text(cell: object) -> str:
     if isinstance(cell, bool):
         return "yes" if cell else "no"
     if isinstance(cell, Spread):
-        return "-" if not cell.count else f"{number_text(cell.mean)} ± {number_text(cell.std)}"
+        if cell.count < 2:  # one has no deviation
+            return number_text(cell.mean)
+        return f"{number_text(cell.mean)} ± {number_text(cell.std)}"
     return number_text(cell) if isinstance(cell, float) else str(cell)
 
 
@@ -130,18 +132,23 @@ def entropy_table(fits: dict[str, dict[str, Any]]) -> Table:
 
 
 def rate_table(curve: Sequence[dict[str, Any]]) -> Table:
-    """What fewer bits hold. curve: of `lab.rate`."""
-    columns = ("bits", "texts", "exact tokens", "gain bits", "coded bits/dim", "gain bits/dim",
-               "stored bits an information bit")  # fmt: skip
+    """What fewer bits hold; `--bits` is where the grid begins, that of a text may end finer or
+    coarser. curve: of `lab.rate`."""
+    columns = ("--bits", "texts", "exact tokens", "exact bits", "stored bits/dim", "exact bits/dim",
+               "stored bits per information bit")  # fmt: skip
     rows = [
         (
-            each["bits"], each["texts"], each["tokens"], each["gain_bits"],
-            each["coded_bits_a_dimension"], each["gain_bits_a_dimension"],
+            each["bits"], each["texts"], _spread(each, "tokens"), _spread(each, "exact_bits"),
+            each["coded_bits_a_dimension"], each["exact_bits_a_dimension"],
             each["stored_bits_an_information_bit"],
         )
         for each in curve
     ]  # fmt: skip
     return table("Rate", columns, rows)
+
+
+def _spread(line: dict[str, Any], name: str) -> Spread:
+    return Spread(mean=line[name], std=line[f"{name}_std"], count=line["texts"])
 
 
 def _cut_off(figures: CapacityFigures) -> str:
