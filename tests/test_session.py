@@ -238,6 +238,33 @@ def test_nothing_global_is_left_changed(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="an older torch"
+)
+@pytest.mark.parametrize("where", ["cuda.matmul", "cudnn.conv", "mkldnn.matmul"])
+def test_precision_set_the_newer_way_is_full_meanwhile(
+    llama: str, both: dict[str, bytes], where: str
+) -> None:
+    """Torch tells nothing of the older setting then."""
+    module, kind = where.split(".")
+    setting = getattr(getattr(torch.backends, module), kind)
+    kinds = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
+    own = setting.fp32_precision
+    setting.fp32_precision = "tf32"
+    before = [each.fp32_precision for each in kinds]
+    seen: set[str] = set()
+    try:
+        back = llmzip.decompress(
+            both["cram"], model=llama,
+            progress=lambda event: seen.update(each.fp32_precision for each in kinds),
+        )  # fmt: skip
+        assert back == SHORT_TEXT
+        assert seen == {"ieee"}
+        assert [each.fp32_precision for each in kinds] == before
+    finally:
+        setting.fp32_precision = own
+
+
 def test_threads_share_one(llama: str) -> None:
     before = torch.get_num_threads(), torch.get_float32_matmul_precision()
     found: dict[int, bytes] = {}
