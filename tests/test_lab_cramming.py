@@ -333,6 +333,13 @@ def test_batches_change_nothing_but_noise(shop: Workshop) -> None:
         assert together[key].info_gain_bits == pytest.approx(outcome.info_gain_bits, abs=2.0)
 
 
+def test_a_text_too_long_for_the_batch_does_not_widen_it(shop: Workshop) -> None:
+    """On a CPU, whose memory belongs to everyone."""
+    runner = crammer(shop, Recipe(max_steps=1, patience=1), batch_tokens=5)
+    list(runner.run(trials_for(shop, 9)))
+    assert runner.batch_tokens == 5
+
+
 def test_vectors_of_different_numbers_do_not_share_a_batch(shop: Workshop) -> None:
     recipe = Recipe(max_steps=2, patience=2)
     trials = [*trials_for(shop, 4), *trials_for(shop, 4, num_mem=2)]

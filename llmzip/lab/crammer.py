@@ -118,8 +118,9 @@ class Crammer:
         on_step: OnStep = lambda runs: None,
         cancel: threading.Event | None = None,
     ) -> None:
-        """lm: optimises. judge: says what vectors do, in the decoder's numerics. on_step: sees all
-        runs under way after each measurement, before they move."""
+        """lm: optimises. judge: says what vectors do, in the decoder's numerics. batch_tokens: of
+        a step to begin with. on_step: sees all runs under way after each measurement, before they
+        move."""
         self._lm, self._judge, self._recipe = lm, judge, recipe
         self._on_step, self._cancel = on_step, cancel
         # The optimiser's own numerics are off by so much now and then.
@@ -127,8 +128,8 @@ class Crammer:
         self.slack = OPTIMISER_SLACK if needs_slack else 0.0
         self._wanted = recipe.min_margin + self.slack
         self._start = segment_start(start_id)
-        self._gauge = MemoryGauge(lm.device) if batch_tokens is None else None
-        self._batch_tokens = batch_tokens or _BATCH_TOKENS[lm.device.type]
+        self._gauge: MemoryGauge | None = MemoryGauge(lm.device)
+        self.batch_tokens = batch_tokens or _BATCH_TOKENS[lm.device.type]  # that fit a step so far
 
     def run(self, trials: Iterable[Trial]) -> Iterator[Outcome]:
         """Cram every trial; outcomes in the order in which they are done. Raises LimitExceeded
@@ -166,15 +167,17 @@ class Crammer:
             if len(runs) == 1:
                 raise no_room("one text", hint="fewer --tokens or a smaller model") from error
             self._gauge = None  # the device has said what fits
-            self._batch_tokens //= 2
+            self.batch_tokens //= 2
             kept = len(runs) // 2
             put_off = runs[kept:]
             del runs[kept:]
         if put_off:  # only now: while it is handled, an error holds on to the step's tensors
             empty_cache(self._lm.device)
         elif self._gauge is not None:
-            fits = self._gauge.step_tokens(_step_tokens([run.trial for run in runs]))
-            self._batch_tokens = max(self._batch_tokens, fits)
+            taken = _step_tokens([run.trial for run in runs])
+            fits = self._gauge.step_tokens(taken)
+            if fits > taken:
+                self.batch_tokens = max(self.batch_tokens, fits)
         return put_off
 
     def plain(self, ids: Sequence[int]) -> Plain:
@@ -184,7 +187,7 @@ class Crammer:
     def _has_room(self, runs: Sequence[Run], trial: Trial) -> bool:
         if trial.num_mem != runs[0].trial.num_mem:
             return False
-        return _step_tokens([trial, *(run.trial for run in runs)]) <= self._batch_tokens
+        return _step_tokens([trial, *(run.trial for run in runs)]) <= self.batch_tokens
 
     def _begin(self, trial: Trial) -> Run:
         mem = trial.warm_mem

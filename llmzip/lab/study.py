@@ -43,6 +43,7 @@ class Study:
     seed: int
     tell: Tell
     cancel: threading.Event | None = None
+    batch_tokens: int | None = None  # of a step, that the device was seen to hold
 
     @property
     def model(self) -> str:
@@ -67,7 +68,9 @@ class Study:
         on_step: Callable[[Sequence[Run]], None] = lambda runs: None,
     ) -> Iterator[Outcome]:
         """Cram trials with the study's recipe, or another one."""
-        yield from self.crammer(recipe, on_step=on_step).run(trials)
+        crammer = self.crammer(recipe, on_step=on_step)
+        yield from crammer.run(trials)
+        self.batch_tokens = crammer.batch_tokens
 
     def crammer(
         self,
@@ -78,7 +81,8 @@ class Study:
         """What crams with the study's recipe, or another one, and reads texts without vectors."""
         return Crammer(
             self.shop.lm, self.shop.judge, recipe or self.recipe,
-            start_id=self.shop.start_id, on_step=on_step, cancel=self.cancel,
+            start_id=self.shop.start_id, batch_tokens=self.batch_tokens, on_step=on_step,
+            cancel=self.cancel,
         )  # fmt: skip
 
     def plain_bits(self, ids: Sequence[int]) -> list[float]:
