@@ -13,15 +13,17 @@ import torch
 from llmzip import arith_decoding, arith_encoding, codec, decoding
 from llmzip.config import CompressSettings
 from llmzip.errors import LimitExceeded
+from llmzip.lab import grids
 from llmzip.lab.batch import Batch
 from llmzip.lab.crammer import Crammer, Trial
+from llmzip.lab.grids import cram_on_grid
 from llmzip.lab.recipes import Recipe
 from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import resolve
 from llmzip.store.container import Container, read_container
 from llmzip.workshop import Workshop
-from tests.lab_study import texts_of, tiny_shop
+from tests.lab_study import opened_study, texts_of, tiny_shop
 from tests.tiny_models import TEXT
 
 PROSE = TEXT.encode()[:160]
@@ -218,3 +220,17 @@ def test_a_text_too_long_for_the_device_is_a_limit(
     with pytest.raises(LimitExceeded, match="one text takes more memory") as caught:
         cram(shop)
     assert "fewer --tokens" in caught.value.hint
+
+
+def test_fewer_texts_end_on_a_grid_at_a_time(
+    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = Small(grids._optimise, 2, lambda study, slots, *given: len(slots))
+    monkeypatch.setattr(grids, "_optimise", small)
+    with opened_study(shop, tmp_path / "run", Recipe(max_steps=5)) as study:
+        found = cram_on_grid(study, trials(shop), bits=4, preset="fast")
+        assert [each.outcome.trial.sample.index for each in found] == [0, 1, 2, 3, 4]
+        assert small.sizes == [5, 2, 3, 1, 2]
+        small._room = 0
+        with pytest.raises(LimitExceeded, match="one text takes more memory"):
+            cram_on_grid(study, trials(shop), bits=4, preset="fast")

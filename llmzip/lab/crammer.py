@@ -27,6 +27,7 @@ from llmzip.lm.model import FrozenLM
 from llmzip.progress import check_cancelled
 
 OPTIMISER_SLACK = 0.2  # logits
+LESS = "fewer --tokens or a smaller model"  # to do where one text does not fit
 _PACE_STEPS, _LAST_TOKENS = 25, 2
 # Of one step: on a CPU always, elsewhere at first, until it is seen how much memory that takes.
 _BATCH_TOKENS = {"cpu": 384, "cuda": 4096, "mps": 2048}
@@ -165,7 +166,7 @@ class Crammer:
             if not is_out_of_memory(error):
                 raise
             if len(runs) == 1:
-                raise no_room("one text", hint="fewer --tokens or a smaller model") from error
+                raise no_room("one text", hint=LESS) from error
             self._gauge = None  # the device has said what fits
             self.batch_tokens //= 2
             kept = len(runs) // 2

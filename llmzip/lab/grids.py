@@ -21,8 +21,9 @@ from llmzip.cram.optimizer import Rows, Slot, as_stored, start_slot
 from llmzip.cram.rounding import GridGoal, GridPlan
 from llmzip.cram.tasks import Task
 from llmzip.lab.batch import Plain
-from llmzip.lab.crammer import Crammer, Outcome, Trial
+from llmzip.lab.crammer import LESS, Crammer, Outcome, Trial
 from llmzip.lab.study import Study
+from llmzip.lm.devices import empty_cache, is_out_of_memory, no_room
 from llmzip.lm.layout import segment_start
 from llmzip.progress import check_cancelled
 from llmzip.store.gridplane import pack_grids
@@ -45,7 +46,27 @@ class GridOutcome:
 def cram_on_grid(
     study: Study, trials: Sequence[Trial], *, bits: int, preset: Preset
 ) -> list[GridOutcome]:
-    """Cram trials that have as many vectors each; all of them side by side."""
+    """Cram trials that have as many vectors each, as many side by side as the device holds. Raises
+    LimitExceeded where it has no room for one."""
+    try:
+        return _side_by_side(study, trials, bits=bits, preset=preset)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(trials) == 1:
+            raise no_room("one text", hint=LESS) from error
+    empty_cache(study.shop.lm.device)  # only now: while it is handled, an error holds on to tensors
+    half = len(trials) // 2
+    return [
+        outcome
+        for part in (trials[:half], trials[half:])
+        for outcome in cram_on_grid(study, part, bits=bits, preset=preset)
+    ]
+
+
+def _side_by_side(
+    study: Study, trials: Sequence[Trial], *, bits: int, preset: Preset
+) -> list[GridOutcome]:
     plan = grid_plan(preset, bits, None)
     assert plan is not None, "vectors of 16 bits have no grid"
     shop = study.shop
