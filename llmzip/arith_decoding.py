@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, takewhile
 
 from llmzip.arith.decode import Encoded, SegmentDecoder, decode_wave
 from llmzip.arith.lanes import BLOCK_TOKENS, Lanes, shape_of
@@ -19,7 +19,7 @@ from llmzip.arith.reading import Reader, opening_embeds
 from llmzip.arith.shared import SharedMem
 from llmzip.arith.wrap import rewrap, walk_flags
 from llmzip.errors import Corrupt
-from llmzip.lm.devices import empty_cache, is_out_of_memory, no_room
+from llmzip.lm.devices import no_room, out_of_room
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.tokens import Tokens
 from llmzip.progress import OnProgress, Progress, Stage
@@ -59,17 +59,16 @@ def decode_segments_of(
     for load in attempts:
         todo = [index for index in wanted if texts[index] is None]
         if todo:
-            lm = load()
             progress = Progress(
                 stage=stage,
                 chunks_total=len(wanted),
                 bytes_total=sum(arith.segments[index].num_bytes for index in todo),
                 tokens_total=sum(arith.segments[index].num_tokens for index in todo),
             )
-            decoder = _Decoder(container, arith, lm, tokens, batch, perturb)
-            has_room = decoder.decode(todo, texts, progress, on_progress, cancel)
-            if not has_room and load is attempts[-1]:
-                raise no_room("decoding one segment")
+            decoder = _Decoder(container, arith, load(), tokens, batch, perturb)
+            error = decoder.decode(todo, texts, progress, on_progress, cancel)
+            if error is not None and load is attempts[-1]:
+                raise no_room("decoding one segment") from error
     return texts
 
 
@@ -114,9 +113,9 @@ class _Decoder:
         progress: Progress,
         on_progress: OnProgress,
         cancel: threading.Event | None,
-    ) -> bool:
-        """Decode segments and add the texts of those that pass their check. False: the device had
-        no room for one of them, and decoding ended there."""
+    ) -> RuntimeError | None:
+        """Decode segments and add the texts of those that pass their check. An error: the device
+        had no room for one of them, and decoding ended there."""
         left = list(todo)
         while left:
             wave = self._wave(left)
@@ -128,9 +127,9 @@ class _Decoder:
 
             before = progress
             decoded = self._decode_wave(wave, on_tokens, cancel)
-            if decoded is None:
+            if isinstance(decoded, RuntimeError):
                 if len(wave) == 1:
-                    return False
+                    return decoded
                 self._wave_positions = sum(map(self._positions, wave)) // 2
                 progress = before
                 continue
@@ -146,36 +145,34 @@ class _Decoder:
                     bytes_done=progress.bytes_done + len(text),
                 )
             on_progress(progress)
-        return True
+        return None
 
     def _decode_wave(
         self, wave: Sequence[int], on_tokens: Callable[[int], None], cancel: threading.Event | None
-    ) -> list[SegmentDecoder] | None:
-        """None: the device has no room for as much."""
+    ) -> list[SegmentDecoder] | RuntimeError:
+        """An error: the device has no room for as much."""
         encoded = [
             Encoded(lanes=self._shapes[i], stream=self._arith.segments[i].stream) for i in wave
         ]
         rows = self._batch or sum(each.lanes.num_lanes for each in encoded)
-        try:
-            return decode_wave(
-                self._reader, self._outlook, encoded,
-                batch=rows, on_tokens=on_tokens, cancel=cancel,
+        decoded: list[SegmentDecoder] = []
+
+        def decode() -> None:
+            decoded.extend(
+                decode_wave(
+                    self._reader, self._outlook, encoded,
+                    batch=rows, on_tokens=on_tokens, cancel=cancel,
+                )
             )  # fmt: skip
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        empty_cache(self._device)  # only now: while it is handled, an error holds on to tensors
-        return None
+
+        return out_of_room(decode, self._device) or decoded
 
     def _wave(self, left: Sequence[int]) -> list[int]:
         """Segments to decode side by side next: as many as memory is meant to hold, one at
         least."""
-        positions = accumulate(map(self._positions, left))
-        return [
-            index
-            for place, (index, total) in enumerate(zip(left, positions, strict=True))
-            if place == 0 or total <= self._wave_positions
-        ]
+        totals = accumulate(map(self._positions, left))
+        fit = sum(1 for _ in takewhile(lambda total: total <= self._wave_positions, totals))
+        return list(left[: max(1, fit)])
 
     def _positions(self, index: int) -> int:
         """That the lanes of a segment remember, all together."""

@@ -12,13 +12,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 import torch
 
 from llmzip.cram.decode import DecodeChunk, decode_segments
 from llmzip.errors import Corrupt
-from llmzip.lm.devices import empty_cache, is_out_of_memory, no_room
+from llmzip.lm.devices import no_room, out_of_room
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.tokens import Tokens
 from llmzip.pieces import segments_of
@@ -109,25 +110,20 @@ def decode_chunks_of(
 
         if not todo:
             break
-        try:
-            decode_segments(
-                attempt.lm(),
-                [[_decode_chunk(chunks[index]) for index in each] for each in todo],
-                start_id=container.start_id,
-                batch=attempt.batch,
-                on_chunk=on_chunk,
-                cancel=cancel,
-            )
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            if attempt.batch > 1:
-                attempts.appendleft(replace(attempt, batch=attempt.batch // 2))
-            elif not attempts:
-                raise no_room("decoding one chunk") from error
-        else:
-            continue
-        empty_cache(lm.device)  # only now: while it is handled, an error holds on to tensors
+        decode = partial(
+            decode_segments,
+            attempt.lm(),
+            [[_decode_chunk(chunks[index]) for index in each] for each in todo],
+            start_id=container.start_id,
+            batch=attempt.batch,
+            on_chunk=on_chunk,
+            cancel=cancel,
+        )
+        error = out_of_room(decode, lm.device)
+        if error is not None and attempt.batch > 1:
+            attempts.appendleft(replace(attempt, batch=attempt.batch // 2))
+        elif error is not None and not attempts:
+            raise no_room("decoding one chunk") from error
     return texts
 
 

@@ -27,10 +27,9 @@ from llmzip.cram.underway import EngineState, OnSave, OnStep, OnTask, SlotView, 
 from llmzip.errors import Interrupted
 from llmzip.lm.devices import (
     MemoryGauge,
-    empty_cache,
     first_step_tokens,
-    is_out_of_memory,
     no_room,
+    out_of_room,
     steps_a_look,
     trim_heap,
 )
@@ -185,24 +184,17 @@ class Engine:
     def _advance(self, state: EngineState) -> None:
         """Step until some slot is settled, it is time to save, or time is up. For lack of memory,
         half of the slots are put off."""
-        slots, put_off = state.slots, list[Slot]()
-        try:
-            self._steps(slots)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
+        slots = state.slots
+        error = out_of_room(lambda: self._steps(slots), self._lm.device)
+        trim_heap(self._lm.device)
+        if error is not None:
             if len(slots) == 1:
                 raise no_room("one chunk", hint="or a smaller --budget-bits") from error
             self._gauge = None  # the device has said what fits
             self._batch_tokens //= 2
             kept = len(slots) // 2
-            put_off = slots[kept:]
+            state.again.extend(slots[kept:])
             del slots[kept:]
-            state.again.extend(put_off)
-        # Only now: while it is handled, an error holds on to the step's tensors.
-        trim_heap(self._lm.device)
-        if put_off:
-            empty_cache(self._lm.device)
         elif self._gauge is not None:
             self._batch_tokens = self._gauge.step_tokens(self._batch_tokens)
         state.finished.extend(slot for slot in slots if slot.is_settled)

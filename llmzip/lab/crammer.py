@@ -21,7 +21,7 @@ from llmzip.cram.optimizer import as_stored
 from llmzip.lab.batch import Batch, Plain, plain_text
 from llmzip.lab.recipes import Mover, Recipe
 from llmzip.lab.texts import Sample
-from llmzip.lm.devices import MemoryGauge, empty_cache, is_out_of_memory, no_room
+from llmzip.lm.devices import MemoryGauge, no_room, out_of_room
 from llmzip.lm.layout import segment_start
 from llmzip.lm.model import FrozenLM
 from llmzip.progress import check_cancelled
@@ -160,11 +160,8 @@ class Crammer:
         """Step until some run is over. For lack of memory, half of them are put off, and
         returned."""
         put_off: list[Run] = []
-        try:
-            self._until_one_is_over(runs)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
+        error = out_of_room(lambda: self._until_one_is_over(runs), self._lm.device)
+        if error is not None:
             if len(runs) == 1:
                 raise no_room("one text", hint=LESS) from error
             self._gauge = None  # the device has said what fits
@@ -172,8 +169,6 @@ class Crammer:
             kept = len(runs) // 2
             put_off = runs[kept:]
             del runs[kept:]
-        if put_off:  # only now: while it is handled, an error holds on to the step's tensors
-            empty_cache(self._lm.device)
         elif self._gauge is not None:
             taken = _step_tokens([run.trial for run in runs])
             fits = self._gauge.step_tokens(taken)

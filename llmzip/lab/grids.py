@@ -23,7 +23,7 @@ from llmzip.cram.tasks import Task
 from llmzip.lab.batch import Plain
 from llmzip.lab.crammer import LESS, Crammer, Outcome, Trial
 from llmzip.lab.study import Study
-from llmzip.lm.devices import empty_cache, is_out_of_memory, no_room
+from llmzip.lm.devices import no_room, out_of_room
 from llmzip.lm.layout import segment_start
 from llmzip.progress import check_cancelled
 from llmzip.store.gridplane import pack_grids
@@ -48,20 +48,18 @@ def cram_on_grid(
 ) -> list[GridOutcome]:
     """Cram trials that have as many vectors each, as many side by side as the device holds. Raises
     LimitExceeded where it has no room for one."""
-    try:
-        return _side_by_side(study, trials, bits=bits, preset=preset)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
+    found: list[GridOutcome] = []
+    error = out_of_room(
+        lambda: found.extend(_side_by_side(study, trials, bits=bits, preset=preset)),
+        study.shop.lm.device,
+    )
+    if error is not None:
         if len(trials) == 1:
             raise no_room("one text", hint=LESS) from error
-    empty_cache(study.shop.lm.device)  # only now: while it is handled, an error holds on to tensors
-    half = len(trials) // 2
-    return [
-        outcome
-        for part in (trials[:half], trials[half:])
-        for outcome in cram_on_grid(study, part, bits=bits, preset=preset)
-    ]
+        half = len(trials) // 2
+        for part in (trials[:half], trials[half:]):
+            found.extend(cram_on_grid(study, part, bits=bits, preset=preset))
+    return found
 
 
 def _side_by_side(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from llmzip.lab.folder import Row
 from llmzip.lab.rows import number
@@ -40,6 +41,11 @@ class Spread:
         squares = sum((value - mean) ** 2 for value in found)
         std = math.sqrt(squares / (len(found) - 1)) if len(found) > 1 else 0.0
         return cls(mean=mean, std=std, count=len(found))
+
+    @classmethod
+    def in_line(cls, line: Mapping[str, Any], name: str) -> Spread:
+        """Of a summary's line that keeps it as `name`, `name`_std and texts."""
+        return cls(mean=line[name], std=line[f"{name}_std"], count=line["texts"])
 
     def times(self, factor: float) -> Spread:
         """In another unit."""

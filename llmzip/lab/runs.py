@@ -169,10 +169,8 @@ def rate(
         points = [
             RatePoint(
                 bits=each["coded_bits_a_dimension"],
-                tokens=Spread(mean=each["tokens"], std=each["tokens_std"], count=each["texts"]),
-                exact_bits=Spread(
-                    mean=each["exact_bits"], std=each["exact_bits_std"], count=each["texts"]
-                ),
+                tokens=Spread.in_line(each, "tokens"),
+                exact_bits=Spread.in_line(each, "exact_bits"),
                 stored_bits_an_information_bit=each["stored_bits_an_information_bit"],
             )
             for each in curve

@@ -138,17 +138,14 @@ def rate_table(curve: Sequence[dict[str, Any]]) -> Table:
                "stored bits per information bit")  # fmt: skip
     rows = [
         (
-            each["bits"], each["texts"], _spread(each, "tokens"), _spread(each, "exact_bits"),
+            each["bits"], each["texts"],
+            Spread.in_line(each, "tokens"), Spread.in_line(each, "exact_bits"),
             each["coded_bits_a_dimension"], each["exact_bits_a_dimension"],
             each["stored_bits_an_information_bit"],
         )
         for each in curve
     ]  # fmt: skip
     return table("Rate", columns, rows)
-
-
-def _spread(line: dict[str, Any], name: str) -> Spread:
-    return Spread(mean=line[name], std=line[f"{name}_std"], count=line["texts"])
 
 
 def _cut_off(figures: CapacityFigures) -> str:

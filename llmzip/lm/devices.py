@@ -123,6 +123,20 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
 
 
+def out_of_room(work: Callable[[], object], device: torch.device) -> RuntimeError | None:
+    """Do work. Where the device runs out of memory, what it said, to be raised from or dropped: the
+    work's tensors are let go of and cached blocks given back, so that less of it finds room."""
+    try:
+        work()
+        return None
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        said = error.with_traceback(None)  # which would hold on to the tensors
+    empty_cache(device)
+    return said
+
+
 def no_room(what: str, *, hint: str = "") -> LimitExceeded:
     """The error of work whose smallest part does not fit a device. hint: a way beside the CPU."""
     return LimitExceeded(
