@@ -1,6 +1,6 @@
-"""Text and a model -> a verified container of the arith codec.
+"""Text and a model -> a container of the arith codec, and how it is read back.
 
-Owns the steps: cut, read, measure the decoder's noise, code, check. Knows nothing of how models are
+Owns the steps: cut, read, measure the decoder's noise, code. Knows nothing of how models are
 found. Called by `codec`.
 """
 
@@ -22,11 +22,10 @@ from llmzip.arith.shared import MOST_TRIED, SharedMem, learn_shared
 from llmzip.arith.wrap import choose_wrap
 from llmzip.arith_decoding import decode_segments_of
 from llmzip.arith_keeping import Keeper
-from llmzip.assembly import blank_container, pack_stored, zstd_bytes
+from llmzip.assembly import Draft, blank_container, pack_stored, stored_draft, zstd_bytes
 from llmzip.config import CompressSettings
-from llmzip.errors import IntegrityError
 from llmzip.lm.layout import segment_start
-from llmzip.pieces import restore
+from llmzip.pieces import Texts
 from llmzip.planning import Part
 from llmzip.progress import OnProgress, Progress, Stage
 from llmzip.store.arithrecords import guard_code, guard_value
@@ -34,11 +33,10 @@ from llmzip.store.container import (
     Arith,
     ArithRun,
     ArithSegment,
+    Container,
     Run,
     StoredRun,
-    read_container,
     segment_check,
-    write_container,
 )
 from llmzip.store.journal import Journal
 from llmzip.workshop import Workshop
@@ -71,9 +69,9 @@ def arith_parts(
     journal: Journal | None = None,
     on_progress: OnProgress,
     cancel: threading.Event | None,
-) -> bytes:
-    """The container of `data`, whose parts are `parts`, verified; what zstd holds in less is
-    stored. journal: where finished segments are kept, and those of an earlier run are found."""
+) -> Draft:
+    """The container of `data`, whose parts are `parts`; what zstd holds in less is stored.
+    journal: where finished segments are kept, and those of an earlier run are found."""
     job = _Job(
         shop=shop,
         settings=settings,
@@ -82,12 +80,13 @@ def arith_parts(
         tell=on_progress,
         cancel=cancel,
     )
-    stored = pack_stored(data)
-    packed = _pack(data, parts, job)
-    return packed if packed is not None and len(packed) < len(stored) else stored
+    draft = _draft(data, parts, job)
+    if draft is None or draft.num_bytes >= len(pack_stored(data)):
+        return stored_draft(data)
+    return draft
 
 
-def _pack(data: bytes, parts: Sequence[Part], job: _Job) -> bytes | None:
+def _draft(data: bytes, parts: Sequence[Part], job: _Job) -> Draft | None:
     """The container, or None where no part is left that the model holds in less than zstd."""
     text = b"".join(part.data for part in parts if part.ids is not None)
     wrap = choose_wrap(text)
@@ -102,7 +101,7 @@ def _pack(data: bytes, parts: Sequence[Part], job: _Job) -> bytes | None:
     dear = _dear_parts(parts, segments, odds, job)
     if dear and any(part.ids is not None for i, part in enumerate(parts) if i not in dear):
         kept = [replace(p, ids=None) if i in dear else p for i, p in enumerate(parts)]
-        return _pack(data, kept, job)
+        return _draft(data, kept, job)
     noise = _noise(reader, segments[0], odds[0], job)
     code = guard_code(max(_LEAST_GUARD, _GUARD_OF_NOISE * noise))
     container = replace(
@@ -122,9 +121,7 @@ def _pack(data: bytes, parts: Sequence[Part], job: _Job) -> bytes | None:
             mem=None if shared is None else shared.grid,
         ),
     )
-    packed = write_container(container)
-    _verify(data, packed, segments, odds, job)
-    return packed
+    return Draft(container=container, decode=partial(_read_back, segments, odds, job))
 
 
 def _cut(text: bytes, wrap: int, job: _Job) -> list[Segment] | None:
@@ -264,35 +261,33 @@ def _runs(parts: Sequence[Part]) -> tuple[Run, ...]:
     return tuple(runs)
 
 
-def _verify(
-    data: bytes,
-    packed: bytes,
+def _read_back(
     segments: Sequence[Segment],
     odds: Sequence[Floats],
     job: _Job,
-) -> None:
-    """Read the finished container: with the decompressor, or, where that would take several times
-    as long as all the rest, its streams with the encoder's own log-odds, moved at random by nearly
-    as much as the file must bear."""
-    container = read_container(packed, max_output_bytes=len(data))
+    packed: bytes,
+    container: Container,
+) -> Texts:
+    """The texts of the finished container's segments: by the decompressor, or, where that would
+    take several times as long as all the rest, from the container's streams with the encoder's own
+    log-odds, moved at random by nearly as much as the file must bear. None of a segment that does
+    not give its text back."""
     assert container.arith is not None
     num_tokens = sum(len(segment.ids) for segment in segments)
     if job.settings.verify == "full" or num_tokens <= _FULLY_VERIFIED_TOKENS:
-        texts = decode_segments_of(
+        return decode_segments_of(
             container, job.shop.judge, job.shop.tokens,
             batch=job.settings.compute.batch, stage="verify",
             on_progress=job.tell, cancel=job.cancel,
         )  # fmt: skip
-        if restore(container, texts) != data:
-            raise IntegrityError("the finished container does not give the input back")
-        return
     tell = _teller("verify", segments, job)
     shift = _CHECKED_SHARE * guard_value(container.arith.guard_code)
+    texts: list[bytes | None] = []
     for index, (segment, own) in enumerate(zip(segments, odds, strict=True)):
         noise = np.random.default_rng(index).uniform(-shift, shift, own.shape)
         same = replay_segment(
             job.outlook.tree, segment, own + noise, container.arith.segments[index].stream,
             on_tokens=partial(tell, index), cancel=job.cancel,
         )  # fmt: skip
-        if not same:
-            raise IntegrityError(f"segment {index + 1} does not give its text back")
+        texts.append(segment.original if same else None)
+    return texts

@@ -1,21 +1,84 @@
-"""What every container says, whichever codec made it.
+"""What every container says, whichever codec made it, and the one way out of compressing.
 
-Owns the sizes that other compressors reach, and the container of a file kept without a model. Knows
-nothing of models. Called by `encoding`, `arith_encoding`, `codec` and `estimate`.
+Owns the sizes that other compressors reach, the container of a file kept without a model, and that
+a container is read back by the reader and the decompressor's code before anyone gets its bytes.
+Knows nothing of models. Called by `encoding`, `arith_encoding`, `codec` and `estimate`.
 """
 
 from __future__ import annotations
 
 import lzma
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import zstandard
 
-from llmzip.store.container import Container, Run, StoredRun, content_hash, write_container
+from llmzip.errors import FormatError, IntegrityError
+from llmzip.pieces import Texts, restore
+from llmzip.store.container import (
+    Container,
+    Run,
+    StoredRun,
+    content_hash,
+    read_container,
+    write_container,
+)
+
+_REPORT = "please report this with the output of `llmzip doctor`; the input is as it was"
+
+
+def _no_texts(packed: bytes, container: Container) -> Texts:
+    """Of a container without a model."""
+    return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A container that has not been read back. decode: the texts of the pieces of a container that
+    was read from these bytes, as the decompressor gives them."""
+
+    container: Container
+    decode: Callable[[bytes, Container], Texts] = _no_texts
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes, all but the fields that `seal` adds."""
+        return len(write_container(self.container))
+
+
+def seal(
+    draft: Draft, data: bytes, *, suffix: str = "", settings_check: int | None = None
+) -> bytes:
+    """The file's bytes, from which reader and decompressor have given `data` back. Every result of
+    compressing leaves here.
+
+    suffix, settings_check: fields of the container. Raises IntegrityError.
+    """
+    labelled = replace(draft.container, suffix=suffix, settings_check=settings_check)
+    packed = write_container(labelled)
+    try:
+        found = read_container(packed, max_output_bytes=len(data))
+    except FormatError as error:
+        raise IntegrityError(
+            f"the finished container cannot be read back: {error}. Nothing was written.",
+            hint=_REPORT,
+        ) from error
+    if restore(found, draft.decode(packed, found)) != data:
+        raise IntegrityError(
+            "the finished container does not give the input back. Nothing was written.",
+            hint=_REPORT,
+        )
+    return packed
+
+
+def stored_draft(data: bytes) -> Draft:
+    """A container that holds `data` without a model."""
+    return Draft(container=blank_container(data, (StoredRun(data=data),) if data else ()))
 
 
 def pack_stored(data: bytes) -> bytes:
-    """A container that holds `data` without a model."""
-    return write_container(blank_container(data, (StoredRun(data=data),) if data else ()))
+    """The same as bytes, for its size."""
+    return write_container(stored_draft(data).container)
 
 
 def blank_container(data: bytes, runs: tuple[Run, ...]) -> Container:

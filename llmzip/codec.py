@@ -1,8 +1,7 @@
 """Compress and decompress: joins the rooms.
 
-Owns the order of work and the rule that nothing leaves unverified: `compress_bytes` decodes its
-own container with the decompressor's code before it returns it. Knows nothing of files on disk or
-terminals. Called by `llmzip` and `llmzip.cli`.
+Owns the order of work. What `compress_bytes` returns was read back first (`assembly.seal`). Knows
+nothing of files on disk or terminals. Called by `llmzip` and `llmzip.cli`.
 """
 
 from __future__ import annotations
@@ -18,13 +17,14 @@ import torch
 from llmzip.arith_decoding import decode_segments_of
 from llmzip.arith_encoding import arith_parts
 from llmzip.arith_estimate import estimate_arith
-from llmzip.assembly import pack_stored
+from llmzip.assembly import Draft, seal, stored_draft
 from llmzip.config import VERSION, CompressSettings, ComputeSettings, DecompressSettings
 from llmzip.crew import Crew
 from llmzip.decoding import OnDecoded, decode_chunks_of
 from llmzip.encoding import cram_parts
 from llmzip.errors import LimitExceeded, SettingsError
 from llmzip.estimate import Estimate, estimate_parts, estimate_stored
+from llmzip.existing import NOT_BINDING, settings_check
 from llmzip.lm.devices import pick_device
 from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.zoo import DEFAULT_MODEL, ModelFiles, resolve
@@ -43,15 +43,12 @@ from llmzip.workshop import Workshop, optimiser_numerics
 
 _Result = TypeVar("_Result")
 
-# Settings that a later run may change: the digest says which model it is, and the others change
-# only how long it takes.
-_NOT_BINDING = ("model", "revision", "offline", "compute")
-
 
 def compress_bytes(
     data: bytes,
     settings: CompressSettings,
     *,
+    suffix: str = "",
     journal: Journal | None = None,
     crew: Crew | None = None,
     models: Models | None = None,
@@ -59,11 +56,14 @@ def compress_bytes(
     on_outlook: OnOutlook | None = None,
     cancel: threading.Event | None = None,
 ) -> bytes:
-    """The `.crm` container of `data`, already decoded once and found equal.
+    """The `.crm` container of `data`. It was read back, whichever codec made it: stored bytes and
+    chunks by the decompressor's own code; arith segments by that if the text is short or
+    `settings.verify` is full, else from their streams, with the encoder's log-odds under noise.
 
-    journal: where work is kept, and that of an earlier run is found; its owner removes it once the
-    result is safe. crew: crams instead of this process, to the same bytes. models: keeps the model
-    for the next call. on_outlook: is told what lies ahead.
+    suffix: of the original's name, which the container keeps. journal: where work is kept, and that
+    of an earlier run is found; its owner removes it once the result is safe. crew: crams instead of
+    this process, to the same bytes. models: keeps the model for the next call. on_outlook: is told
+    what lies ahead.
     Raises ModelUnavailable, SettingsError, ResumeRefused, Interrupted; never "failed to converge".
     """
     started = time.monotonic()
@@ -73,16 +73,23 @@ def compress_bytes(
     facts = {} if journal is None else _facts(data, settings)
     if journal is not None:
         journal.check(facts)
+    digest = b""
 
     def begin(files: ModelFiles) -> str:
+        nonlocal digest
+        digest = files.digest
         if journal is None:
             return ""
         return journal.begin(
             {**facts, "model": files.digest.hex()}, choice=optimiser_numerics(settings.compute)
         )
 
+    def leave(draft: Draft) -> bytes:
+        check = settings_check(settings, digest)
+        return seal(draft, data, suffix=suffix, settings_check=check)
+
     def work(parts: list[Part], shop: Workshop, tell: OnProgress) -> bytes:
-        found = []
+        found: list[Draft] = []
         if settings.codec != "cram":
             found.append(
                 arith_parts(
@@ -105,19 +112,18 @@ def compress_bytes(
                     cancel=cancel,
                 )
             )
-        packed = min(found, key=len)
+        draft = found[0] if len(found) == 1 else min(found, key=lambda each: each.num_bytes)
         try:
-            made = read_container(packed, max_output_bytes=len(data))
-            check_work(made.num_tokens, len(packed))
+            check_work(draft.container.num_tokens, draft.num_bytes)
         except LimitExceeded:  # the same few words over and over: zstd needs next to nothing
-            packed = pack_stored(data)
-        return packed
+            draft = stored_draft(data)
+        return leave(draft)
 
     return _with_workshop(
         data,
         settings,
         work,
-        stored=lambda: pack_stored(data),
+        stored=lambda: leave(stored_draft(data)),
         on_model=begin,
         models=models,
         on_progress=on_progress,
@@ -184,6 +190,9 @@ def _with_workshop(
             revision=settings.revision,
             offline=settings.offline,
             report=lambda line: tell(Progress(stage="model", message=line)),
+            on_bytes=lambda done, total: tell(
+                Progress(stage="model", bytes_done=done, bytes_total=total)
+            ),
         )
         check_cancelled(cancel)
         numerics = on_model(files)
@@ -211,7 +220,7 @@ def _facts(data: bytes, settings: CompressSettings) -> dict[str, object]:
         "settings": {
             field.name: getattr(settings, field.name)
             for field in fields(settings)
-            if field.name not in _NOT_BINDING
+            if field.name not in NOT_BINDING
         },
         "version": VERSION,
     }

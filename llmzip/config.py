@@ -34,6 +34,11 @@ def _require(condition: bool, message: str) -> None:
         raise SettingsError(message)
 
 
+def _check_model(model: str | None, revision: str | None) -> None:
+    _require(model != "", "--model is empty: name a model, or leave it out")
+    _require(revision != "", "--revision is empty: name a commit, or leave it out")
+
+
 def _check_device(device: str) -> None:
     _require(
         device in get_args(Device),
@@ -90,6 +95,7 @@ class CompressSettings:
     compute: ComputeSettings = ComputeSettings()
 
     def __post_init__(self) -> None:
+        _check_model(self.model, self.revision)
         self._check_codec()
         _require(1 <= self.num_mem <= 64, "--mem is a number from 1 to 64")
         _require(self.bits is None or self.bits in BITS, "--bits is a number from 1 to 8, or 16")
@@ -167,6 +173,7 @@ class DecompressSettings:
     compute: ComputeSettings = ComputeSettings()
 
     def __post_init__(self) -> None:
+        _check_model(self.model, self.revision)
         _require(self.max_output_bytes >= 0, "--max-output is a number of bytes, at least 0")
         _require(
             self.span is None or 0 <= self.span[0] <= self.span[1],
@@ -201,5 +208,8 @@ class CrewSettings:
     cores: int | None = None  # of a worker; None: by room
 
     def __post_init__(self) -> None:
+        _require(
+            self.address != "", "--ray= is empty: --ray=auto or --ray=HOST:PORT, or --ray alone"
+        )
         for name, value in (("--ray-workers", self.num_workers), ("--ray-cores", self.cores)):
             _require(value is None or 1 <= value <= 100_000, f"{name} is a number from 1 to 100000")

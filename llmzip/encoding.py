@@ -1,7 +1,7 @@
-"""Tokens and a model -> a verified container.
+"""Tokens and a model -> a container, and how it is decoded again.
 
-Owns the steps of compressing a text: cram the groups of a plan, assemble the container, decode it
-again. Knows nothing of how models are found or chunks are cut. Called by `codec`.
+Owns the steps of compressing a text: cram the groups of a plan, assemble the container. Knows
+nothing of how models are found or chunks are cut. Called by `codec`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from llmzip.assembly import Draft, stored_draft
 from llmzip.config import CompressSettings
 from llmzip.cram.checkpoint import (
     pack_crammed,
@@ -25,19 +26,19 @@ from llmzip.cram.tasks import Crammed
 from llmzip.cram.underway import EngineState
 from llmzip.crew import Crew, Hands, Job, Terms
 from llmzip.decoding import decode_chunks_of
-from llmzip.errors import IntegrityError
 from llmzip.groups import Group, groups_of, make_engine, unfinished, wanted_margin
 from llmzip.lm.devices import trim_heap
 from llmzip.lm.zoo import DEFAULT_MODEL, MODELS
 from llmzip.outlook import cram_seconds
 from llmzip.packing import assemble
-from llmzip.pieces import restore, segments_of
+from llmzip.pieces import Texts, segments_of
 from llmzip.planning import Cut, Part, Plan, plan_parts
 from llmzip.progress import OnOutlook, OnProgress, Outlook, Progress
-from llmzip.store.container import Container, StoredRun, read_container, write_container
+from llmzip.store.container import Container, StoredRun
 from llmzip.store.journal import Journal
 from llmzip.telling import Telling
 from llmzip.workshop import Workshop
+from llmzip.worth import is_worth_cramming, smaller_draft
 
 _KEPT = "chunks"  # in the journal
 _SEGMENTS_A_JOB = 8  # decoded together, where others do it
@@ -55,8 +56,9 @@ def cram_parts(
     on_progress: OnProgress,
     on_outlook: OnOutlook | None = None,
     cancel: threading.Event | None,
-) -> bytes:
-    """The container of `data`, whose parts are `parts`, decoded once more from its own bytes.
+) -> Draft:
+    """The container of `data`, whose parts are `parts`; of all of it stored, where the vectors that
+    nobody chose would take more than the text (`llmzip.worth`).
 
     deadline: of `time.monotonic`; what is not crammed by then is stored. journal: where finished
     chunks are kept, and those of an earlier run are found. crew: crams and decodes instead of this
@@ -67,6 +69,8 @@ def cram_parts(
     plan = plan_parts(
         parts, shop, settings, journal=journal, read=read, on_progress=on_progress, cancel=cancel
     )
+    if not is_worth_cramming(data, plan, settings, mem_dim=shop.judge.dim):
+        return stored_draft(data)
     crammed = list(
         cram_plan(
             plan, shop, settings, deadline=deadline, journal=journal, hands=hands,
@@ -74,22 +78,19 @@ def cram_parts(
         )
     )  # fmt: skip
     container = assemble(data, plan, crammed, shop, settings)
-    packed = write_container(container)
     stored = sum(len(run.data) for run in container.runs if isinstance(run, StoredRun))
     unwanted = stored - sum(len(part.data) for part in parts if part.ids is None)
     if unwanted:
         say = f"time budget: {unwanted:,} of {len(data):,} bytes are stored, not crammed"
         on_progress(Progress(stage="cram", message=say))
-    found = read_container(packed, max_output_bytes=len(data))
-    texts: list[bytes | None] = []
-    if found.needs_model:  # something was crammed in time
+
+    def decode(packed: bytes, found: Container) -> Texts:
+        if not found.needs_model:  # nothing was crammed in time
+            return []
         trim_heap(shop.judge.device)
-        texts = _decoded(packed, found, shop, settings, hands, on_progress, cancel)
-    if (
-        restore(found, texts) != data
-    ):  # the hashes agree, so this would be a fault of the container's own
-        raise IntegrityError("the finished container does not give the input back")
-    return packed
+        return _decoded(packed, found, shop, settings, hands, on_progress, cancel)
+
+    return smaller_draft(Draft(container=container, decode=decode), data, settings)
 
 
 def _read_elsewhere(

@@ -19,6 +19,7 @@ from llmzip.packing import stored_bytes
 from llmzip.planning import Part, Plan, plan_parts
 from llmzip.progress import OnProgress, Progress
 from llmzip.workshop import Workshop
+from llmzip.worth import is_worth_cramming
 
 _TRIED_CHUNKS = 3
 # Decoding: rows of a group, what one more costs as a share of a step for one.
@@ -72,6 +73,8 @@ def estimate_parts(
     settings = replace(settings, time_budget_s=None)
     began = time.monotonic()
     plan = plan_parts(parts, shop, settings, on_progress=on_progress, cancel=cancel)
+    if not is_worth_cramming(data, plan, settings, mem_dim=shop.judge.dim):
+        return estimate_stored(data)
     reading_s = time.monotonic() - began
     tasks = list(plan.tasks)
     trial = _try_chunks(plan, tasks, shop, settings, on_progress, cancel)

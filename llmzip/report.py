@@ -66,6 +66,8 @@ class Report:
 
     format_version: int
     original_bytes: int
+    original_hash: str  # hex, of BLAKE2b-256
+    suffix: str  # of the original's name, with its dot; nothing: none, or not known
     container_bytes: int
     bit_counts: BitCounts
     num_crammed: int  # chunks that the vectors give alone
@@ -163,6 +165,8 @@ class Report:
             "format_version": self.format_version,
             "codec": self.codec,
             "original_bytes": self.original_bytes,
+            "original_blake2b_256": self.original_hash,
+            "suffix": self.suffix,
             "container_bytes": self.container_bytes,
             "compression_ratio": self.compression_ratio,
             "file_bits_per_byte": self.file_bits_per_byte,
@@ -224,6 +228,8 @@ def make_report(summary: Summary) -> Report:
     return Report(
         format_version=VERSION,
         original_bytes=header.original_bytes,
+        original_hash=header.original_hash.hex(),
+        suffix=header.suffix,
         container_bytes=sizes.file_bytes,
         bit_counts=BitCounts(
             vectors=8 * sizes.vector_bytes,

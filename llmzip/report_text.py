@@ -42,6 +42,8 @@ def report_text(report: Report, *, name: str = "") -> str:
         lines.append(
             f"stored    {runs} of {report.stored_original_bytes:,} bytes, kept without the model"
         )
+    if report.suffix:
+        lines.append(f"suffix    {report.suffix}, which decompress puts back")
     if report.is_larger:
         lines.append(f"note      {larger_text(report)}")
     return "\n".join(lines) + "\n"

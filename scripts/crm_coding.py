@@ -58,6 +58,11 @@ class Reader:
         need(1 <= len(data) <= 255 and not MISLEADING.search(text), f"name before {self.at}")
         return text
 
+    def suffix(self):
+        text = self.take(self.u8()).decode(errors="surrogateescape")
+        need(re.fullmatch("[A-Za-z0-9_+-]{1,15}", text), f"suffix before {self.at}")
+        return "." + text
+
     def revision(self):
         code = self.varint()
         text = self.name(code - 1) if code > 1 else ""

@@ -20,7 +20,7 @@ except ImportError:
 
 MAGIC, END_MARK = bytes.fromhex("89 43 52 4D 0D 0A 1A 0A"), bytes.fromhex("4D 52 43 0A")
 REQUIRED = ("model", "columns_zstd", "stored_zstd", "start", "literal", "coded", "arith")
-OPTIONAL = ("bf16_safe",)
+OPTIONAL = ("bf16_safe", "suffix", "settings")
 PLANES = ("columns_bytes", "vector_bytes", "patch_bytes", "stream_bytes", "stored_bytes")
 
 # Tables of fields. Each line: what a file must have for these fields to be there, and the fields.
@@ -40,7 +40,9 @@ coded: vector_bytes varint, {GRID}, num_patches varint, num_patched varint
 arith: recipe varint 1 1, num_segments varint 1, prefix_tokens varint 0 65535
 arith: window_tokens varint 1 {2**24}, guard u8 1 255, wrap u8 0 2, num_mem varint 0 64
 arith num_mem: mem_dim varint 1 65536, vector_bytes varint, {GRID}
-arith: stream_bytes varint num_segments"""
+arith: stream_bytes varint num_segments
+suffix: original_suffix suffix
+settings: settings_check 2"""
 RUN = """
 crammed: num_chunks varint 1, num_tokens varint 1
 : num_bytes varint 1"""

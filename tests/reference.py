@@ -110,6 +110,13 @@ def check_header(head: dict[str, Any], container: Container) -> None:
     assert head["model"] == container.needs_model and head["coded"] == container.is_coded
     assert head["arith"] == (container.arith is not None)
     assert head["bf16_safe"] == container.bf16_safe
+    assert head["suffix"] == (container.suffix != "")
+    assert (head["original_suffix"] or "") == container.suffix
+    check = container.settings_check
+    assert head["settings"] == (check is not None)
+    assert (head["settings_check"] or "") == (
+        "" if check is None else check.to_bytes(2, "little").hex()
+    )
 
 
 def check_chunks(chunks: list[dict[str, Any]], container: Container) -> None:

@@ -13,9 +13,16 @@ from llmzip.cli.console import say, write_json, write_text
 from llmzip.cli.events import done_event, errors_told
 from llmzip.cli.forecast import forecast_fields, forecast_text
 from llmzip.cli.helpers import Helpers
-from llmzip.cli.inputs import Input, check_apart, check_together, inputs_of, run_each, target_in
-from llmzip.cli.job import JobSettings, Outcome, Tools, run_dry, run_job
-from llmzip.cli.names import SUFFIX, add_suffix
+from llmzip.cli.inputs import (
+    Input,
+    check_together,
+    inputs_of,
+    make_directory_of,
+    run_each,
+    with_targets,
+)
+from llmzip.cli.job import JobSettings, Outcome, Places, Tools, run_dry, run_job
+from llmzip.cli.names import SUFFIX, kept_suffix, packed_names
 from llmzip.cli.startup import heavy_imports
 from llmzip.report import Report, read_report
 from llmzip.report_text import compare_text, count_text, larger_text
@@ -71,9 +78,10 @@ def compress(
     force: options.Force = False,
     restart: options.Restart = False,
 ) -> None:
-    """Compress each FILE into FILE.crm. The original is kept.
+    """Compress each FILE: hobbit.txt into hobbit.crm. The original is kept.
 
-    What is done is kept in FILE.crm.part: after an end that was none, the same command goes on.
+    Until it is finished, the work is kept in hobbit.crm.part: after an interruption the same
+    command goes on from there.
     """
     settings = config.CompressSettings(
         model=model,
@@ -102,7 +110,7 @@ def compress(
     found = inputs_of(files, recursive=recursive, is_wanted=_is_no_result)
     check_together(found, output=output, output_dir=output_dir, may_join=False)
     if output is None and not dry_run:
-        check_apart(found, output_dir=output_dir, default=add_suffix)
+        found = with_targets(found, output_dir=output_dir, names=packed_names)
     job = JobSettings(
         file="", force=force, restart=restart, remove=remove, json=json,
         tells=json and not dry_run and output != "-", quiet=quiet, verbose=verbose, watch=watch,
@@ -114,10 +122,11 @@ def compress(
     ) as helpers:
 
         def run(one: Input) -> None:
-            own = replace(job, file=one.path)
+            own = replace(job, file=one.path, output=output, target=one.target)
             with errors_told(own):
-                target = None if dry_run else target_in(output_dir, one, add_suffix)
-                own = replace(own, output=output or target)
+                if output_dir is not None and one.target is not None:
+                    make_directory_of(one.target)
+                    own = replace(own, output=one.target)
                 (_forecast if dry_run else _run)(own, settings, helpers)
 
         run_each(found, run)
@@ -149,17 +158,26 @@ def _run(job: JobSettings, settings: config.CompressSettings, helpers: Helpers) 
         with heavy_imports():
             from llmzip.codec import compress_bytes
         return compress_bytes(
-            data, settings, **helpers.models(), **helpers.crew(tools),
+            data, settings, **helpers.models(), **helpers.crew(tools), suffix=_suffix(tools.places),
             journal=tools.journal, on_progress=tools.on_progress, on_outlook=tools.on_outlook,
             cancel=tools.stop.cancel,
         )  # fmt: skip
 
+    def find(data: bytes, places: Places) -> bytes | None:
+        with heavy_imports():
+            from llmzip.existing import is_made_of
+        with open(places.target or "", "rb") as file:
+            packed = file.read()
+        is_there = is_made_of(packed, data, settings, suffix=_suffix(places))
+        return packed if is_there else None
+
     outcome = run_job(
         job,
         work,
-        default_target=add_suffix,
+        default_target=lambda path: packed_names(path)[0],
         is_binary=True,
         keeps_work=True,
+        find=find,
         on_read=_warn_if_compressed,
         # 16-bit vectors take several times the text, and the work that is kept as much again.
         most_bytes=lambda data: (16 if settings.bits == 16 else 2) * len(data),
@@ -174,6 +192,10 @@ def _run(job: JobSettings, settings: config.CompressSettings, helpers: Helpers) 
         say(f"{report.to_text(name=outcome.target_name)}seconds   {outcome.seconds:.1f}")
 
 
+def _suffix(places: Places) -> str:
+    return kept_suffix(places.source, places.target)
+
+
 def _warn_if_compressed(data: bytes) -> None:
     from llmzip.store.header import MAGIC
 
@@ -182,6 +204,9 @@ def _warn_if_compressed(data: bytes) -> None:
 
 
 def _summary(outcome: Outcome, report: Report, settings: config.CompressSettings) -> list[str]:
+    if not outcome.is_new:
+        made = f"made of {outcome.source_name} with the same model and settings"
+        return [f"{outcome.target_name} is already there, {made}"]
     line = (
         f"{outcome.source_name} → {outcome.target_name}  "
         f"{report.original_bytes:,} → {report.container_bytes:,} bytes"

@@ -11,7 +11,16 @@ import os
 import sys
 from collections.abc import Mapping
 
-from llmzip.errors import InputError
+from llmzip.errors import InputError, LlmzipError
+
+
+class PipeClosed(LlmzipError):
+    """Whoever read standard output has had enough. Filters end then, and say nothing."""
+
+    exit_code = 141  # as the shell has it for SIGPIPE
+
+
+_ROOM = "make room, or send it elsewhere with -o FILE"
 
 
 def say(line: str) -> None:
@@ -36,7 +45,7 @@ def write_json(fields: Mapping[str, object]) -> None:
 
 
 def write_stdout(data: bytes) -> None:
-    """Bytes on stdout, all of them or InputError."""
+    """Bytes on stdout, all of them or InputError; PipeClosed where nobody reads on."""
     if sys.stdout is None:
         raise InputError("standard output is closed")
     try:
@@ -45,8 +54,24 @@ def write_stdout(data: bytes) -> None:
             rest = rest[sys.stdout.buffer.write(rest) :]
         sys.stdout.buffer.flush()
     except OSError as error:
-        _drop_stdout()
-        raise InputError(f"cannot write to standard output: {error.strerror}") from error
+        raise _unwritten(error) from error
+
+
+def flush_stdout() -> None:
+    """What libraries have left in its buffer. Raises as `write_stdout` does."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        raise _unwritten(error) from error
+
+
+def _unwritten(error: OSError) -> LlmzipError:
+    _drop_stdout()
+    if isinstance(error, BrokenPipeError):
+        return PipeClosed("standard output is closed")
+    return InputError(f"cannot write to standard output: {error.strerror}", hint=_ROOM)
 
 
 def is_dumb_terminal() -> bool:

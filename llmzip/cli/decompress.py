@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,12 +13,20 @@ from llmzip.cli import options, words
 from llmzip.cli.completing import crm_files
 from llmzip.cli.console import say, write_json
 from llmzip.cli.events import SCHEMA, done_event, errors_told
+from llmzip.cli.files import STDIO
 from llmzip.cli.helpers import Helpers
-from llmzip.cli.inputs import Input, check_apart, check_together, inputs_of, run_each, target_in
-from llmzip.cli.job import JobSettings, Outcome, Tools, Work, run_job
-from llmzip.cli.names import is_crm, strip_suffix
+from llmzip.cli.inputs import (
+    Input,
+    check_together,
+    inputs_of,
+    make_directory_of,
+    run_each,
+    with_targets,
+)
+from llmzip.cli.job import Find, JobSettings, Outcome, Places, Tools, Work, run_job
+from llmzip.cli.names import is_crm, restored_names
 from llmzip.cli.startup import heavy_imports
-from llmzip.errors import FormatError, IntegrityError, LimitExceeded, SettingsError
+from llmzip.errors import FormatError, InputError, IntegrityError, LimitExceeded, SettingsError
 from llmzip.report import Report, read_report
 from llmzip.report_text import count_text
 
@@ -25,6 +34,7 @@ if TYPE_CHECKING:
     from llmzip.salvage import Salvaged
 
 _MOST_GAPS_SHOWN = 20
+_READ_BYTES = 1 << 22
 _Defaults = config.DecompressSettings
 
 
@@ -61,7 +71,8 @@ def decompress(
     no_progress: options.NoProgress = False,
     force: options.Force = False,
 ) -> None:
-    """Restore the original of each FILE. Nothing appears that was not verified."""
+    """Restore the original of each FILE: hobbit.crm becomes hobbit.txt again. Nothing appears that
+    was not verified."""
     settings = config.DecompressSettings(
         model=model,
         revision=revision,
@@ -84,7 +95,7 @@ def decompress(
     found = inputs_of(files, recursive=recursive, is_wanted=is_crm)
     check_together(found, output=output, output_dir=output_dir, may_join=True)
     if output is None:
-        check_apart(found, output_dir=output_dir, default=strip_suffix)
+        found = with_targets(found, output_dir=output_dir, names=restored_names)
     job = JobSettings(
         file="", force=force, remove=remove, json=json, tells=json and output != "-",
         quiet=quiet, verbose=verbose, figures=not no_progress, yes=yes,
@@ -92,9 +103,12 @@ def decompress(
     with Helpers(keeps_models=len(found) > 1) as helpers:
 
         def run(one: Input) -> None:
-            own = replace(job, file=one.path)
+            own = replace(job, file=one.path, output=output, target=one.target)
             with errors_told(own):
-                own = replace(own, output=output or target_in(output_dir, one, strip_suffix))
+                if output_dir is not None and one.path != STDIO:
+                    target = one.target or restored_names(one.path)[0]  # which says what is wrong
+                    make_directory_of(target)
+                    own = replace(own, output=target)
                 (_salvage if salvage else _run)(own, settings, helpers)
 
         run_each(found, run)
@@ -110,7 +124,14 @@ def _run(job: JobSettings, settings: config.DecompressSettings, helpers: Helpers
         )  # fmt: skip
 
     looked_at: list[Report] = []
-    outcome = _job(job, settings, work, looked_at)
+
+    def find(data: bytes, places: Places) -> bytes | None:
+        looked_at.append(read_report(data, max_output_bytes=settings.max_output_bytes))
+        is_there = _has_hash(places.target or "", looked_at[0])
+        return b"" if is_there else None
+
+    is_part = settings.span is not None or settings.chunks is not None
+    outcome = _job(job, settings, work, looked_at, find=None if is_part else find)
     (report,) = looked_at  # what could be decompressed could be looked at
     if job.json:
         write_json(done_event(outcome, report))
@@ -118,6 +139,23 @@ def _run(job: JobSettings, settings: config.DecompressSettings, helpers: Helpers
         say(_summary(outcome, report, settings))
     if job.verbose and not job.quiet:
         say(f"{report.to_text(name=outcome.source_name)}seconds   {outcome.seconds:.1f}")
+
+
+def _has_hash(path: str, report: Report) -> bool:
+    """Whether a file is the original that a container holds, by size and hash. Raises
+    InputError."""
+    from llmzip.store.records import new_content_hash
+
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size != report.original_bytes:
+                return False
+            found = new_content_hash()
+            while part := file.read(_READ_BYTES):
+                found.update(part)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    return found.hexdigest() == report.original_hash
 
 
 def _salvage(job: JobSettings, settings: config.DecompressSettings, helpers: Helpers) -> None:
@@ -153,13 +191,15 @@ def _job(
     settings: config.DecompressSettings,
     work: Work[bytes],
     looked_at: list[Report],
+    find: Find | None = None,
 ) -> Outcome:
     """looked_at: gets the report of a file that is sound as far as its tables go."""
     return run_job(
         job,
         work,
-        default_target=strip_suffix,
+        default_target=lambda path: restored_names(path)[0],
         is_binary=False,
+        find=find,
         most_bytes=lambda data: _result_bytes(data, settings, looked_at),
     )
 
@@ -203,6 +243,8 @@ def _salvage_fields(found: Salvaged, outcome: Outcome) -> dict[str, object]:
 
 
 def _summary(outcome: Outcome, report: Report, settings: config.DecompressSettings) -> str:
+    if not outcome.is_new:
+        return f"{outcome.target_name} is already there, and identical"
     line = f"{outcome.source_name} → {outcome.target_name}  {report.container_bytes:,} → "
     is_part = settings.span is not None or settings.chunks is not None
     if is_part:

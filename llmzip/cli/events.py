@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from llmzip.cli.console import write_json
+from llmzip.cli.console import PipeClosed, write_json
 from llmzip.cli.failures import describe_error, exit_code_of
 from llmzip.errors import InputError, SettingsError
 from llmzip.progress import Progress
@@ -55,12 +55,12 @@ def errors_told(job: JobSettings) -> Iterator[None]:
     it is known what standard output is for."""
     try:
         yield
-    except (typer.Exit, SettingsError):
+    except (typer.Exit, SettingsError, PipeClosed):
         raise
     except Exception as error:
         if job.tells:
             message, hint = describe_error(error)
-            with suppress(InputError):  # nobody listens
+            with suppress(InputError, PipeClosed):  # nobody listens
                 JsonEvents(job.file).error(message, hint, exit_code_of(error))
         raise
 

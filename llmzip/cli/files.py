@@ -10,14 +10,23 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from llmzip.cli.console import write_stdout
+from llmzip.cli.names import partner
+from llmzip.cli.startup import check_path
 from llmzip.cli.temporary import take_away_stale, temporary, temporary_name
-from llmzip.errors import InputError
+from llmzip.errors import (
+    FormatError,
+    InputError,
+    IntegrityError,
+    LimitExceeded,
+    ModelMismatch,
+    NotACrmFile,
+)
 from llmzip.store.disk import directory_of, name_new, sync_name, write_all
 
 STDIO = "-"
@@ -39,34 +48,44 @@ class Source:
             data = self.stream.read()
         except OSError as error:
             raise InputError(f"cannot read {self.name}: {error.strerror}") from error
-        if self.path is not None and self.has_changed(size=len(data)):
-            raise InputError(f"{self.name} changed while it was read", hint="try again")
+        with suppress(OSError):
+            # By what the system says before and after: files of /proc and /sys have other sizes
+            # than what they hold.
+            if self.path is not None and self._is_other(os.fstat(self.stream.fileno())):
+                raise InputError(f"{self.name} changed while it was read", hint="try again")
         return data
 
-    def has_changed(self, *, size: int) -> bool:
-        """Whether the file that was opened, of `size` bytes, or what now has its name, is not what
-        it was then. False for a stream, and for what is gone."""
-        if self.path is None or self.status is None:
+    def has_changed(self) -> bool:
+        """Whether what now has the file's name is not what was opened, or not as it was then. False
+        for a stream, and for what is gone."""
+        if self.path is None:
             return False
         try:
-            now = os.stat(self.path)
+            return self._is_other(os.stat(self.path))
         except OSError:
             return False
-        same = os.path.samestat(now, self.status) and now.st_mtime_ns == self.status.st_mtime_ns
-        return not (same and now.st_size == size)
+
+    def _is_other(self, now: os.stat_result) -> bool:
+        return self.status is not None and _state(now) != _state(self.status)
 
     def close(self) -> None:
         if self.name != STDIO:
             self.stream.close()
 
 
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where a result goes. `path` is None for stdout; `is_stream`: written as it is, no rename."""
+    """Where a result goes. `path` is None for stdout; `is_stream`: written as it is, no rename;
+    `exists`: a file is there, which is left alone."""
 
     path: str | None
     replace: bool
     is_stream: bool
+    exists: bool = False
 
     @property
     def name(self) -> str:
@@ -75,15 +94,19 @@ class Target:
 
 def open_source(file: str) -> Source:
     """Open an input, `-` for stdin. Opening a FIFO waits for its writer. Raises InputError."""
+    if file != STDIO:
+        check_path(file)
     if file == STDIO:
         if sys.stdin is None:
-            raise InputError("standard input is closed")
+            raise InputError("standard input is closed", hint="name a file")
         stream: BinaryIO = sys.stdin.buffer
     else:
         try:
             stream = open(file, "rb")
         except OSError as error:
-            hint = "pack it with tar first" if os.path.isdir(file) else ""
+            hint = "pack it with tar first, or take what is in it with -r"
+            if not os.path.isdir(file):
+                hint = partner(file) or "check the name"
             raise InputError(f"cannot read {file}: {error.strerror}", hint=hint) from error
     if stream.isatty():
         if file != STDIO:
@@ -102,6 +125,20 @@ def open_source(file: str) -> Source:
     return Source(name=file, path=file if is_file else None, stream=stream, status=status)
 
 
+@contextmanager
+def naming(file: str) -> Iterator[None]:
+    """What is wrong with a file's content is said with its name."""
+    try:
+        yield
+    except (FormatError, IntegrityError, LimitExceeded, ModelMismatch) as error:
+        name = "standard input" if file == STDIO else file
+        if name not in str(error):
+            error.args = (f"{name}: {error}", *error.args[1:])
+        if isinstance(error, NotACrmFile) and (hint := partner(file)):
+            error.hint = hint
+        raise
+
+
 def plan_target(
     source: Source,
     output: str | None,
@@ -109,12 +146,12 @@ def plan_target(
     default: Callable[[str], str],
     force: bool,
     is_binary: bool,
-    is_result: Callable[[str], bool] = lambda path: False,
+    may_exist: bool = False,
 ) -> Target:
     """Decide where the result goes, and refuse now what would fail after the work.
 
-    `default` makes the output's path out of the input's. is_result: whether a file that exists is
-    what the work will give. Raises InputError.
+    `default` makes the output's path out of the input's. may_exist: a file that is there is not
+    refused yet, for an input that can be looked at first. Raises InputError.
     """
     path = output
     if path is None:
@@ -125,6 +162,7 @@ def plan_target(
                 "compressed data is not written to a terminal", hint="use -o FILE, or redirect it"
             )
         return Target(path=None, replace=False, is_stream=True)
+    check_path(path)
     status = _status(path)
     if status is not None and (stat.S_ISCHR(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
         _refuse_terminal(path, status, is_binary)
@@ -132,7 +170,11 @@ def plan_target(
     try:
         if status is not None:
             take_away_stale(temporary_name(path))  # of a run killed when it had published
-            _refuse_existing(path, status, source, force or is_result(path))
+            _refuse_existing(path, status, source)
+            if not force and may_exist and source.path is not None:
+                return Target(path=path, replace=False, is_stream=False, exists=True)
+            if not force:
+                raise already_there(path)
         with temporary(path):
             pass
     except OSError as error:
@@ -241,7 +283,13 @@ def _status(path: str) -> os.stat_result | None:
     return found
 
 
-def _refuse_existing(path: str, status: os.stat_result, source: Source, force: bool) -> None:
+def already_there(path: str) -> InputError:
+    """The error where the output is a file that nobody wants to lose."""
+    return InputError(f"{path} exists", hint="use -f to replace it, or -o for another name")
+
+
+def _refuse_existing(path: str, status: os.stat_result, source: Source) -> None:
+    """Refuse what no file can be put in the place of, whatever -f says."""
     if source.status is not None and os.path.samestat(status, source.status):
         raise InputError(f"{path} is the input itself", hint="choose another output with -o")
     if stat.S_ISDIR(status.st_mode):
@@ -249,9 +297,7 @@ def _refuse_existing(path: str, status: os.stat_result, source: Source, force: b
     if os.path.islink(path):
         raise InputError(f"{path} is a symbolic link", hint="name the file itself, or remove it")
     if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{path} is not a file")
-    if not force:
-        raise InputError(f"{path} exists", hint="use -f to replace it, or -o for another name")
+        raise InputError(f"{path} is not a file", hint="choose another output with -o")
 
 
 def _refuse_terminal(path: str, status: os.stat_result, is_binary: bool) -> None:

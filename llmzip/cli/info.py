@@ -11,7 +11,7 @@ from llmzip import config
 from llmzip.cli import options
 from llmzip.cli.completing import crm_files
 from llmzip.cli.console import write_json, write_text
-from llmzip.cli.files import STDIO, open_source
+from llmzip.cli.files import STDIO, naming, open_source
 from llmzip.cli.inputs import inputs_of, run_each
 from llmzip.cli.pictures import plan_picture, write_chart, write_picture
 from llmzip.errors import SettingsError
@@ -48,9 +48,10 @@ def _show(
 ) -> None:
     name = "standard input" if file == STDIO else file
     picture = plan_picture(plot, file, force=force)
-    with closing(open_source(file)) as source:
-        data = source.read()
-    report = read_report(data, max_output_bytes=max_output)
+    with naming(file):
+        with closing(open_source(file)) as source:
+            data = source.read()
+        report = read_report(data, max_output_bytes=max_output)
     if json:
         write_json(report.to_dict())
     else:

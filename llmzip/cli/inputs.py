@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import typer
 
+from llmzip.cli.console import PipeClosed
 from llmzip.cli.failures import exit_code_of, print_error
 from llmzip.cli.files import STDIO
 from llmzip.cli.signals import answer_between
+from llmzip.cli.startup import check_path
 from llmzip.errors import InputError, Interrupted, SettingsError
+
+Names: TypeAlias = Callable[[str], Sequence[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +29,7 @@ class Input:
 
     path: str
     relative: str  # to the directory it was found in; else its own name
+    target: str | None = None  # where the result goes by default; None: not known yet
 
 
 def inputs_of(
@@ -37,6 +43,8 @@ def inputs_of(
     """
     found: list[Input] = []
     for file in files:
+        if file != STDIO:
+            check_path(file)
         if not (recursive and os.path.isdir(file)):
             found.append(Input(path=file, relative=os.path.basename(file)))
             continue
@@ -76,6 +84,8 @@ def check_together(
 ) -> None:
     """Refuse what cannot be meant. may_join: standard output takes several results."""
     several = len(found) > 1
+    if output_dir == "":
+        raise SettingsError("--output-dir is empty", hint="name a directory, or leave it out")
     if output is not None and output_dir is not None:
         raise SettingsError("--output and --output-dir do not go together")
     if several and output is not None and not (may_join and output == STDIO):
@@ -87,42 +97,60 @@ def check_together(
         raise SettingsError("what comes from standard input has no name for --output-dir")
 
 
-def check_apart(
-    found: Sequence[Input], *, output_dir: str | None, default: Callable[[str], str]
-) -> None:
-    """Refuse inputs whose results would have the same name: with --force the last would be all
-    there is."""
-    seen: dict[str, str] = {}
-    for one in found:
-        if one.path == STDIO:
-            continue
-        try:
-            target = _target(output_dir, one, default) or default(one.path)
-        except InputError:  # is told when its turn comes
-            continue
-        place = os.path.realpath(target)
-        if place in seen:
+def with_targets(found: Sequence[Input], *, output_dir: str | None, names: Names) -> list[Input]:
+    """Each input with where its result goes: beside it, or below `output_dir`.
+
+    names: what a result may be called, best first. Where results would meet, each gets the last of
+    its names; refuse inputs that meet all the same: with --force the last would be all there is.
+    Raises SettingsError.
+    """
+    choices = [_choices(one, output_dir, names) for one in found]
+    while meeting := _meeting(choices):
+        movable = [index for index in meeting if len(choices[index]) > 1]
+        if not movable:
+            first, second = meeting[:2]
             raise SettingsError(
-                f"{seen[place]} and {one.path} would both become {target}",
+                f"{found[first].path} and {found[second].path} would both become "
+                f"{choices[first][0]}",
                 hint="name each file once, and files of one name in runs of their own",
             )
-        seen[place] = one.path
+        for index in movable:
+            choices[index] = choices[index][-1:]
+    return [
+        replace(one, target=own[0]) if own else one for one, own in zip(found, choices, strict=True)
+    ]
 
 
-def target_in(output_dir: str | None, one: Input, default: Callable[[str], str]) -> str | None:
-    """Where a result goes; None: beside its input. Makes directories. Raises InputError."""
-    target = _target(output_dir, one, default)
-    if target is None:
-        return None
+def _choices(one: Input, output_dir: str | None, names: Names) -> Sequence[str]:
+    """Where a result may go; nowhere: standard output, or what is wrong is told in its turn."""
+    if one.path == STDIO:
+        return ()
     try:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
+        found = names(one.path)
+    except InputError:
+        return ()
+    if output_dir is None:
+        return found
+    folder = os.path.join(output_dir, os.path.dirname(one.relative))
+    return [os.path.join(folder, os.path.basename(name)) for name in found]
+
+
+def _meeting(choices: Sequence[Sequence[str]]) -> list[int]:
+    """The first inputs there are whose best names lead to one place."""
+    places: dict[str, list[int]] = {}
+    for index, own in enumerate(choices):
+        if own:
+            places.setdefault(os.path.realpath(own[0]), []).append(index)
+    return next((found for found in places.values() if len(found) > 1), [])
+
+
+def make_directory_of(target: str) -> None:
+    """The directory that a result goes into, where there is none. Raises InputError."""
+    check_path(target)
+    try:
+        os.makedirs(os.path.dirname(target) or os.curdir, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make {os.path.dirname(target)}: {error.strerror}") from error
-    return target
-
-
-def _target(output_dir: str | None, one: Input, default: Callable[[str], str]) -> str | None:
-    return None if output_dir is None else os.path.join(output_dir, default(one.relative))
 
 
 def run_each(found: Sequence[Input], run: Callable[[Input], None]) -> None:
@@ -140,7 +168,7 @@ def run_each(found: Sequence[Input], run: Callable[[Input], None]) -> None:
 def _code_of(one: Input, run: Callable[[Input], None]) -> int:
     try:
         run(one)
-    except Interrupted:
+    except (Interrupted, PipeClosed):
         raise
     except typer.Exit as end:
         return end.exit_code

@@ -1,32 +1,38 @@
 """One file in, one file out: the frame that compress and decompress share.
 
 Owns the order of things: refuse what cannot end well, read, work, publish; a dry job ends with the
-work. Also what is said of work that is kept when a job ends early. Knows nothing of what the work
-is. Called by `cli.compress`, `cli.decompress` and `cli.test`.
+work. Knows nothing of what the work is. Called by `cli.compress`, `cli.decompress` and `cli.test`.
 """
 
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from llmzip.cli.console import say
 from llmzip.cli.events import JsonEvents
-from llmzip.cli.files import STDIO, Source, Target, open_source, plan_target, publish
+from llmzip.cli.files import (
+    STDIO,
+    Source,
+    Target,
+    already_there,
+    naming,
+    open_source,
+    plan_target,
+    publish,
+)
+from llmzip.cli.kept import Kept, kept_work, remove_finished_work
 from llmzip.cli.preflight import check_disk, consider
 from llmzip.cli.progress import Timer, show_progress, status_line
 from llmzip.cli.signals import Stop, stop_on_signals
-from llmzip.errors import FormatError, InputError, ResumeRefused, SettingsError
+from llmzip.errors import InputError, SettingsError
 from llmzip.progress import OnOutlook, OnProgress, Outlook, Progress, check_cancelled
 from llmzip.report import printable
-from llmzip.store.disk import sync_name
+from llmzip.store.disk import sync_file, sync_name
 
 if TYPE_CHECKING:
     from llmzip.store.journal import Journal
@@ -40,6 +46,7 @@ class JobSettings:
 
     file: str
     output: str | None = None
+    target: str | None = None  # of a file, where nothing else is named
     force: bool = False
     restart: bool = False  # drop what an earlier run left
     remove: bool = False  # the input, once the result is safely on disk
@@ -53,9 +60,18 @@ class JobSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Places:
+    """The files that a job reads and writes; None: standard input and output, and the like."""
+
+    source: str | None
+    target: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tools:
     """What a job lends to its work."""
 
+    places: Places
     on_progress: OnProgress
     on_outlook: OnOutlook
     stop: Stop
@@ -64,6 +80,8 @@ class Tools:
 
 Work: TypeAlias = Callable[[bytes, Tools], _Result]
 OnRead: TypeAlias = Callable[[bytes], None]
+# Of an input's bytes: the bytes of an output that is there, if they are what the work would give.
+Find: TypeAlias = Callable[[bytes, Places], bytes | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +93,7 @@ class Outcome:
     source_data: bytes
     result: bytes
     seconds: float
+    is_new: bool = True  # else it was there
 
 
 def run_job(
@@ -84,24 +103,26 @@ def run_job(
     default_target: Callable[[str], str],
     is_binary: bool,
     keeps_work: bool = False,
+    find: Find | None = None,
     on_read: OnRead = lambda data: None,
     most_bytes: Callable[[bytes], int] = lambda data: 0,
 ) -> Outcome:
     """Read, `work`, publish. `on_read` sees the input before the work. Raises LlmzipError.
 
     keeps_work: beside an output that is a file, what is done is kept until it is published.
+    find: looks whether the result is there already; then there is no work.
     most_bytes: that the result of an input and the work kept may take.
     """
     started = time.monotonic()
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, naming(settings.file):
         with _opened(settings.file, stop) as source:
             target = plan_target(
                 source,
                 settings.output,
-                default=default_target,
+                default=lambda path: settings.target or default_target(path),
                 force=settings.force,
                 is_binary=is_binary,
-                is_result=lambda path: keeps_work and not settings.restart and _was_published(path),
+                may_exist=find is not None,
             )
             if settings.json and target.path is None:
                 raise SettingsError(
@@ -109,16 +130,13 @@ def run_job(
                     hint="use -o FILE, or leave --json out",
                 )
             data = _read(source, stop)
-        check_disk(target, most_bytes(data), yes=settings.yes)
-        with _kept_work(target, settings, stop) if keeps_work else nullcontext() as kept:
-            result = _work(data, settings, work, on_read, stop, kept)
-            if kept:
-                kept.note_result(result)
-            with stop.at_once("the output is incomplete") if target.is_stream else nullcontext():
-                publish(target, result, source)
-            if kept:
-                kept.remove()
-        if source.has_changed(size=len(data)):
+        places = Places(source=source.path, target=None if target.is_stream else target.path)
+        if target.exists:
+            result = _found(find, data, places)
+        else:
+            check_disk(target, most_bytes(data), yes=settings.yes)
+            result = _made(data, settings, work, source, target, places, on_read, keeps_work, stop)
+        if source.has_changed():
             say(f"warning: {_name(source)} has changed; the result is of what it was when read")
         elif settings.remove and not target.is_stream:
             _remove(source)
@@ -128,7 +146,43 @@ def run_job(
         source_data=data,
         result=result,
         seconds=time.monotonic() - started,
+        is_new=not target.exists,
     )
+
+
+def _found(find: Find | None, data: bytes, places: Places) -> bytes:
+    """The result that is there already, safely on disk. Raises InputError for another file."""
+    assert find is not None and places.target is not None
+    found = find(data, places)
+    if found is None:
+        raise already_there(places.target)
+    sync_file(places.target)
+    remove_finished_work(places.target)
+    return found
+
+
+def _made(
+    data: bytes,
+    settings: JobSettings,
+    work: Work[bytes],
+    source: Source,
+    target: Target,
+    places: Places,
+    on_read: OnRead,
+    keeps_work: bool,
+    stop: Stop,
+) -> bytes:
+    """The result, published."""
+    own = kept_work(target, stop, restart=settings.restart, quiet=settings.quiet)
+    with own if keeps_work else nullcontext() as kept:
+        result = _work(data, settings, work, places, on_read, stop, kept)
+        if kept:
+            kept.note_result(result)
+        with stop.at_once("the output is incomplete") if target.is_stream else nullcontext():
+            publish(target, result, source)
+        if kept:
+            kept.remove()
+    return result
 
 
 def run_dry(
@@ -136,10 +190,11 @@ def run_dry(
 ) -> tuple[str, _Result]:
     """Read and `work`; no output is looked at. Returns the input's name, ready to print, and what
     the work gave. Raises LlmzipError."""
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, naming(settings.file):
         with _opened(settings.file, stop) as source:
             data = _read(source, stop)
-        return _name(source), _work(data, settings, work, on_read, stop)
+        places = Places(source=source.path, target=None)
+        return _name(source), _work(data, settings, work, places, on_read, stop)
 
 
 def _remove(source: Source) -> None:
@@ -151,100 +206,6 @@ def _remove(source: Source) -> None:
         sync_name(source.path)
     except OSError as error:
         raise InputError(f"cannot remove {source.path}: {error.strerror}") from error
-
-
-class _Kept:
-    """The work of a job on disk, and how far it is."""
-
-    def __init__(self, journal: Journal, stop: Stop) -> None:
-        self.journal = journal
-        self._stop = stop
-        self._last = Progress(stage="model")
-
-    def follow(self, event: Progress) -> None:
-        """Note an event. With the first of the work itself there is something to lose."""
-        if event.stage != "model":
-            self._stop.waits = True
-        if event.chunks_done and event.stage == "cram":
-            self._last = event
-
-    def note_result(self, result: bytes) -> None:
-        """Before it is published: a run that is killed at that leaves the result and the work."""
-        from llmzip.store.journal import RESULT
-
-        self.journal.keep(RESULT, _fingerprint(result))
-
-    def remove(self) -> None:
-        """The work is done."""
-        try:
-            self.journal.remove()
-        except OSError as error:
-            say(f"warning: cannot remove {printable(self.journal.path)}: {error.strerror}")
-
-    def leave(self) -> None:
-        """Tell what is kept and how to go on; where nothing is, leave nothing."""
-        if self.journal.can_go_on:
-            self._stop.outcome = self.describe()
-            self._stop.hint = f"resume: {shlex.join(['llmzip', *sys.argv[1:]])}"
-        else:
-            self.journal.close()
-
-    def describe(self) -> str:
-        name = printable(self.journal.path)
-        if not self._last.chunks_done:
-            return f"the work so far is kept in {name}"
-        return f"{self._last.chunks_done} of {self._last.chunks_total} chunks are kept in {name}"
-
-
-@contextmanager
-def _kept_work(target: Target, settings: JobSettings, stop: Stop) -> Iterator[_Kept | None]:
-    """The journal beside the target; work in it outlives every end but a good one."""
-    if target.path is None or target.is_stream:
-        yield None
-        return
-    from llmzip.store.journal import SUFFIX, Journal
-
-    journal = Journal.open(target.path + SUFFIX)
-    kept = _Kept(journal, stop)
-    stop.before_exit = kept.leave
-    try:
-        if settings.restart:
-            journal.restart()
-        elif journal.torn_bytes and not settings.quiet:
-            say(
-                f"note: the last {journal.torn_bytes:,} bytes of {printable(journal.path)} are torn"
-            )
-        yield kept
-    except BaseException as error:
-        if stop.cancel.is_set() or isinstance(error, KeyboardInterrupt):
-            kept.leave()
-        elif journal.can_go_on and not isinstance(error, (ResumeRefused, FormatError)):
-            say(f"note: {kept.describe()}; the same command goes on from there")
-        raise
-    finally:
-        journal.close()
-
-
-def _was_published(path: str) -> bool:
-    """Whether the file at `path` is what a run gave that was killed before its work was removed."""
-    from llmzip.store.journal import RESULT, SUFFIX, Journal
-
-    try:
-        if not os.path.exists(path + SUFFIX):
-            return False
-        with closing(Journal.open(path + SUFFIX)) as journal:
-            noted = journal.kept(RESULT)[-1:]
-        size = int.from_bytes(noted[0][:8], "little") if noted else -1
-        if size != os.path.getsize(path):
-            return False
-        with open(path, "rb") as file:
-            return [_fingerprint(file.read())] == noted
-    except (OSError, InputError):
-        return False
-
-
-def _fingerprint(data: bytes) -> bytes:
-    return len(data).to_bytes(8, "little") + blake2b(data, digest_size=32).digest()
 
 
 @contextmanager
@@ -264,9 +225,10 @@ def _work(
     data: bytes,
     settings: JobSettings,
     work: Work[_Result],
+    places: Places,
     on_read: OnRead,
     stop: Stop,
-    kept: _Kept | None = None,
+    kept: Kept | None = None,
 ) -> _Result:
     on_read(data)
     tells = JsonEvents(settings.file) if settings.tells else None
@@ -299,7 +261,7 @@ def _work(
         above = "\n" if show.holds_line else ""
         stop.status = lambda: above + status_line(last, seconds=timer.seconds(last.stage))
         tools = Tools(
-            on_progress=tell, on_outlook=consider_outlook, stop=stop,
+            places=places, on_progress=tell, on_outlook=consider_outlook, stop=stop,
             journal=kept.journal if kept else None,
         )  # fmt: skip
         result = work(data, tools)

@@ -20,7 +20,7 @@ from llmzip.cli.console import say, write_json, write_text
 from llmzip.cli.panels import PanelCommand
 from llmzip.cli.progress import show_progress, status_line
 from llmzip.cli.signals import stop_on_signals
-from llmzip.cli.startup import heavy_imports
+from llmzip.cli.startup import check_path, heavy_imports
 from llmzip.errors import InputError, SettingsError
 from llmzip.progress import Progress
 from llmzip.report import printable
@@ -258,6 +258,9 @@ def _run(study: str, given: dict[str, Any], *, mem: str, texts: int, **own: Any)
 def _settings(given: dict[str, Any], *, num_mem: tuple[int, ...], texts: int) -> LabSettings:
     from llmzip import lab
 
+    for path in (given["out"], *(given["files"] or ()), given["table"], given["words"]):
+        if path is not None:
+            check_path(str(path))
     changes = {
         "max_steps": given["steps"],
         "patience": given["patience"],

@@ -14,10 +14,11 @@ import typer
 
 from llmzip import __version__
 from llmzip.cli.commands import LazyGroup
-from llmzip.cli.console import write_text
+from llmzip.cli.console import flush_stdout, write_text
 from llmzip.cli.failures import exit_code_of, print_error, show_tracebacks
 from llmzip.cli.signals import HINT
 from llmzip.cli.spellings import in_our_words
+from llmzip.cli.startup import prepare_process
 from llmzip.errors import Interrupted
 
 EPILOG = (
@@ -63,10 +64,14 @@ def llmzip(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    prepare_process()
     command = typer.main.get_command(app)
-    given = in_our_words(sys.argv[1:] if arguments is None else arguments)
     try:
+        given = in_our_words(
+            sys.argv[1:] if arguments is None else arguments, takes_value=_takes_value
+        )
         code = command.main(args=given, prog_name="llmzip", standalone_mode=False)
+        flush_stdout()
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Exception as error:
@@ -74,6 +79,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == 130:  # Ctrl-C outside of a job; some versions of typer turn it into a return value
         return _explain(Interrupted("no file is half-written", hint=HINT))
     return code if isinstance(code, int) else 0
+
+
+def _takes_value(word: str) -> bool:
+    """Whether a word is an option of `compress` that the next word belongs to."""
+    if not word.startswith("-") or "=" in word:
+        return False
+    options = {
+        name: option
+        for option in typer.main.get_command(app).get_command(None, "compress").params  # type: ignore[attr-defined]
+        for name in (*option.opts, *option.secondary_opts)
+    }
+    # Of letters in one word, such as -qT, the first that takes a value takes what is left of it.
+    letters = [word] if word.startswith("--") else [f"-{letter}" for letter in word[1:]]
+    taking = [name for name in letters if name in options and not options[name].is_flag]
+    return bool(taking) and taking[0] == letters[-1]
 
 
 def _explain(error: Exception) -> int:

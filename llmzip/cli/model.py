@@ -9,8 +9,10 @@ import typer
 from llmzip.cli import options
 from llmzip.cli.completing import model_names
 from llmzip.cli.console import say, write_text
+from llmzip.cli.progress import show_progress
 from llmzip.cli.signals import stop_on_signals
 from llmzip.lm import zoo
+from llmzip.progress import Progress
 from llmzip.report import printable
 
 app = typer.Typer(
@@ -46,8 +48,20 @@ def list_models() -> None:
 @app.command()
 def pull(model: _Name = zoo.DEFAULT_MODEL, revision: options.Revision = None) -> None:
     """Bring MODEL to this machine."""
-    with stop_on_signals() as stop, stop.at_once("the model was not fetched"):
-        _show(zoo.pull(model, revision=revision, report=lambda line: say(printable(line))))
+    with (
+        show_progress(quiet=False, verbose=False) as show,
+        stop_on_signals() as stop,
+        stop.at_once("the model was not fetched"),
+    ):
+
+        def tell(message: str = "", done: int = 0, total: int = 0) -> None:
+            show(Progress(stage="model", message=message, bytes_done=done, bytes_total=total))
+
+        files = zoo.pull(
+            model, revision=revision, report=tell,
+            on_bytes=lambda done, total: tell(done=done, total=total),
+        )  # fmt: skip
+    _show(files)
 
 
 @app.command()

@@ -1,13 +1,18 @@
-"""Names of files: what ours end in, and what a result is called.
+"""Names of files: what ours end in, what a result is called, what somebody may have meant.
 
-Owns the suffix. Called by the commands.
+Owns the suffix, and how an original's own suffix goes into a container and comes back. Called by
+the commands, `cli.files` and `cli.completing`.
 """
 
 from __future__ import annotations
 
-from llmzip.errors import InputError
+import os
+from glob import escape, iglob
+
+from llmzip.errors import FormatError, InputError
 
 SUFFIX = ".crm"
+_NEVER_REPLACED = (SUFFIX, ".part")  # the name would be that of the input, or of the work kept
 
 
 def is_crm(path: str) -> bool:
@@ -15,14 +20,78 @@ def is_crm(path: str) -> bool:
     return path.lower().endswith(SUFFIX)
 
 
-def add_suffix(path: str) -> str:
-    """What `compress` makes of a file's name."""
-    return path + SUFFIX
+def packed_names(path: str) -> tuple[str, ...]:
+    """What `compress` makes of a file's name: its suffix replaced, for as long as no other input
+    would get that name, or else added to."""
+    full = path + SUFFIX
+    stem, suffix = os.path.splitext(path)
+    return (stem + SUFFIX, full) if _comes_back(stem, suffix) else (full,)
+
+
+def kept_suffix(source: str | None, target: str | None) -> str:
+    """What the container keeps of the original's name for `decompress` to put back: its suffix,
+    but not where the container's own name has it. None: standard input or output."""
+    stem, suffix = os.path.splitext(source or "")
+    if not _comes_back(stem, suffix):
+        return ""
+    if target is not None and is_crm(target) and target[: -len(SUFFIX)].endswith(suffix):
+        return ""
+    return suffix
+
+
+def _comes_back(stem: str, suffix: str) -> bool:
+    """Whether a container can keep the suffix, and `restored_names` will add it: not to what ends
+    in it already."""
+    from llmzip.store.records import is_suffix
+
+    is_own = suffix.lower() in _NEVER_REPLACED
+    return is_suffix(suffix) and not is_own and not stem.endswith(suffix)
+
+
+def restored_names(path: str) -> tuple[str]:
+    """What `decompress` makes of a file's name. Reads its header for the suffix; of a file that
+    cannot be read, another step says so. Raises InputError."""
+    stem = strip_suffix(path)
+    suffix = _suffix_in(path)
+    return (stem if stem.endswith(suffix) else stem + suffix,)
 
 
 def strip_suffix(path: str) -> str:
-    """What `decompress` makes of it. Raises InputError."""
+    """A name without what ours end in. Raises InputError."""
     stem, suffix = path[: -len(SUFFIX)], path[-len(SUFFIX) :]
     if suffix.lower() != SUFFIX or not stem or stem[-1] in "/\\":
-        raise InputError(f"{path} does not end in {SUFFIX}", hint="name the output with -o")
+        raise InputError(
+            f"{path} does not end in {SUFFIX}", hint=partner(path) or "name the output with -o"
+        )
     return stem
+
+
+def _suffix_in(path: str) -> str:
+    from llmzip.store.header import MOST_START_BYTES, read_header
+
+    if not os.path.isfile(path):  # a FIFO would be read by this, and then be empty
+        return ""
+    try:
+        with open(path, "rb") as file:
+            header, _ = read_header(file.read(MOST_START_BYTES))
+    except (OSError, FormatError):
+        return ""
+    return header.suffix
+
+
+def partner(path: str) -> str:
+    """A hint for a file that is not there, or is not one of ours: which other one is meant. Empty
+    where none is."""
+    if is_crm(path):
+        stem = path[: -len(SUFFIX)]
+        found = sorted(iglob(f"{escape(stem)}.*{SUFFIX}"))
+        plain = [name for name in (stem, *sorted(iglob(f"{escape(stem)}.*"))) if not is_crm(name)]
+    else:
+        found = [name for name in packed_names(path) if os.path.isfile(name)]
+        plain = [] if os.path.exists(path) else sorted(iglob(f"{escape(path)}.*"))
+    if found:
+        return f"{found[0]} is there"
+    plain = [name for name in plain if os.path.isfile(name) and not name.endswith(".part")]
+    if plain and is_crm(path):
+        return f"{plain[0]} is there, which llmzip compress makes such a file of"
+    return f"{plain[0]} is there" if plain else ""

@@ -5,8 +5,9 @@ Owns how they become commands and options of ours. Called by `cli.main`.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 COMMANDS = {
     "-z": "compress", "--compress": "compress",
@@ -19,8 +20,12 @@ _LEVEL = re.compile(r"-([1-9])")
 _RAY, _RAY_HERE = "--ray", "--ray=local"
 
 
-def in_our_words(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the spellings above replaced; what follows `--` is left alone."""
+def in_our_words(
+    arguments: Sequence[str], *, takes_value: Callable[[str], bool] = lambda word: False
+) -> list[str]:
+    """The arguments with the spellings above replaced; what follows `--` is left alone, and so is
+    the value of an option. takes_value: whether a word is an option of `compress` whose value is
+    the next word."""
     found = list(arguments)
     if found and (letters := _WITH_LETTERS.fullmatch(found[0])):
         found[:1] = [letters[1], f"-{letters[2]}"]
@@ -29,10 +34,10 @@ def in_our_words(arguments: Sequence[str]) -> list[str]:
     if not found or found[0] != "compress":
         return found
     end = found.index("--") if "--" in found else len(found)
-    return [
-        *(_in_our_words(word) if place else word for place, word in enumerate(found[:end])),
-        *found[end:],
-    ]
+    words = found[:1]
+    for before, word in itertools.pairwise(found[:end]):
+        words.append(word if takes_value(before) else _in_our_words(word))
+    return words + found[end:]
 
 
 def _in_our_words(word: str) -> str:

@@ -46,6 +46,8 @@ def preset_of(preset: str, level: int | None) -> str:
 
 def output_of(output: str | None, *, stdout: bool) -> str | None:
     """What -o and -c say together. Raises SettingsError."""
+    if output == "":
+        raise SettingsError("--output is empty", hint="name a file, or - for standard output")
     if not stdout:
         return output
     if output not in (None, "-"):

@@ -15,11 +15,17 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from llmzip.config import Attention
-from llmzip.errors import LlmzipError, ModelUnavailable
+from llmzip.errors import (
+    MEMORY_HINT,
+    LimitExceeded,
+    LlmzipError,
+    ModelUnavailable,
+    lacks_memory,
+)
 from llmzip.lm.native import LlamaShape, NativeLlama
 from llmzip.lm.products import Matrix, whole_rows
 from llmzip.lm.state import State, empty_state
@@ -218,7 +224,11 @@ def load_model(
         backend = _load_backend(files.path, config, device, dtype, attention, decode_only)
     except LlmzipError:
         raise
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        if lacks_memory(error):
+            raise LimitExceeded(
+                f"there is not enough memory to load model {files.model_id}", hint=MEMORY_HINT
+            ) from error
         raise ModelUnavailable(f"cannot load model {files.model_id}: {error}") from error
     return FrozenLM(backend, dtype=dtype, max_positions=max_positions, decode_only=decode_only)
 

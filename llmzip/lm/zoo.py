@@ -26,6 +26,7 @@ from llmzip.lm.named import (
     DEFAULT_MODEL,
     MODELS,
     NamedModel,
+    OnBytes,
     Report,
     absent,
     home_of,
@@ -99,14 +100,16 @@ def resolve(
     offline: bool = False,
     follow_paths: bool = True,
     report: Report | None = None,
+    on_bytes: OnBytes | None = None,
 ) -> ModelFiles:
     """Find `model` on this machine; fetch it where that is needed and allowed.
 
     `model`: a known name, an existing directory, or "ORG/NAME" of the hub, tried in that order.
     `revision`: branch, tag or commit, for the hub only. `offline` and `allow_fetch=False` both
     forbid the network. `follow_paths=False` is for a name that no user gave: no directory of that
-    name is opened. `report` gets a line with size and target before anything is fetched.
-    Raises `ModelUnavailable`, or `SettingsError` for a revision where there are none.
+    name is opened. `report` gets a line with size and target before anything is fetched, `on_bytes`
+    how much of a named model has been. Raises `ModelUnavailable`, or `SettingsError` for a revision
+    where there are none.
     """
     place = _find(
         model,
@@ -115,6 +118,7 @@ def resolve(
         refresh=False,
         follow_paths=follow_paths,
         report=report,
+        on_bytes=on_bytes,
     )
     digest = cached_identity(place.path, cache=cache_dir())
     if model in MODELS and digest != MODELS[model].digest:
@@ -123,14 +127,20 @@ def resolve(
 
 
 def pull(
-    model: str = DEFAULT_MODEL, *, revision: str | None = None, report: Report | None = None
+    model: str = DEFAULT_MODEL,
+    *,
+    revision: str | None = None,
+    report: Report | None = None,
+    on_bytes: OnBytes | None = None,
 ) -> ModelFiles:
     """Bring `model` here or up to date. A damaged copy of a named model is replaced."""
     if model in MODELS:
         try:
             return verify(model, revision=revision)
         except (ModelMismatch, ModelUnavailable):
-            install(MODELS[model], cache=cache_dir(), may_fetch=True, report=report)
+            install(
+                MODELS[model], cache=cache_dir(), may_fetch=True, report=report, on_bytes=on_bytes
+            )
     place = _find(model, revision, may_fetch=True, refresh=True, report=report)
     return _files(place, cached_identity(place.path, cache=cache_dir()))
 
@@ -182,13 +192,17 @@ def _find(
     may_fetch: bool,
     refresh: bool,
     report: Report | None,
+    on_bytes: OnBytes | None = None,
     follow_paths: bool = True,
 ) -> _Place:
     if model in MODELS:
         _refuse_revision(model, revision)
         home = home_of(MODELS[model], cache=cache_dir())
         if not home.is_dir():
-            install(MODELS[model], cache=cache_dir(), may_fetch=may_fetch, report=report)
+            install(
+                MODELS[model], cache=cache_dir(), may_fetch=may_fetch, report=report,
+                on_bytes=on_bytes,
+            )  # fmt: skip
         try:
             model_files(home)
         except ModelUnavailable as cause:

@@ -28,6 +28,8 @@ from llmzip.store.header import (
     COLUMNS_ZSTD,
     CRC_BYTES,
     HAS_MODEL,
+    HAS_SETTINGS,
+    HAS_SUFFIX,
     STORED_ZSTD,
     Header,
     encode_header,
@@ -117,7 +119,9 @@ def write_container(container: Container) -> bytes:
     )
     header = Header(
         required=required,
-        optional=BF16_SAFE * container.bf16_safe,
+        optional=BF16_SAFE * container.bf16_safe
+        | HAS_SUFFIX * bool(container.suffix)
+        | HAS_SETTINGS * (container.settings_check is not None),
         original_bytes=container.original_bytes,
         original_hash=container.original_hash,
         xz_bytes=container.xz_bytes,
@@ -127,6 +131,8 @@ def write_container(container: Container) -> bytes:
         columns_bytes=len(columns),
         stored_bytes=len(stored),
         model=parts.model,
+        suffix=container.suffix,
+        settings_check=container.settings_check,
     )
     body = columns + parts.planes + stored
     return encode_header(header) + body + crc32(body).to_bytes(CRC_BYTES, "little") + END_MARK
@@ -248,6 +254,8 @@ def container_of(header: Header, runs: tuple[Run, ...], arith: Arith | None) -> 
         min_margin=margin_value(model.margin_code) if model and model.margin_code else None,
         bf16_safe=bool(header.optional & BF16_SAFE),
         arith=arith,
+        suffix=header.suffix,
+        settings_check=header.settings_check,
     )
 
 

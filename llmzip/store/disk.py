@@ -87,6 +87,17 @@ def sync_name(path: str) -> None:
             os.close(handle)
 
 
+def sync_file(path: str) -> None:
+    """Make a file that somebody else has written, and its name, last."""
+    with suppress(OSError):
+        handle = os.open(path, OLD_FILE)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    sync_name(path)
+
+
 def lock(handle: int) -> bool:
     """Take the file for this process until it closes it or ends; False: another one has it.
 

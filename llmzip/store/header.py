@@ -22,7 +22,7 @@ from llmzip.store.modelfields import (
     encode_model,
     read_model,
 )
-from llmzip.store.records import HASH_BYTES
+from llmzip.store.records import HASH_BYTES, check_suffix
 from llmzip.store.varint import Cursor, encode_varint
 
 # A byte above 127, CR LF, ^Z, LF: copies that strip bits, translate newlines or stop at ^Z show.
@@ -30,6 +30,10 @@ MAGIC = b"\x89CRM\r\n\x1a\n"
 VERSION = 1
 MAX_HEADER_BYTES = 1 << 20
 CRC_BYTES = 4
+SETTINGS_BYTES = 2
+MOST_START_BYTES = (
+    MAX_HEADER_BYTES + 32
+)  # with magic, feature bits, the header's size, its checksum
 
 # Required features: a reader that does not know a bit must refuse the file. The others are those of
 # the model block.
@@ -40,11 +44,12 @@ KNOWN_REQUIRED = (
     HAS_MODEL | COLUMNS_ZSTD | STORED_ZSTD | HAS_START | HAS_LITERAL | HAS_CODED | HAS_ARITH
 )
 
-# Optional features: a reader may ignore what it does not know.
+# Optional features: a reader may ignore what it does not know. The last two have a field each, at
+# the header's end.
 BF16_SAFE = 1
-KNOWN_OPTIONAL = 1
-
-_NEWER = "a newer llmzip may read this file"
+HAS_SUFFIX = 2
+HAS_SETTINGS = 4
+KNOWN_OPTIONAL = BF16_SAFE | HAS_SUFFIX | HAS_SETTINGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +67,8 @@ class Header:
     columns_bytes: int
     stored_bytes: int
     model: ModelFields | None
+    suffix: str = ""  # with its dot; see `records.check_suffix`
+    settings_check: int | None = None  # 16 bits
 
     @property
     def table(self) -> TableSize:
@@ -105,6 +112,10 @@ def encode_header(header: Header) -> bytes:
     fields += b"".join(map(encode_varint, numbers))
     if header.model:
         fields += encode_model(header.model)
+    if header.suffix:
+        fields += bytes((len(header.suffix) - 1,)) + header.suffix[1:].encode()
+    if header.settings_check is not None:
+        fields += header.settings_check.to_bytes(SETTINGS_BYTES, "little")
     out = MAGIC + bytes((VERSION, header.required, header.optional))
     out += encode_varint(len(fields)) + fields
     return out + crc32(out).to_bytes(CRC_BYTES, "little")
@@ -123,11 +134,11 @@ def read_header(data: bytes) -> tuple[Header, int]:
     cursor.take(len(MAGIC))
     version = cursor.byte()
     if version != VERSION:
-        raise UnsupportedVersion(f"format version {version}, this llmzip reads 1", hint=_NEWER)
+        raise UnsupportedVersion(f"format version {version}, this llmzip reads 1")
     required, optional = cursor.byte(), cursor.byte()
     unknown = required & ~KNOWN_REQUIRED
     if unknown:
-        raise UnsupportedVersion(f"unknown required features {unknown:#04x}", hint=_NEWER)
+        raise UnsupportedVersion(f"unknown required features {unknown:#04x}")
     size = cursor.varint()
     if size > MAX_HEADER_BYTES:
         raise Corrupt(f"header of {size} bytes, at most {MAX_HEADER_BYTES}")
@@ -149,7 +160,7 @@ def read_header(data: bytes) -> tuple[Header, int]:
 def _read_fields(cursor: Cursor, *, required: int, optional: int) -> Header:
     reserved = cursor.byte()
     if reserved:
-        raise UnsupportedVersion(f"reserved byte is {reserved}, not 0", hint=_NEWER)
+        raise UnsupportedVersion(f"reserved byte is {reserved}, not 0")
     _check_features(required, optional)
     original_bytes = cursor.varint()
     original_hash = bytes(cursor.take(HASH_BYTES))
@@ -167,7 +178,20 @@ def _read_fields(cursor: Cursor, *, required: int, optional: int) -> Header:
         columns_bytes=columns_bytes,
         stored_bytes=stored_bytes,
         model=read_model(cursor, required) if required & HAS_MODEL else None,
+        suffix=_read_suffix(cursor) if optional & HAS_SUFFIX else "",
+        settings_check=_read_settings(cursor) if optional & HAS_SETTINGS else None,
     )
+
+
+def _read_suffix(cursor: Cursor) -> str:
+    text = bytes(cursor.take(cursor.byte()))
+    suffix = "." + text.decode("latin-1")
+    check_suffix(suffix)
+    return suffix
+
+
+def _read_settings(cursor: Cursor) -> int:
+    return int.from_bytes(cursor.take(SETTINGS_BYTES), "little")
 
 
 def _check_features(required: int, optional: int) -> None:

@@ -25,17 +25,16 @@ import zstandard
 
 from llmzip.errors import InputError, ResumeRefused
 from llmzip.store.disk import NEW_FILE, OLD_FILE, is_at, lock, sync_name, write_all
-from llmzip.store.journalparts import Contents, Place, difference, note, read_at
+from llmzip.store.journalparts import NEW, Contents, Place, difference, note, read_at
 
 MAGIC = b"\x89CRMPART\r\n\x1a\n\x01"  # the last byte: layout of the records
-SUFFIX = ".part"
 _SIZES = struct.Struct("<BII")
 _CRC_BYTES = 4
 _OWNER, _RUN = "owner", "run"
 RESULT = "result"  # a name for what tells the finished bytes
-_NEW = ".new"  # beside the file while it is written anew
 _COMPACT_BYTES = 64 << 20  # a larger file that is mostly states of the past is written anew
 _READ_BYTES = 1 << 22
+
 
 Facts = Mapping[str, object]  # of what the work depends on: JSON values
 
@@ -60,7 +59,7 @@ class Journal:
             journal = cls(path, handle)
             try:
                 journal._read()
-                _take_away(path + _NEW)  # of a run that was killed there; the lock is ours
+                _take_away(path + NEW)  # of a run that was killed there; the lock is ours
             except BaseException:
                 os.close(handle)
                 raise
@@ -259,7 +258,7 @@ class Journal:
         live += sum(place.size for place in self._contents.states.values())
         if 2 * live > self._contents.end:
             return
-        path = self.path + _NEW
+        path = self.path + NEW
         with suppress(OSError):
             fresh = Journal(path, os.open(path, NEW_FILE, 0o600))
             try:

@@ -1,15 +1,31 @@
-"""What the records of a journal are made of, how two owners differ, and what makes no sense.
+"""Where a journal lies, what its records are made of, how two owners differ, what makes no sense.
 
-Owns where bytes of a journal lie and reading them. Called by `llmzip.store.journal` and by those
-who understand its records.
+Owns the names of the file, where its bytes lie and reading them. Called by `llmzip.store.journal`
+and by those who understand its records.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 from llmzip.errors import Corrupt
+
+SUFFIX = ".part"
+NEW = ".new"  # beside the file while it is written anew
+_NAME_BYTES = 255  # of a file, as most systems have it
+
+
+def journal_path(target: str) -> str:
+    """Where the work on an output is kept: beside it, under its name and more; under a shorter one
+    where that would be too long."""
+    folder, name = os.path.split(target)
+    if len(os.fsencode(name + SUFFIX + NEW)) > _NAME_BYTES:
+        mark = blake2b(os.fsencode(name), digest_size=8).hexdigest()
+        head = os.fsencode(name)[: _NAME_BYTES // 2].decode(errors="ignore")
+        name = f"{head}-{mark}.crm"
+    return os.path.join(folder, name + SUFFIX)
 
 
 @dataclass(frozen=True)

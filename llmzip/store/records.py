@@ -9,6 +9,7 @@ any of it is laid out in a file. Called by `llmzip.store.container`, `llmzip.cod
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TypeAlias
@@ -34,6 +35,8 @@ DIGEST_BYTES = 16
 COMMIT_BYTES = 20
 MAX_NAME_BYTES = 255
 MAX_CONTEXT_TOKENS = 2**31 - 1
+MAX_SUFFIX_BYTES = 16  # with its dot
+_SUFFIX = re.compile(r"\.[A-Za-z0-9_+-]+")
 
 # Line breaks, terminal controls, bidirectional overrides: what could make a printed name look like
 # something else. A fixed list, so that no file is valid under one version of Unicode only.
@@ -124,6 +127,8 @@ class Container:
     min_margin: float | None = None  # weakest unpatched margin in logits; None: no such token
     bf16_safe: bool = False
     arith: Arith | None = None
+    suffix: str = ""  # that the original's name had, with its dot; nothing: none, or not known
+    settings_check: int | None = None  # of model and settings, for `llmzip.existing`
 
     @property
     def chunks(self) -> tuple[Chunk, ...]:
@@ -197,6 +202,10 @@ def check_container(container: Container) -> None:
     for name in ("original_bytes", "xz_bytes", "zstd_bytes"):
         _require(0 <= getattr(container, name) <= MAX_VARINT, f"{name} is out of range")
     _require(len(container.original_hash) == HASH_BYTES, f"a hash has {HASH_BYTES} bytes")
+    if container.suffix:
+        check_suffix(container.suffix)
+    check = container.settings_check
+    _require(check is None or 0 <= check <= 0xFFFF, "the check of the settings has 16 bits")
     total = sum(run.num_bytes for run in container.runs)
     _require(
         total == container.original_bytes,
@@ -218,12 +227,25 @@ def check_container(container: Container) -> None:
             xz_bytes=container.xz_bytes,
             zstd_bytes=container.zstd_bytes,
             runs=container.runs,
+            suffix=container.suffix,
+            settings_check=container.settings_check,
         )
         _require(
             container == blank, "without a run that needs a model all model fields must be empty"
         )
     for number, chunk in enumerate(container.chunks):
         check_chunk(chunk, container, number=number)
+
+
+def is_suffix(text: str) -> bool:
+    """Whether a container can keep this: a dot, and letters, digits, "_", "+", "-" of ASCII. So it
+    can never lead to another directory."""
+    return _SUFFIX.fullmatch(text) is not None and len(text) <= MAX_SUFFIX_BYTES
+
+
+def check_suffix(suffix: str) -> None:
+    """Raise Corrupt for what `is_suffix` refuses."""
+    _require(is_suffix(suffix), "the suffix of the original's name is not one")
 
 
 def check_name(name: str, *, what: str) -> None:

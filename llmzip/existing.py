@@ -1,0 +1,66 @@
+"""Whether a container is what compressing would give: of these bytes, this model, these settings.
+
+Owns the check of the settings that a container keeps. Loads no model and fetches none. Called by
+`codec` and `cli.compress`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+
+from llmzip.config import CompressSettings
+from llmzip.errors import FormatError, LimitExceeded, ModelUnavailable
+from llmzip.lm.zoo import DEFAULT_MODEL, MODELS, resolve
+from llmzip.store.container import content_hash, read_container
+from llmzip.triage import split_stretches
+
+# Settings that change how a file is made, not what is in it: the model's digest says which it is.
+NOT_BINDING = ("model", "revision", "offline", "compute")
+
+
+def settings_check(settings: CompressSettings, model_digest: bytes) -> int:
+    """16 bits of the settings that are not as usual, and of the model. model_digest: empty where
+    there is no text that asks for one."""
+    unusual = {
+        field.name: getattr(settings, field.name)
+        for field in fields(settings)
+        if field.name not in NOT_BINDING and getattr(settings, field.name) != field.default
+    }
+    text = json.dumps({"settings": unusual, "model": model_digest.hex()}, sort_keys=True)
+    return int.from_bytes(content_hash(text.encode())[:2], "little")
+
+
+def is_made_of(packed: bytes, data: bytes, settings: CompressSettings, *, suffix: str) -> bool:
+    """Whether a file's bytes are a sound container that keeps this suffix, made of `data` with
+    these settings. Not known of files of before containers kept a check of their settings, nor
+    where the model is not on this machine: then it is taken for another one."""
+    try:
+        found = read_container(packed, max_output_bytes=len(data))
+    except (FormatError, LimitExceeded):  # over the limit: of something longer
+        return False
+    if found.original_bytes != len(data) or found.original_hash != content_hash(data):
+        return False
+    if found.settings_check is None or found.suffix != suffix:
+        return False
+    try:
+        digest = _model_digest(data, settings)
+    except ModelUnavailable:
+        return False
+    return found.settings_check == settings_check(settings, digest)
+
+
+def needs_a_model(data: bytes) -> bool:
+    """Whether there is text in it."""
+    return any(stretch.is_text for stretch in split_stretches(data))
+
+
+def _model_digest(data: bytes, settings: CompressSettings) -> bytes:
+    name = settings.model or DEFAULT_MODEL
+    if not needs_a_model(data):
+        return b""
+    if name in MODELS:
+        return MODELS[name].digest
+    return resolve(
+        name, revision=settings.revision, allow_fetch=False, offline=settings.offline
+    ).digest
