@@ -14,9 +14,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	rm -rf build/demo && mkdir -p build/demo
-	$(BIN)/llmzip compress examples/short.txt -o build/demo/short.txt.crm
-	$(BIN)/llmzip info build/demo/short.txt.crm
-	$(BIN)/llmzip decompress build/demo/short.txt.crm -o build/demo/short.txt
+	$(BIN)/llmzip compress examples/short.txt -o build/demo/short.crm
+	$(BIN)/llmzip info build/demo/short.crm
+	$(BIN)/llmzip decompress build/demo/short.crm
 	cmp examples/short.txt build/demo/short.txt
 	@echo "identical: examples/short.txt went into vectors and back"
 

@@ -15,28 +15,31 @@ head -c 600 "$here/short.txt" > tale.txt
 
 say "Into vectors and back. The original stays."
 run llmzip compress --preset fast tale.txt
-run llmzip info tale.txt.crm
-run llmzip test tale.txt.crm
-run llmzip decompress -o back.txt tale.txt.crm
+run llmzip info tale.crm
+run llmzip test tale.crm
+run llmzip decompress -o back.txt tale.crm
 run cmp tale.txt back.txt
 
 say "What a chunk costs, and what its vector has to hold."
-run llmzip explain tale.txt.crm
+run llmzip explain tale.crm
 
 say "The smaller codec, in a pipe: nothing but data on standard output."
-run "llmzip compress --codec arith - < tale.txt > tale.crm"
-run "llmzip decompress - < tale.crm | cmp - tale.txt"
-run ls -l tale.txt tale.txt.crm tale.crm
+run "llmzip compress --codec arith - < tale.txt > pipe.crm"
+run "llmzip decompress - < pipe.crm | cmp - tale.txt"
+run ls -l tale.txt tale.crm pipe.crm
 
 say "A part of the original, without the rest."
-run llmzip decompress --bytes 0:60 -c tale.txt.crm
+run llmzip decompress --bytes 0:60 -c tale.crm
 echo
 
 say "For programs: one JSON object, and an exit code that says what was wrong."
-run "llmzip info --json tale.crm | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"file_bits_per_byte\"])'"
-head -c 100 tale.crm > cut.crm
+run "llmzip info --json pipe.crm | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"file_bits_per_byte\"])'"
+head -c 100 pipe.crm > cut.crm
 run "llmzip test cut.crm || echo exit code \$?"
 
-say "Existing files are not replaced, unless that is asked for."
-run "llmzip decompress tale.txt.crm || echo exit code \$?"
-run llmzip decompress --force tale.txt.crm
+say "What is already there is left alone: it is identical, or a reason to stop."
+run llmzip decompress tale.crm
+run llmzip compress --preset fast tale.txt
+echo "Another text." > tale.txt
+run "llmzip decompress tale.crm || echo exit code \$?"
+run llmzip decompress --force tale.crm

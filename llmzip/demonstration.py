@@ -36,6 +36,9 @@ def demonstrate(
     models = Models()
     settings = CompressSettings(model=model, revision=revision, offline=offline, compute=compute)
     for codec in CODECS:
-        quick: dict[str, Any] = {"preset": "fast"} if codec == "cram" else {"shared_mem": 0}
+        # So short a text would be stored, had nobody said how many bits vectors are to have.
+        quick: dict[str, Any] = {"shared_mem": 0}
+        if codec == "cram":
+            quick = {"preset": "fast", "bits": 3}
         own = replace(settings, codec=codec, **quick)
         yield round_trip(TEXT, own, models=models, on_progress=on_progress, cancel=cancel)

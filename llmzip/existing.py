@@ -17,6 +17,7 @@ from llmzip.triage import split_stretches
 
 # Settings that change how a file is made, not what is in it: the model's digest says which it is.
 NOT_BINDING = ("model", "revision", "offline", "compute")
+_NOT_IN_FILE = (*NOT_BINDING, "verify")
 
 
 def settings_check(settings: CompressSettings, model_digest: bytes) -> int:
@@ -25,7 +26,7 @@ def settings_check(settings: CompressSettings, model_digest: bytes) -> int:
     unusual = {
         field.name: getattr(settings, field.name)
         for field in fields(settings)
-        if field.name not in NOT_BINDING and getattr(settings, field.name) != field.default
+        if field.name not in _NOT_IN_FILE and getattr(settings, field.name) != field.default
     }
     text = json.dumps({"settings": unusual, "model": model_digest.hex()}, sort_keys=True)
     return int.from_bytes(content_hash(text.encode())[:2], "little")
@@ -44,10 +45,14 @@ def is_made_of(packed: bytes, data: bytes, settings: CompressSettings, *, suffix
     if found.settings_check is None or found.suffix != suffix:
         return False
     try:
-        digest = _model_digest(data, settings)
+        return found.settings_check == check_of(data, settings)
     except ModelUnavailable:
         return False
-    return found.settings_check == settings_check(settings, digest)
+
+
+def check_of(data: bytes, settings: CompressSettings) -> int:
+    """The check in a container of `data`. Raises ModelUnavailable where the model is not here."""
+    return settings_check(settings, _model_digest(data, settings))
 
 
 def needs_a_model(data: bytes) -> bool:

@@ -1,7 +1,8 @@
 """Whether vectors are worth their bytes: what a text takes with them, without them, and as it is.
 
-Owns the rule by which a small text is stored instead of crammed. It holds for the vectors of a
-preset; whoever names vectors (`num_mem`, `bits`) gets them. Knows nothing of optimisation. Called
+Owns the rule by which a text is stored instead of crammed. It holds for the vectors of a preset;
+whoever names vectors (`num_mem`, `bits`) gets them, and who asks for `fast` spends bytes to save
+time: then only a small file may not grow. Knows nothing of optimisation. Called
 by `encoding` and `estimate`.
 """
 
@@ -12,6 +13,7 @@ from llmzip.config import CompressSettings
 from llmzip.planning import Plan
 
 GROWTH_BYTES = 64  # more than its text has no file of a preset's vectors, if storing takes less
+SMALL_BYTES = 512  # of text
 _FILE_BYTES = 122  # header, columns and checksums
 # Of prose, measured (docs/LOG.md): bits of a coordinate, of those that a plan asks for; bits of a
 # patch. Nearly as many tokens are patched as may be.
@@ -22,7 +24,7 @@ def is_worth_cramming(data: bytes, plan: Plan, settings: CompressSettings, *, me
     """Whether steps are spent on a text. Not where the file is expected to be larger than the text;
     nor, where all of it is one chunk, than the text stored without a model: a vector that pays for
     the header's fields of the model alone."""
-    if _is_chosen(settings) or plan.grid is None:
+    if _may_grow(data, settings) or plan.grid is None:
         return True
     tasks = list(plan.tasks)
     vector_bits = len(tasks) * mem_dim * plan.grid.bits * _BITS_SHARE
@@ -35,12 +37,13 @@ def is_worth_cramming(data: bytes, plan: Plan, settings: CompressSettings, *, me
 
 def smaller_draft(draft: Draft, data: bytes, settings: CompressSettings) -> Draft:
     """A draft of crammed text, or the text stored, where that keeps the file from growing."""
-    if _is_chosen(settings) or draft.num_bytes <= len(data) + GROWTH_BYTES:
+    if _may_grow(data, settings) or draft.num_bytes <= len(data) + GROWTH_BYTES:
         return draft
     stored = stored_draft(data)
     return stored if stored.num_bytes < draft.num_bytes else draft
 
 
-def _is_chosen(settings: CompressSettings) -> bool:
-    """Whether somebody chose the vectors."""
-    return settings.bits is not None or settings.num_mem > 1
+def _may_grow(data: bytes, settings: CompressSettings) -> bool:
+    """Whether somebody has chosen what the vectors take."""
+    is_fast = settings.preset == "fast" and len(data) > SMALL_BYTES
+    return settings.bits is not None or settings.num_mem > 1 or is_fast

@@ -29,15 +29,15 @@ RELEASE_DATE = "2026-11-25"  # of the manual; changes with the version
 NAME = "llmzip"
 _MANY = 3  # commands of a group that have an option, for it to be said once
 _EXAMPLES = (
-    ("llmzip compress book.txt", "Make book.txt.crm; book.txt stays."),
-    ("llmzip decompress book.txt.crm", "Restore book.txt."),
+    ("llmzip compress book.txt", "Make book.crm; book.txt stays."),
+    ("llmzip decompress book.crm", "Restore book.txt."),
     (
         "llmzip compress --codec arith book.txt",
         "Make a smaller file, in less time, without vectors.",
     ),
     ("llmzip compress --dry-run book.txt", "Say how long it will take and how large it will be."),
     ("tar c notes | llmzip compress --codec arith - > notes.tar.crm", "Use pipes."),
-    ("llmzip decompress --bytes 0:1000 book.txt.crm -o start.txt", "Restore a part."),
+    ("llmzip decompress --bytes 0:1000 book.crm -o start.txt", "Restore a part."),
     ("llmzip decompress --salvage damaged.crm -o rest.txt", "Restore what is intact."),
     ("llmzip doctor", "Say what a report of a bug should say."),
 )
@@ -48,8 +48,8 @@ _ENVIRONMENT = {
     "NO_COLOR": "Set to anything, there are no colours.",
 }
 _FILES = (
-    ("FILE.crm", "What compress makes of FILE."),
-    ("FILE.crm.part", "What is done of a FILE.crm under way; the same command goes on from there."),
+    ("NAME.crm", "What compress makes of NAME.txt, NAME.md and the like."),
+    ("NAME.crm.part", "What is done of a NAME.crm under way; the same command goes on from there."),
     ("~/.cache/llmzip", "Models, on Linux."),
 )
 

@@ -14,6 +14,7 @@ TEXT = b"It was the best of times,\r\nit was the worst of times.\n"
 # three chunks in the journal, and "long slow" waits for a cancel after the second.
 FAKE_CODEC = """
 import os, time, types
+from llmzip.existing import check_of
 from llmzip.progress import Progress, check_cancelled
 from llmzip.store.container import Container, StoredRun, content_hash, read_container
 from llmzip.store.container import write_container
@@ -39,7 +40,9 @@ def keep_chunks(data, settings, journal, on_progress, cancel):
             cancel.wait(20)
             check_cancelled(cancel)
 
-def compress_bytes(data, settings, *, journal=None, on_progress=None, cancel=None, **more):
+def compress_bytes(
+    data, settings, *, suffix="", journal=None, on_progress=None, cancel=None, **more
+):
     calls.append(settings)
     journals.append(journal and journal.path)
     on_progress(Progress(stage="model", message="using a toy"))
@@ -53,8 +56,10 @@ def compress_bytes(data, settings, *, journal=None, on_progress=None, cancel=Non
     if journal and data.startswith(b"long"):
         keep_chunks(data, settings, journal, on_progress, cancel)
     runs = (StoredRun(data=data),) if data else ()
+    check = None if settings.model else check_of(data, settings)
     return write_container(Container(original_bytes=len(data), original_hash=content_hash(data),
-                                     xz_bytes=len(data) + 60, zstd_bytes=len(data) + 9, runs=runs))
+                                     xz_bytes=len(data) + 60, zstd_bytes=len(data) + 9, runs=runs,
+                                     suffix=suffix, settings_check=check))
 
 def estimate_bytes(data, settings, *, on_progress=None, cancel=None, **more):
     packed = compress_bytes(data, settings, on_progress=on_progress, cancel=cancel)

@@ -33,7 +33,7 @@ ORIGINAL = FIRST + BETWEEN + SECOND + TAIL
 _CRAM: dict[str, Any] = {"budget_bits": 60.0, "max_steps": 40, "context_tokens": 16}
 _SETTINGS: dict[str, dict[str, Any]] = {
     "raw": {"bits": 16, **_CRAM},
-    "coded": {"preset": "fast", **_CRAM},
+    "coded": {"preset": "fast", "bits": 3, **_CRAM},
     "arith": {"codec": "arith", "shared_mem": 1},
 }
 

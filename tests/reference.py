@@ -110,12 +110,11 @@ def check_header(head: dict[str, Any], container: Container) -> None:
     assert head["model"] == container.needs_model and head["coded"] == container.is_coded
     assert head["arith"] == (container.arith is not None)
     assert head["bf16_safe"] == container.bf16_safe
-    assert head["suffix"] == (container.suffix != "")
-    assert (head["original_suffix"] or "") == container.suffix
     check = container.settings_check
-    assert head["settings"] == (check is not None)
-    assert (head["settings_check"] or "") == (
-        "" if check is None else check.to_bytes(2, "little").hex()
+    assert head["suffix"] == bool(container.suffix) and head["settings"] == (check is not None)
+    assert head.get("original_suffix", "") == container.suffix
+    assert head.get("settings_check") == (
+        None if check is None else check.to_bytes(2, "little").hex()
     )
 
 

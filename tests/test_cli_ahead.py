@@ -93,8 +93,8 @@ def test_decoding_is_looked_at_too(place: Path, codec: Any) -> None:
 
     codec.decompress_bytes = work
     for command in (["decompress", "-o", "back"], ["test", "--full"]):
-        assert main([*command, "a.txt.crm"]) == 7
-        assert main([*command, "-y", "a.txt.crm"]) == 0
+        assert main([*command, "a.crm"]) == 7
+        assert main([*command, "-y", "a.crm"]) == 0
     assert (place / "back").read_bytes() == TEXT
 
 
@@ -152,7 +152,7 @@ def test_a_terminal_is_asked(place: Path, answer: bytes, code: int) -> None:
     found, said = at_a_terminal(ASKING, "compress", "a.txt", answer=answer)
     assert found == code, said
     assert "this will take about 83 min; go on? [Y/n]" in said
-    assert (place / "a.txt.crm").exists() == (code == 0)
+    assert (place / "a.crm").exists() == (code == 0)
     assert ("interrupted: nothing was written [exit 130]" in said) == (code == 130)
     assert ("note: --preset fast" in said) == (answer in (b"n\n", b"\x04"))
 
@@ -162,9 +162,9 @@ def test_work_outlives_a_no(place: Path, answer: bytes) -> None:
     (place / "a.txt").write_bytes(b"long " + TEXT)
     code, said = at_a_terminal(ASKING, "compress", "a.txt", answer=answer)
     assert code == 130
-    assert "interrupted: the work so far is kept in a.txt.crm.part [exit 130]" in said
+    assert "interrupted: the work so far is kept in a.crm.part [exit 130]" in said
     assert "hint: resume: llmzip compress a.txt" in said
-    assert (place / "a.txt.crm.part").exists()
+    assert (place / "a.crm.part").exists()
 
 
 def test_a_terminal_is_not_asked_for_nothing(place: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_job_in_the_background_is_told_and_goes_on(place: Path) -> None:
     code, said = at_a_terminal(IN_THE_BACKGROUND, "compress", "a.txt")
     assert code == 0, said
     assert "this will take about 83 min\r\n" in said and "[Y/n]" not in said
-    assert (place / "a.txt.crm").exists()
+    assert (place / "a.crm").exists()
 
 
 def test_no_room_on_the_disk(
@@ -221,11 +221,11 @@ def test_room_for_what_is_restored(
     assert main(["compress", "a.txt"]) == 0
     usage, room = shutil.disk_usage(place), (1 << 20) + len(TEXT)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=room))
-    assert main(["decompress", "a.txt.crm", "-o", "b"]) == 0
+    assert main(["decompress", "a.crm", "-o", "b"]) == 0
     room -= 1
-    assert main(["decompress", "a.txt.crm", "-o", "c"]) == 7
-    assert main(["decompress", "a.txt.crm", "-o", "c", "--bytes", "1:20"]) == 0
-    assert main(["decompress", "a.txt.crm", "-o", "d", "-y"]) == 0
+    assert main(["decompress", "a.crm", "-o", "c"]) == 7
+    assert main(["decompress", "a.crm", "-o", "c", "--bytes", "1:20"]) == 0
+    assert main(["decompress", "a.crm", "-o", "d", "-y"]) == 0
     (place / "no.crm").write_bytes(TEXT)
     room = 1 << 20
     assert main(["decompress", "no.crm"]) == 3  # what is no file of ours says so itself

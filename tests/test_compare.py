@@ -73,7 +73,7 @@ def test_the_table() -> None:
         "xz -9e                      400           3.20   2.50    0.25 s      4.1 ms",
         "llmzip --preset balanced   ~640          ~5.12  ~1.56   ~67 min           -",
         "~ a forecast from a small part; the others were run once",
-        "brotli is not installed: pip install 'llmzip[compare]'",
+        "brotli is not installed: pip install brotli",
         "model not counted: 270.0 MB on disk, once for all files",
         "with the model counted, llmzip --codec arith is smaller than xz -9e from 1.4 GB of such "
         "text on",
@@ -113,13 +113,13 @@ def test_a_finished_file_takes_the_place_of_the_forecast(
 ) -> None:
     model = str(tiny_model("llama"))
     assert main(["compress", "-q", "--codec", "arith", "--model", model, "book.txt"]) == 0
-    size = Path("book.txt.crm").stat().st_size
-    assert main(["compare", "book.txt", "--crm", "book.txt.crm", "--no-model"]) == 0
+    size = Path("book.crm").stat().st_size
+    assert main(["compare", "book.txt", "--crm", "book.crm", "--no-model"]) == 0
     rows = [line.split() for line in capfd.readouterr().out.splitlines()]
-    assert ["llmzip,", "book.txt.crm", f"{size:,}"] in [row[:3] for row in rows]
+    assert ["llmzip,", "book.crm", f"{size:,}"] in [row[:3] for row in rows]
     Path("other.txt").write_bytes(BOOK[1:])
-    assert main(["compare", "other.txt", "--crm", "book.txt.crm", "--no-model"]) == 1
-    assert "book.txt.crm is of another file" in capfd.readouterr().err
+    assert main(["compare", "other.txt", "--crm", "book.crm", "--no-model"]) == 1
+    assert "book.crm is of another file" in capfd.readouterr().err
     assert main(["compare", "book.txt", "--crm", "missing.crm", "--no-model"]) == 1
 
 

@@ -7,6 +7,7 @@ import runpy
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from zlib import crc32
 
 import numpy as np
@@ -24,6 +25,7 @@ from llmzip.errors import (
     Truncated,
     UnsupportedVersion,
 )
+from llmzip.store import header
 from llmzip.store.columns import Columns, RunTotals, TableSize, decode_columns, encode_columns
 from llmzip.store.container import (
     Chunk,
@@ -241,11 +243,48 @@ def test_versions_and_features() -> None:
     with pytest.raises(UnsupportedVersion, match="reserved"):
         read_container(seal(front, b"\1" + fields[1:], body))
     expected = read_container(TINY)
-    for bit in (2, 4, 128):
+    for bit in (8, 16, 128):
         assert read_container(seal(front[:2] + bytes([bit]), fields, body)) == expected
         assert read_container(seal(front[:2] + bytes([bit]), fields + b"new", body)) == expected
     with pytest.raises(Corrupt, match="3 unused bytes"):
         read_container(seal(front, fields + b"new", body))
+
+
+def test_suffix_and_settings_are_read() -> None:
+    front, fields, body = split(TINY)
+    plain = read_container(TINY)
+    for bits, more, suffix, check in (
+        (2, b"\3txt", ".txt", None),
+        (4, b"\x34\x12", "", 0x1234),
+        (6, b"\1z\0\0", ".z", 0),
+        (2, b"\x0fabcdefgh0123-_+", ".abcdefgh0123-_+", None),
+    ):
+        named = seal(front[:2] + bytes([front[2] | bits]), fields + more, body)
+        found = read_container(named)
+        assert (found.suffix, found.settings_check) == (suffix, check)
+        assert write_container(found) == named
+        assert dataclasses.replace(found, suffix="", settings_check=None) == plain
+        # A reader of before: the bits are unknown to it, and what follows the last field, too.
+        before = {"KNOWN_OPTIONAL": header.BF16_SAFE, "HAS_SUFFIX": 0, "HAS_SETTINGS": 0}
+        with patch.multiple(header, **before):
+            assert parse_container(named).container == plain
+
+
+@pytest.mark.parametrize(
+    "more",
+    [b"\3../", b"\3t.t", b"\0", b"\x10abcdefgh01234567", b"\3t t", b"\2\xc3\xbc", b"\1/", b"\1\0",
+     b"\4txt", b"\3txtx", b"\4txt\n", b"\1\\"],
+)  # fmt: skip
+def test_a_suffix_is_letters_alone(more: bytes) -> None:
+    front, fields, body = split(TINY)
+    with pytest.raises(Corrupt):
+        read_container(seal(front[:2] + bytes([front[2] | 2]), fields + more, body))
+
+
+@pytest.mark.parametrize("suffix", ["txt", ".", ".a/b", ".ü", ".a.b", ".0123456789abcdef"])
+def test_no_other_suffix_is_written(suffix: str) -> None:
+    with pytest.raises(SettingsError, match="suffix"):
+        write_container(dataclasses.replace(read_container(TINY), suffix=suffix))
 
 
 def test_flags_are_read() -> None:

@@ -247,7 +247,12 @@ def test_feature_bits() -> None:
     }
     assert REQUIRED == {bit: name for name, bit in ours.items()} | {128: ""}
     assert header.KNOWN_REQUIRED == sum(ours.values()) == 127
-    assert OPTIONAL == {header.BF16_SAFE: "bf16 safe"} and header.KNOWN_OPTIONAL == 1
+    known = {
+        header.BF16_SAFE: "bf16 safe",
+        header.HAS_SUFFIX: "suffix",
+        header.HAS_SETTINGS: "settings",
+    }
+    assert known == OPTIONAL and header.KNOWN_OPTIONAL == sum(known) == 7
     for names, known in ((read_crm.REQUIRED, REQUIRED), (read_crm.OPTIONAL, OPTIONAL)):
         theirs = {1 << place: name.replace("_", " ") for place, name in enumerate(names)}
         assert theirs == {bit: name for bit, name in known.items() if name}
@@ -310,7 +315,9 @@ def test_fields_are_read_in_the_order_of_their_table(table: str) -> None:
 
 def test_no_field_is_read_that_is_in_no_table() -> None:
     groups = {line.split(":")[0].strip() for line in read_crm.HEADER.strip().splitlines()}
-    assert groups == {"", "coded", *OF_CHUNKS, *OF_ARITH}
+    assert groups == {"", "coded", "suffix", "settings", *OF_CHUNKS, *OF_ARITH}
+    last = [name for name, _, _ in described(tables(DOC["Header"])[3])]
+    assert last == ["suffix", "settings_check"]
 
 
 LAST_ID = residual.MAX_TOKEN_ID

@@ -285,7 +285,7 @@ def test_without_matplotlib(
     for command in ("info", "explain"):
         assert main([command, source, "--plot", str(tmp_path / "x.png")]) == 1
         told = capfd.readouterr()
-        assert "matplotlib" in told.err and "pip install 'llmzip[plot]'" in told.err
+        assert "matplotlib" in told.err and "pip install matplotlib" in told.err
         assert told.out == ""  # before any work
     assert main(["info", source, "--chart"]) == 0
 

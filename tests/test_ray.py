@@ -316,4 +316,4 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="needs the package ray") as caught:
         with ray_crew(CrewSettings()):
             raise AssertionError
-    assert caught.value.hint == "pip install 'llmzip[ray]'"
+    assert caught.value.hint == "pip install ray"

@@ -167,7 +167,20 @@ def test_both_know_the_largest_header() -> None:
     fields = plain_header(original_bytes=0, runs=0, columns=0, stored=0)
     for size, is_refused in ((header.MAX_HEADER_BYTES, False), (header.MAX_HEADER_BYTES + 1, True)):
         # An unknown optional feature, whose data follow the last field.
-        assert refused_by_both(seal(b"\1\0\2", fields.ljust(size, b"\0"), b"")) == is_refused
+        assert refused_by_both(seal(b"\1\0\x80", fields.ljust(size, b"\0"), b"")) == is_refused
+
+
+def test_a_reader_of_before_passes_over_the_new_fields() -> None:
+    """As the script was when a header had no suffix and no check of the settings."""
+    lines = [line for line in read_crm.HEADER.splitlines() if not line.startswith(("su", "set"))]
+    with (
+        patch.object(read_crm, "OPTIONAL", ("bf16_safe",)),
+        patch.object(read_crm, "HEADER", "\n".join(lines)),
+    ):
+        old = reference.read(golden("v1_named.crm"))
+    new = reference.read(golden("v1_named.crm"))
+    assert new["runs"] == old["runs"] and "original_suffix" not in old["header"]
+    assert new["header"]["original_suffix"] == ".txt"
 
 
 def test_both_want_a_model_for_its_features() -> None:

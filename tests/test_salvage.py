@@ -220,7 +220,8 @@ def test_damaged_streams_cost_their_own_segment_alone(model: Path) -> None:
 def test_without_the_shared_vectors_nothing_is_found(model: Path) -> None:
     data = held("arith", model)
     for place in places_in(data, 3, "vectors"):
-        with pytest.raises(Corrupt, match="the shared vectors are damaged"):
+        # A flipped byte may leave a plane that could be one: then no segment passes its check.
+        with pytest.raises((Corrupt, IntegrityError), match="shared vectors are damaged|is intact"):
             salvage(damage(data, place, "flip"), model)
 
 

@@ -437,7 +437,7 @@ def test_the_example_in_the_readme(
         monkeypatch.setattr(llmzip, name, partial(getattr(llmzip, name), model=llama, **more))
     monkeypatch.chdir(tmp_path)
     Path("book.txt").write_bytes(SHORT_TEXT)
-    Path("book.txt.crm").write_bytes(llmzip.compress(SHORT_TEXT))
+    Path("book.crm").write_bytes(llmzip.compress(SHORT_TEXT))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         exec(compile(example, "README.md", "exec"), {})

@@ -191,7 +191,7 @@ def _notes(size: int, found: Sequence[Contender], model_bytes: int | None) -> li
     rivals = [each for each in found if not each.is_ours]
     ours = [each for each in found if each.is_ours]
     if not any(each.name.startswith("brotli") for each in rivals):
-        notes.append("brotli is not installed: pip install 'llmzip[compare]'")
+        notes.append("brotli is not installed: pip install brotli")
     if model_bytes is None or not ours:
         return notes
     notes.append(f"{MODEL_NOT_COUNTED}: {size_text(model_bytes)} on disk, once for all files")

@@ -54,7 +54,7 @@ def write_stdout(data: bytes) -> None:
             rest = rest[sys.stdout.buffer.write(rest) :]
         sys.stdout.buffer.flush()
     except OSError as error:
-        raise _unwritten(error) from error
+        raise unwritten(error) from error
 
 
 def flush_stdout() -> None:
@@ -64,10 +64,11 @@ def flush_stdout() -> None:
     try:
         sys.stdout.flush()
     except OSError as error:
-        raise _unwritten(error) from error
+        raise unwritten(error) from error
 
 
-def _unwritten(error: OSError) -> LlmzipError:
+def unwritten(error: OSError) -> LlmzipError:
+    """The error of standard output, which takes nothing more."""
     _drop_stdout()
     if isinstance(error, BrokenPipeError):
         return PipeClosed("standard output is closed")

@@ -67,7 +67,7 @@ def errors_told(job: JobSettings) -> Iterator[None]:
 
 def done_event(outcome: Outcome, report: Report) -> dict[str, object]:
     """The last line of a file's work: all of its report, and the time it took."""
-    fields = {**report.to_dict(), "seconds": outcome.seconds}
+    fields = {**report.to_dict(), "seconds": outcome.seconds, "already_there": not outcome.is_new}
     return {**fields, "event": "done", "file": outcome.source_name, "output": outcome.target_name}
 
 

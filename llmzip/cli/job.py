@@ -114,7 +114,8 @@ def run_job(
     most_bytes: that the result of an input and the work kept may take.
     """
     started = time.monotonic()
-    with stop_on_signals() as stop, naming(settings.file):
+    # What is wrong with the content of a file is not said of one that becomes a container.
+    with stop_on_signals() as stop, nullcontext() if keeps_work else naming(settings.file):
         with _opened(settings.file, stop) as source:
             target = plan_target(
                 source,

@@ -207,9 +207,17 @@ def plan(
     bits: Annotated[
         int, typer.Option(metavar="B", help="Bits a dimension, beside 16.", rich_help_panel=_HOW)
     ] = 4,
+    search: Annotated[
+        bool,
+        typer.Option(
+            "--search",
+            help="Measure what a vector holds on the book itself: many times as long.",
+            rich_help_panel=_HOW,
+        ),
+    ] = False,
 ) -> None:
     """How many vectors a book needs, how many bytes and how long, from a small part of it."""
-    _run("plan", given, mem="1", texts=3, bits=bits)
+    _run("plan", given, mem="1", texts=3 if search else 2, bits=bits, search=search)
 
 
 @app.command()
@@ -229,11 +237,14 @@ def _run(study: str, given: dict[str, Any], *, mem: str, texts: int, **own: Any)
     with heavy_imports():
         from llmzip import lab
     settings = _settings(given, num_mem=_numbers("--mem", mem), texts=texts)
+    folder = printable(str(settings.out))
+    if not given["quiet"]:
+        say(f"rows, pictures and the report go into the folder {folder}")
     with (
         show_progress(quiet=given["quiet"], verbose=given["verbose"]) as show,
         stop_on_signals() as stop,
     ):
-        stop.outcome = f"what is done is kept in {printable(str(settings.out))}"
+        stop.outcome = f"what is done is kept in {folder}"
         last = Progress(stage="lab")
         told = ""
         above = "\n" if show.holds_line else ""
@@ -310,4 +321,6 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 def _require_extra() -> None:
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
-        raise InputError(f"the lab needs {' and '.join(missing)}", hint="pip install 'llmzip[lab]'")
+        raise InputError(
+            f"the lab needs {' and '.join(missing)}", hint=f"pip install {' '.join(missing)}"
+        )

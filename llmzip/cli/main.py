@@ -6,6 +6,7 @@ nor transformers is loaded before a command needs them.
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -14,7 +15,7 @@ import typer
 
 from llmzip import __version__
 from llmzip.cli.commands import LazyGroup
-from llmzip.cli.console import flush_stdout, write_text
+from llmzip.cli.console import PipeClosed, flush_stdout, unwritten, write_text
 from llmzip.cli.failures import exit_code_of, print_error, show_tracebacks
 from llmzip.cli.signals import HINT
 from llmzip.cli.spellings import in_our_words
@@ -28,6 +29,8 @@ EPILOG = (
     "4 made by a newer llmzip; 5 model missing or not the right one; 6 decoded text fails its "
     "hash; 7 over a limit; 130 interrupted; 143 terminated. Take any other code for a failure."
 )
+
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EIO)
 
 # No rich markup: help is plain wherever it goes, and starts without loading rich.
 app = typer.Typer(
@@ -74,11 +77,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flush_stdout()
     except (KeyboardInterrupt, typer.Abort):
         code = 130
+    except SystemExit as end:  # of the shell's library, where nobody reads what it prints
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        return PipeClosed.exit_code
     except Exception as error:
-        return _explain(error)
+        return _explain(_of_stdout(error))
     if code == 130:  # Ctrl-C outside of a job; some versions of typer turn it into a return value
         return _explain(Interrupted("no file is half-written", hint=HINT))
     return code if isinstance(code, int) else 0
+
+
+def _of_stdout(error: Exception) -> Exception:
+    """An error in our words, where the shell's library could not write to standard output. (What
+    else cannot be written has a name.)"""
+    if isinstance(error, OSError) and error.filename is None and error.errno in _NO_ROOM:
+        return unwritten(error)
+    return error
 
 
 def _takes_value(word: str) -> bool:

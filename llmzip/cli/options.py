@@ -95,9 +95,7 @@ JsonLines: TypeAlias = Annotated[
 ]
 Plot: TypeAlias = Annotated[
     str | None,
-    typer.Option(
-        metavar="FILE.png|FILE.svg", help="Draw a picture; needs pip install 'llmzip[plot]'."
-    ),
+    typer.Option(metavar="FILE.png|FILE.svg", help="Draw a picture; needs pip install matplotlib."),
 ]
 Chart: TypeAlias = Annotated[
     bool, typer.Option("--chart", help="Draw a chart in the terminal, too.")

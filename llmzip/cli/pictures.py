@@ -50,7 +50,7 @@ def plan_picture(output: str | None, file: str, *, force: bool) -> Picture | Non
     if find_spec("matplotlib") is None:
         raise InputError(
             "pictures need matplotlib, which is not installed",
-            hint="pip install 'llmzip[plot]', or --chart draws in the terminal",
+            hint="pip install matplotlib, or --chart draws in the terminal",
         )
     status = None
     if file != STDIO:

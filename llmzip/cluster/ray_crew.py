@@ -1,7 +1,7 @@
 """Workers on a Ray cluster.
 
 Owns how they are started, reached and ended: one for each GPU where the work is begun on one, else
-one for so many cores. Knows nothing of what is done with results. Needs `llmzip[ray]`. Called by
+one for so many cores. Knows nothing of what is done with results. Needs the extra `ray`. Called by
 `cli.compress`.
 """
 
@@ -35,9 +35,7 @@ def ray_crew(settings: CrewSettings, *, say: Say = lambda line: None) -> Iterato
     try:
         import ray
     except ImportError as error:
-        raise SettingsError(
-            "--ray needs the package ray", hint="pip install 'llmzip[ray]'"
-        ) from error
+        raise SettingsError("--ray needs the package ray", hint="pip install ray") from error
     if ray.is_initialized():  # the caller's own: it stays
         yield RayCrew(ray, settings, say)
         return

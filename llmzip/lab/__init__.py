@@ -6,7 +6,7 @@
     texts = Texts(files=(Path("book.txt"),), count=4)
     summary = capacity(LabSettings(out=Path("run"), texts=texts))
 
-Needs the packages of `pip install llmzip[lab]`. Kept out of the compress path: nothing else of
+Needs the packages of the extra `lab`. Kept out of the compress path: nothing else of
 llmzip imports it. docs/LAB.md says what each study measures.
 """
 

@@ -6,6 +6,7 @@ Owns what each one measures and which tables it ends with. Knows no terminal. Ca
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,14 @@ from llmzip.lab.measures import Spread
 from llmzip.lab.plan import BookPlan, plan_book
 from llmzip.lab.published import published_brittleness, published_margins
 from llmzip.lab.runs import Summary, quiet
-from llmzip.lab.studies import Lab, LabSettings, expected_tokens, finish, opened_lab
+from llmzip.lab.studies import (
+    Lab,
+    LabSettings,
+    expected_tokens,
+    finish,
+    held_bits,
+    opened_lab,
+)
 from llmzip.lab.study import Study, Tell
 from llmzip.lab.tables import Table, table
 from llmzip.lab.texts import Sample
@@ -70,10 +78,13 @@ def plan(
     settings: LabSettings,
     *,
     bits: int = 4,
+    search: bool = False,
     tell: Tell = quiet,
     cancel: threading.Event | None = None,
 ) -> Summary:
-    """Vectors, bytes and time for a book, from a small part of it."""
+    """Vectors, bytes and time for a book, from a small part of it. search: what a vector holds is
+    measured on the book, which takes many times as long; else it is reckoned from the model's
+    calibration."""
     if len(settings.texts.files) != 1 or settings.texts.use_random or settings.texts.table:
         raise SettingsError("a plan is for one file: name it, and no other texts")
     (book,) = settings.texts.files
@@ -84,16 +95,19 @@ def plan(
     except OSError as error:
         raise InputError(f"cannot read {book}: {error.strerror}") from error
     plans: list[BookPlan] = []
-    with opened_lab("plan", settings, tell=tell, cancel=cancel, more={"bits": bits}) as lab:
+    with opened_lab(
+        "plan", settings, tell=tell, cancel=cancel, more={"bits": bits, "search": search}
+    ) as lab:
         for study in lab.studies():
+            known = () if search else (held_bits(study.shop),)
             found = plan_book(
-                study, data, chunk_tokens=expected_tokens(study.shop),
+                study, data, chunk_tokens=expected_tokens(study.shop), gain_bits=known,
                 num_trials=settings.texts.count, bits=bits, held_share=held_share(bits),
             )  # fmt: skip
             plans.append(found)
         summary = {
             "study": "plan",
-            "tables": [_plan_table(each) for each in plans],
+            "tables": [_plan_table(each, search=search) for each in plans],
             "plans": [each.to_dict() for each in plans],
         }
         return finish(lab, summary, lambda path: None)
@@ -166,14 +180,18 @@ def _draw_geometry(path: Path, by_model: dict[str, Any]) -> None:
     draw_geometry(path, paths, curves["interpolation"], curves["neighbours"], shown_variance=shares)
 
 
-def _plan_table(found: BookPlan) -> Table:
+def _plan_table(found: BookPlan, *, search: bool) -> Table:
+    held = f"{found.gain_bits:.0f} ± {found.gain_bits_error:.0f} bits"
+    if not search:
+        held = f"about {found.gain_bits:.0f} bits, by the model's calibration"
+    error = f" ± {found.num_vectors_error:.0f}" if math.isfinite(found.num_vectors_error) else ""
     rows = [
         ("original", f"{found.original_bytes:,} bytes, {found.num_tokens:,} tokens"),
         ("bits a token", f"{found.bits_a_token:.2f} ± {found.bits_a_token_error:.2f}"),
-        ("one vector holds", f"{found.gain_bits:.0f} ± {found.gain_bits_error:.0f} bits, "
-                             f"{found.tokens_a_vector:.0f} tokens"),
-        ("vectors, each full", f"{found.num_vectors:,} ± {found.num_vectors_error:.0f}"),
-        ("vectors, as in the trials", f"{found.num_vectors_at_load:,}"),
+        ("one vector holds", f"{held}, {found.tokens_a_vector:.0f} tokens"),
+        ("vectors, each full", f"{found.num_vectors:,}{error}"),
+        ("vectors, as in the trials", f"{found.num_vectors_at_load:,}; of "
+                                      f"{found.num_trials} trials {found.num_trials_exact} exact"),
         ("vectors, the paper's count", f"{found.num_vectors_by_tokens:,} in "
                                        f"{found.num_segments:,} segments"),
         ("bytes at 16 bits", f"{found.bytes_at_16_bits:,}"),

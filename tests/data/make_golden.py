@@ -10,6 +10,7 @@ the file is kept to be read, not to be made again.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,9 +201,15 @@ def stored() -> Container:
     )
 
 
+def named() -> Container:
+    """Of a file hobbit.txt, with a check of the settings; otherwise as `tiny`."""
+    return replace(tiny(), suffix=".txt", settings_check=0x1234)
+
+
 GOLDEN = {
     "v1_tiny.crm": tiny,
     "v1_stored.crm": stored,
+    "v1_named.crm": named,
     "v1_coded.crm": coded,
     "v1_arith.crm": arith,
 }

@@ -31,7 +31,7 @@ SAMPLE = 150  # of each file
 MAX_SECONDS = 10.0  # the model works for as many tokens as the file's size allows
 _CRAM = {"budget_bits": 60.0, "max_steps": 40, "context_tokens": 8}
 KINDS: dict[str, dict[str, Any]] = {
-    "coded": _CRAM,
+    "coded": {"bits": 2, **_CRAM},
     "raw": {"bits": 16, **_CRAM},
     "arith": {"codec": "arith", "shared_mem": 1},
 }

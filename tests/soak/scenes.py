@@ -25,7 +25,7 @@ from tests.soak.outcome import Tally, Verdict, peak_mb
 from tests.soak.parts import num_chunks, work_names
 from tests.tiny_models import TEXT, make_tiny_model
 
-INPUT, FINAL, PART = "book.txt", "book.txt.crm", "book.txt.crm.part"
+INPUT, FINAL, PART = "book.txt", "book.crm", "book.crm.part"
 OLD = b"what was here before"
 _QUICK = ("--bits", "16", "--max-steps", "30", "--budget-bits", "30", "--context", "8")
 
