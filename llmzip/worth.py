@@ -22,8 +22,8 @@ _BITS_SHARE, _PATCH_BITS = 1.1, 21.0
 
 def is_worth_cramming(data: bytes, plan: Plan, settings: CompressSettings, *, mem_dim: int) -> bool:
     """Whether steps are spent on a text. Not where the file is expected to be larger than the text;
-    nor, where all of it is one chunk, than the text stored without a model: a vector that pays for
-    the header's fields of the model alone."""
+    nor, of a small text or a single chunk, than the text stored without a model: few vectors have
+    to pay for the header's fields of the model."""
     if _may_grow(data, settings) or plan.grid is None:
         return True
     tasks = list(plan.tasks)
@@ -31,7 +31,8 @@ def is_worth_cramming(data: bytes, plan: Plan, settings: CompressSettings, *, me
     num_patches = settings.max_patches * sum(task.num_tokens for task in tasks)
     expected = _FILE_BYTES + (vector_bits + _PATCH_BITS * num_patches) / 8
     expected += sum(len(part.data) for part, segments in plan.parts if not segments)
-    most = len(pack_stored(data)) if len(tasks) == 1 else len(data) + GROWTH_BYTES
+    is_small = len(data) <= SMALL_BYTES or len(tasks) == 1
+    most = len(pack_stored(data)) if is_small else len(data) + GROWTH_BYTES
     return expected < most
 
 

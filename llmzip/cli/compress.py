@@ -227,7 +227,8 @@ def _summary(outcome: Outcome, report: Report, settings: config.CompressSettings
         why = "too short, or not text that the model can predict"
         if settings.time_budget_s is not None:
             why += ", or no chunk was done in time"
-        lines.append(f"note: {why}: stored with zstd, which does better here")
+        better = "; --codec arith may do better still" if settings.codec == "cram" else ""
+        lines.append(f"note: {why}: stored with zstd, which does better here{better}")
     if report.is_larger:
         lines.append(f"note: {larger_text(report)}")
     return lines
