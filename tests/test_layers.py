@@ -32,10 +32,10 @@ RANKS = {
 }
 CODEC_PARTS = {
     "arith_decoding", "arith_encoding", "arith_estimate", "arith_keeping", "assembly",
-    "checkup", "codec", "comparison", "crew", "decoding", "demonstration", "encoding",
+    "checkup", "codec", "comparison", "crew", "decoding", "demonstration", "encoding", "existing",
     "estimate", "explain", "export", "findings", "groups", "matching", "memory", "models",
     "outlook", "packing", "pieces", "planning", "report_pieces", "roundtrip", "runtime",
-    "salvage", "surroundings", "telling", "triage", "workshop",
+    "salvage", "surroundings", "telling", "triage", "workshop", "worth",
 }  # fmt: skip
 REPORT_PARTS = {"drawing", "report", "report_text"}
 PLOT_PARTS = {"chart", "plots"}

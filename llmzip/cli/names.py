@@ -10,6 +10,7 @@ import os
 from glob import escape, iglob
 
 from llmzip.errors import FormatError, InputError
+from llmzip.store.suffix import is_suffix
 
 SUFFIX = ".crm"
 _NEVER_REPLACED = (SUFFIX, ".part")  # the name would be that of the input, or of the work kept
@@ -42,8 +43,6 @@ def kept_suffix(source: str | None, target: str | None) -> str:
 def _comes_back(stem: str, suffix: str) -> bool:
     """Whether a container can keep the suffix, and `restored_names` will add it: not to what ends
     in it already."""
-    from llmzip.store.records import is_suffix
-
     is_own = suffix.lower() in _NEVER_REPLACED
     return is_suffix(suffix) and not is_own and not stem.endswith(suffix)
 

@@ -22,7 +22,8 @@ from llmzip.store.modelfields import (
     encode_model,
     read_model,
 )
-from llmzip.store.records import HASH_BYTES, check_suffix
+from llmzip.store.records import HASH_BYTES
+from llmzip.store.suffix import check_suffix
 from llmzip.store.varint import Cursor, encode_varint
 
 # A byte above 127, CR LF, ^Z, LF: copies that strip bits, translate newlines or stop at ^Z show.
@@ -67,7 +68,7 @@ class Header:
     columns_bytes: int
     stored_bytes: int
     model: ModelFields | None
-    suffix: str = ""  # with its dot; see `records.check_suffix`
+    suffix: str = ""  # with its dot; see `suffix`
     settings_check: int | None = None  # 16 bits
 
     @property

@@ -9,7 +9,6 @@ any of it is laid out in a file. Called by `llmzip.store.container`, `llmzip.cod
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TypeAlias
@@ -20,6 +19,7 @@ from llmzip.errors import Corrupt
 from llmzip.store.arithrecords import Arith, ArithRun, check_arith, check_text
 from llmzip.store.columns import MAX_CHUNK_TOKENS
 from llmzip.store.residual import MAX_TOKEN_ID, Patch, check_patches
+from llmzip.store.suffix import check_suffix
 from llmzip.store.varint import MAX_VARINT
 from llmzip.store.vectors import (
     MAX_MEM_DIM,
@@ -35,8 +35,6 @@ DIGEST_BYTES = 16
 COMMIT_BYTES = 20
 MAX_NAME_BYTES = 255
 MAX_CONTEXT_TOKENS = 2**31 - 1
-MAX_SUFFIX_BYTES = 16  # with its dot
-_SUFFIX = re.compile(r"\.[A-Za-z0-9_+-]+")
 
 # Line breaks, terminal controls, bidirectional overrides: what could make a printed name look like
 # something else. A fixed list, so that no file is valid under one version of Unicode only.
@@ -235,17 +233,6 @@ def check_container(container: Container) -> None:
         )
     for number, chunk in enumerate(container.chunks):
         check_chunk(chunk, container, number=number)
-
-
-def is_suffix(text: str) -> bool:
-    """Whether a container can keep this: a dot, and letters, digits, "_", "+", "-" of ASCII. So it
-    can never lead to another directory."""
-    return _SUFFIX.fullmatch(text) is not None and len(text) <= MAX_SUFFIX_BYTES
-
-
-def check_suffix(suffix: str) -> None:
-    """Raise Corrupt for what `is_suffix` refuses."""
-    _require(is_suffix(suffix), "the suffix of the original's name is not one")
 
 
 def check_name(name: str, *, what: str) -> None:
