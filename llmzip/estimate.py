@@ -18,6 +18,7 @@ from llmzip.outlook import seconds_a_token_step
 from llmzip.packing import stored_bytes
 from llmzip.planning import Part, Plan, plan_parts
 from llmzip.progress import OnProgress, Progress
+from llmzip.store.header import SETTINGS_BYTES
 from llmzip.workshop import Workshop
 from llmzip.worth import is_worth_cramming
 
@@ -50,7 +51,7 @@ def estimate_stored(data: bytes) -> Estimate:
     """The forecast where nothing is worth cramming: exact, and done in no time."""
     return Estimate(
         original_bytes=len(data),
-        container_bytes=len(pack_stored(data)),
+        container_bytes=len(pack_stored(data)) + SETTINGS_BYTES,
         xz_bytes=xz_bytes(data),
         seconds=0.0,
     )

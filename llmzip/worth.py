@@ -1,9 +1,9 @@
 """Whether vectors are worth their bytes: what a text takes with them, without them, and as it is.
 
 Owns the rule by which a text is stored instead of crammed. It holds for the vectors of a preset;
-whoever names vectors (`num_mem`, `bits`) gets them, and who asks for `fast` spends bytes to save
-time: then only a small file may not grow. Knows nothing of optimisation. Called
-by `encoding` and `estimate`.
+whoever names vectors (`num_mem`, `bits`, `budget_bits`) gets them, and who asks for `fast` spends
+bytes to save time: then only a small file may not grow. Knows nothing of optimisation. Called by
+`encoding` and `estimate`.
 """
 
 from __future__ import annotations
@@ -46,5 +46,7 @@ def smaller_draft(draft: Draft, data: bytes, settings: CompressSettings) -> Draf
 
 def _may_grow(data: bytes, settings: CompressSettings) -> bool:
     """Whether somebody has chosen what the vectors take."""
-    is_fast = settings.preset == "fast" and len(data) > SMALL_BYTES
-    return settings.bits is not None or settings.num_mem > 1 or is_fast
+    if settings.preset == "fast" and len(data) > SMALL_BYTES:
+        return True
+    named = (settings.bits, settings.budget_bits)
+    return settings.num_mem > 1 or any(value is not None for value in named)

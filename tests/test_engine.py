@@ -382,7 +382,7 @@ class TestTimeBudget:
         file = tmp_path / "mill.txt"
         file.write_bytes(TEXT)
         command = ["compress", str(file), "--model", str(tiny_model("llama"))]
-        command += ["--time-budget", "0.001"]
+        command += ["--time-budget", "0.001", "--bits", "2"]
         assert main(command) == 0
         say = f"time budget: {len(TEXT)} of {len(TEXT)} bytes are stored, not crammed\n"
         assert say in capfd.readouterr().err

@@ -412,7 +412,7 @@ def test_stopped_from_another_thread(llama: str) -> None:
         with pytest.raises(Interrupted):
             compressor.compress(SHORT_TEXT, progress=lambda event: begun.set(), cancel=cancel)
         thread.join()
-        assert compressor.compress(b"") == llmzip.compress(b"")  # it goes on
+        assert llmzip.decompress(compressor.compress(b"")) == b""  # it goes on
 
 
 MODULES = [llmzip, session, fileobjects]

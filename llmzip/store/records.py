@@ -35,6 +35,9 @@ DIGEST_BYTES = 16
 COMMIT_BYTES = 20
 MAX_NAME_BYTES = 255
 MAX_CONTEXT_TOKENS = 2**31 - 1
+_OF_ANY_FILE = (
+    "original_bytes", "original_hash", "xz_bytes", "zstd_bytes", "runs", "suffix", "settings_check",
+)  # fmt: skip
 
 # Line breaks, terminal controls, bidirectional overrides: what could make a printed name look like
 # something else. A fixed list, so that no file is valid under one version of Unicode only.
@@ -219,15 +222,8 @@ def check_container(container: Container) -> None:
         _check_model(container)
         _check_kind(container)
     else:
-        blank = Container(
-            original_bytes=container.original_bytes,
-            original_hash=container.original_hash,
-            xz_bytes=container.xz_bytes,
-            zstd_bytes=container.zstd_bytes,
-            runs=container.runs,
-            suffix=container.suffix,
-            settings_check=container.settings_check,
-        )
+        kept = {name: getattr(container, name) for name in _OF_ANY_FILE}
+        blank = Container(**kept)
         _require(
             container == blank, "without a run that needs a model all model fields must be empty"
         )

@@ -256,8 +256,8 @@ def go_on(
     measured = torch.bfloat16 if left.num_chunks else torch.float32
     tuning = Tuning(fast_dtype=measured)
     ended = place.start(variant, directory, around=None, tuning=tuning).end()
-    if left.is_complete and not left.has_part and variant.old is None:
-        require(ended.code == 1 and "exists" in ended.err, f"it is done, but {ended}")
+    if left.is_complete and variant.old is None:
+        require(ended.code == 0 and "already there" in ended.err, f"it is done, but {ended}")
     else:
         require(ended.code == 0, f"it does not go on: {ended}")
         _check_reuse(ended, plain, left)

@@ -244,8 +244,8 @@ def _second_run(place: Workplace, share: float) -> None:
         first.send(signal.SIGCONT)
         ended = first.end()
         require(ended.code == 0, f"the first run: {ended}; the second one: {second}")
-        words = "exists" if is_published else "is writing"
-        require(second.code == 1 and words in second.err, f"the second run: {second}")
+        code, words = (0, "already there") if is_published else (1, "is writing")
+        require(second.code == code and words in second.err, f"the second run: {second}")
         require(second.seconds < MAX_SECONDS, f"refused after {second.seconds:.1f} s")
         left = look(directory, RAW, plain)
         require(left.is_complete, "there is no result")
