@@ -633,7 +633,7 @@ def test_without_room_it_is_not_written_anew(
 ) -> None:
     """It goes on in the file that it has."""
     failed = 0
-    real, new = getattr(os, broken), path + journal_module._NEW
+    real, new = getattr(os, broken), path + journal_module.NEW
 
     def full(target: str | int, *more: object) -> object:
         nonlocal failed

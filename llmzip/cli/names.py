@@ -7,6 +7,7 @@ the commands, `cli.files` and `cli.completing`.
 from __future__ import annotations
 
 import os
+import stat
 from glob import escape, iglob
 
 from llmzip.errors import FormatError, InputError
@@ -48,8 +49,8 @@ def _comes_back(stem: str, suffix: str) -> bool:
 
 
 def restored_names(path: str) -> tuple[str]:
-    """What `decompress` makes of a file's name. Reads its header for the suffix; of a file that
-    cannot be read, another step says so. Raises InputError."""
+    """What `decompress` makes of a file's name. Reads its header for the suffix. Raises
+    InputError."""
     stem = strip_suffix(path)
     suffix = _suffix_in(path)
     return (stem if stem.endswith(suffix) else stem + suffix,)
@@ -68,13 +69,15 @@ def strip_suffix(path: str) -> str:
 def _suffix_in(path: str) -> str:
     from llmzip.store.header import MOST_START_BYTES, read_header
 
-    if not os.path.isfile(path):  # a FIFO would be read by this, and then be empty
-        return ""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a FIFO would be empty after this
+            return ""
         with open(path, "rb") as file:
             header, _ = read_header(file.read(MOST_START_BYTES))
-    except (OSError, FormatError):
+    except (FileNotFoundError, FormatError):  # which the work will say
         return ""
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
     return header.suffix
 
 

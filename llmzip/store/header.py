@@ -113,10 +113,11 @@ def encode_header(header: Header) -> bytes:
     fields += b"".join(map(encode_varint, numbers))
     if header.model:
         fields += encode_model(header.model)
-    if header.suffix:
+    if header.optional & HAS_SUFFIX:
         fields += bytes((len(header.suffix) - 1,)) + header.suffix[1:].encode()
-    if header.settings_check is not None:
-        fields += header.settings_check.to_bytes(SETTINGS_BYTES, "little")
+    if header.optional & HAS_SETTINGS:
+        check = header.settings_check or 0
+        fields += bytes((check % 256, check // 256))
     out = MAGIC + bytes((VERSION, header.required, header.optional))
     out += encode_varint(len(fields)) + fields
     return out + crc32(out).to_bytes(CRC_BYTES, "little")

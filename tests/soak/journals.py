@@ -250,7 +250,7 @@ def _other_run(
         require(ended.code == 0 and "resumed" not in ended.err, f"--restart: {ended}")
         if (directory / FINAL).read_bytes() != place.undisturbed(variant).data:
             raise Wrong("--restart gives another file")
-        require(sorted(os.listdir(directory)) == [INPUT, FINAL], "something is left behind")
+        require(sorted(os.listdir(directory)) == [FINAL, INPUT], "something is left behind")
 
 
 def _check_refused(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from llmzip.assembly import pack_stored
+from llmzip.assembly import seal, stored_draft
 from llmzip.errors import LlmzipError
 from tests.soak import faults, forks
 from tests.soak.forks import Child, Ended, Tuning
@@ -90,7 +90,11 @@ SAVES = Variant(
 STORED = Variant(name="stored", data=bytes(range(256)) * 8)
 NO_LINKS = replace(STORED, name="no links", prepare=_refuse_links)
 STORED_FORCE = Variant(name="stored, forced", options=("-f",), data=STORED.data, old=OLD)
-RESTORE = Variant(name="restored", data=pack_stored(STORED.data), action="decompress")
+RESTORE = Variant(
+    name="restored",
+    data=seal(stored_draft(STORED.data), STORED.data, suffix=".txt"),
+    action="decompress",
+)
 RESTORE_FORCE = Variant(
     name="restored, forced", options=("-f",), data=RESTORE.data, action="decompress", old=OLD
 )
