@@ -10,13 +10,14 @@ import json
 from dataclasses import fields
 
 from llmzip.config import CompressSettings
-from llmzip.errors import FormatError, LimitExceeded, ModelUnavailable
+from llmzip.errors import FormatError, LimitExceeded, ModelUnavailable, NotACrmFile
 from llmzip.lm.zoo import DEFAULT_MODEL, MODELS, resolve
 from llmzip.store.container import content_hash, read_container
 from llmzip.triage import split_stretches
 
 # Settings that change how a file is made, not what is in it: the model's digest says which it is.
 NOT_BINDING = ("model", "revision", "offline", "compute")
+_OTHER_BYTES = "holds other bytes"
 _NOT_IN_FILE = (*NOT_BINDING, "verify")
 
 
@@ -32,22 +33,30 @@ def settings_check(settings: CompressSettings, model_digest: bytes) -> int:
     return int.from_bytes(content_hash(text.encode())[:2], "little")
 
 
-def is_made_of(packed: bytes, data: bytes, settings: CompressSettings, *, suffix: str) -> bool:
-    """Whether a file's bytes are a sound container that keeps this suffix, made of `data` with
-    these settings. Not known of files of before containers kept a check of their settings, nor
-    where the model is not on this machine: then it is taken for another one."""
+def difference(packed: bytes, data: bytes, settings: CompressSettings, *, suffix: str) -> str:
+    """Why a file's bytes are not a sound container that keeps this suffix, made of `data` with
+    these settings, in words; nothing where they are.
+
+    Not known of files of before containers kept a check of their settings, nor where the model is
+    not on this machine: then it is taken for another one.
+    """
     try:
         found = read_container(packed, max_output_bytes=len(data))
-    except (FormatError, LimitExceeded):  # over the limit: of something longer
-        return False
+    except NotACrmFile:
+        return "is no .crm file"
+    except FormatError:
+        return "is damaged"
+    except LimitExceeded:
+        return _OTHER_BYTES
     if found.original_bytes != len(data) or found.original_hash != content_hash(data):
-        return False
-    if found.settings_check is None or found.suffix != suffix:
-        return False
+        return _OTHER_BYTES
+    if found.suffix != suffix:
+        return f"is of a file with {f'the suffix {found.suffix}' if found.suffix else 'no suffix'}"
     try:
-        return found.settings_check == check_of(data, settings)
+        is_same = found.settings_check == check_of(data, settings)
     except ModelUnavailable:
-        return False
+        is_same = False
+    return "" if is_same else "was made with another model or other settings"
 
 
 def check_of(data: bytes, settings: CompressSettings) -> int:

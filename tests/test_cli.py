@@ -955,7 +955,7 @@ def test_work_of_another_run_is_refused(long_book, codec, capfd, options, text, 
         f"error: {PART} holds work that this run cannot go on from: {why}. Nothing was written. "
         "[exit 1]"
     )
-    assert hint == "hint: --restart discards that work and starts anew"
+    assert hint == "hint: --restart discards that work and starts anew, -o names another output"
     assert Path(PART).read_bytes() == kept
     assert main(["compress", "book.txt", *options, "--restart"]) == 0
     assert names(long_book.parent) == ["book.crm", "book.txt"]

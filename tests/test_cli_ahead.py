@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from llmzip import memory
+from llmzip import ram
 from llmzip.cli.main import main
 from llmzip.cli.preflight import consider, size_text
 from llmzip.errors import LimitExceeded
@@ -252,8 +252,8 @@ MB = 1 << 20
 @pytest.fixture
 def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, object], None]:
     """Writes a file of a system of one's own: one with 800 MB free and no limits."""
-    monkeypatch.setattr(memory, "_PROC", tmp_path / "proc")
-    monkeypatch.setattr(memory, "_CGROUPS", tmp_path / "sys")
+    monkeypatch.setattr(ram, "_PROC", tmp_path / "proc")
+    monkeypatch.setattr(ram, "_CGROUPS", tmp_path / "sys")
 
     def write(name: str, content: object) -> None:
         path = tmp_path / name

@@ -102,7 +102,7 @@ def test_directories(place: Path, codec: Any, capfd: pytest.CaptureFixture[str])
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_bytes(TEXT)
     assert main(["compress", "books"]) == 1
-    assert "pack it with tar first" in capfd.readouterr().err
+    assert "-r takes what is in it" in capfd.readouterr().err
     assert main(["compress", "-r", "books", "a.txt", "--output-dir", "out"]) == 0
     assert names(place / "out") == ["a.crm", "books/one.crm", "books/sub/three.crm"]
     assert main(["decompress", "-r", "out", "--output-dir", "back"]) == 0

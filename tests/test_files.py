@@ -13,7 +13,8 @@ from dataclasses import replace
 import pytest
 
 from llmzip.cli import files
-from llmzip.cli.files import open_source, plan_target, publish
+from llmzip.cli.files import plan_target, publish
+from llmzip.cli.sources import open_source
 from llmzip.errors import InputError
 from llmzip.store import disk
 from llmzip.store.disk import lock
@@ -398,7 +399,7 @@ def test_a_fifo_is_read_like_stdin(tmp_path):
 def test_inputs_that_cannot_be_read(tmp_path):
     with pytest.raises(InputError, match="Is a directory") as error:
         open_source(str(tmp_path))
-    assert "tar" in error.value.hint
+    assert "-r" in error.value.hint
     with pytest.raises(InputError, match="No such file"):
         open_source(str(tmp_path / "missing"))
 

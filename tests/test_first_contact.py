@@ -26,7 +26,7 @@ from llmzip.cli import startup
 from llmzip.cli.main import main
 from llmzip.cli.names import kept_suffix, packed_names, partner, restored_names
 from llmzip.config import CompressSettings
-from llmzip.existing import is_made_of
+from llmzip.existing import difference
 from llmzip.store.container import read_container
 from llmzip.store.journalparts import journal_path
 
@@ -191,7 +191,10 @@ def test_decompress_beside_another_file_of_that_name(folder, capfd):
     Path("hobbit.txt").write_bytes(NOISE[::-1])
     assert main(["decompress", "hobbit.crm"]) == 1
     said = capfd.readouterr().err
-    assert "error: hobbit.txt exists [exit 1]" in said and "-f" in hint_of(said)
+    assert (
+        "error: hobbit.txt exists and differs from what hobbit.crm holds [exit 1]" in said
+        and "-f" in hint_of(said)
+    )
     assert Path("hobbit.txt").read_bytes() == NOISE[::-1]
     assert main(["decompress", "-q", "-f", "hobbit.crm"]) == 0
     assert Path("hobbit.txt").read_bytes() == NOISE
@@ -256,12 +259,44 @@ def test_the_model_counts_where_there_is_text(tiny_model):
     one, two = (str(tiny_model("llama", seed=seed)) for seed in (0, 1))
     settings = CompressSettings(model=one, codec="arith", shared_mem=0)
     packed = llmzip.compress(text, model=one, codec="arith", shared_mem=0)
-    assert is_made_of(packed, text, settings, suffix="")
-    assert not is_made_of(packed, text, settings, suffix=".txt")
-    assert not is_made_of(packed[:-1], text, settings, suffix="")
+    assert difference(packed, text, settings, suffix="") == ""
+    assert difference(packed, text, settings, suffix=".txt") == "is of a file with no suffix"
+    assert difference(packed[:-1], text, settings, suffix="") == "is damaged"
+    assert difference(b"text", text, settings, suffix="") == "is no .crm file"
+    for other in (text[:-1], text + b"x", text[::-1]):
+        assert difference(packed, other, settings, suffix="") == "holds other bytes"
     for other in ({"model": two}, {"model": "no/model"}, {"model": one, "seed": 1}):
         changed = CompressSettings(codec="arith", shared_mem=0, **other)
-        assert not is_made_of(packed, text, changed, suffix="")
+        said = "was made with another model or other settings"
+        assert difference(packed, text, changed, suffix="") == said
+
+
+def test_what_is_in_the_way_is_said(folder, capfd):
+    Path("a.txt").write_bytes(NOISE)
+    Path("a.md").write_bytes(NOISE)
+    assert main(["compress", "-q", "a.txt"]) == 0
+    for change, said in (
+        (["a.md"], "a.crm exists and is of a file with the suffix .txt"),
+        (["a.txt", "--seed", "1"], "a.crm exists and was made with another model or other set"),
+    ):
+        assert main(["compress", *change]) == 1
+        assert said in capfd.readouterr().err
+    Path("a.txt").write_bytes(b"other")
+    assert main(["compress", "a.txt"]) == 1
+    assert "a.crm exists and holds other bytes" in capfd.readouterr().err
+    assert main(["decompress", "a.crm"]) == 1
+    assert "a.txt exists and differs from what a.crm holds" in capfd.readouterr().err
+
+
+def test_a_result_of_an_earlier_run_keeps_its_name(folder, capfd):
+    Path("a.txt").write_bytes(NOISE)
+    assert main(["compress", "-q", "-r", "."]) == 0
+    Path("a.md").write_bytes(NOISE[::-1])
+    assert main(["compress", "-r", "."]) == 0
+    assert "./a.crm is already there" in capfd.readouterr().err
+    assert sorted(os.listdir()) == ["a.crm", "a.md", "a.md.crm", "a.txt"]
+    assert main(["decompress", "-q", "-r", ".", "--output-dir", "out"]) == 0
+    assert Path("out/a.md").read_bytes() == NOISE[::-1]
 
 
 def test_a_recursive_run_goes_on_after_an_interruption(folder, capfd):
@@ -274,11 +309,12 @@ def test_a_recursive_run_goes_on_after_an_interruption(folder, capfd):
 
 
 @pytest.mark.parametrize("command", ["compress", "decompress"])
-def test_rm_takes_the_input_where_the_result_is_there(folder, command):
+def test_rm_takes_the_input_where_the_result_is_there(folder, capfd, command):
     Path("hobbit.txt").write_bytes(NOISE)
     assert main(["compress", "-q", "hobbit.txt"]) == 0
     source, result = ("hobbit.txt", "hobbit.crm")[:: 1 if command == "compress" else -1]
-    assert main([command, "-q", "--rm", source]) == 0
+    assert main([command, "--rm", source]) == 0
+    assert f"{source} is removed" in capfd.readouterr().err
     assert os.listdir() == [result]
 
 
@@ -416,13 +452,25 @@ def test_files_whose_size_says_nothing(folder, path):
 
 
 def test_a_file_that_grows_while_it_is_read_is_refused(folder):
-    from llmzip.cli.files import open_source
+    from llmzip.cli.sources import open_source
 
     Path("a.txt").write_bytes(NOISE)
     source = open_source("a.txt")
     Path("a.txt").write_bytes(NOISE + b"x")
     with closing(source), pytest.raises(errors.InputError, match="changed while it was read"):
         source.read()
+
+
+def test_an_input_without_an_end(folder, monkeypatch, capfd):
+    from llmzip.cli import sources
+
+    if not os.path.exists("/dev/zero"):
+        pytest.skip("a device of Linux")
+    monkeypatch.setattr(sources, "free_ram_bytes", lambda: 20 << 20)
+    assert main(["compress", "/dev/zero", "-o", "x.crm"]) == 7
+    said = capfd.readouterr().err
+    assert "/dev/zero has more than 12 MiB" in said and "memory" in hint_of(said)
+    assert os.listdir() == []
 
 
 def limit_memory() -> None:
@@ -482,6 +530,7 @@ def test_long_names_keep_work_of_their_own():
     ("arguments", "said"),
     [
         (["-o", ""], "--output is empty"),
+        ([""], "the name of a file is empty"),
         (["--output-dir", ""], "--output-dir is empty"),
         (["--model", ""], "--model is empty"),
         (["--revision", ""], "--revision is empty"),

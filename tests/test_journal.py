@@ -288,7 +288,7 @@ def changed(key: str, **values: object) -> dict[str, object]:
         (changed("input", bytes=4), "it is of another input, or the input has changed since"),
         (changed("settings", seed=1), "other settings: seed was 0, is 1"),
         (changed("settings", seed=0.5), "other settings: seed was 0, is 0.5"),
-        (changed("settings", new=True), "other settings: new was None, is True"),
+        (changed("settings", new=True), "other settings: new was not given, is True"),
         (
             changed("settings", seed=2, preset="fast"),
             "other settings: preset was small, is fast, seed was 0, is 2",

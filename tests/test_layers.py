@@ -16,6 +16,7 @@ MAX_LINES = 330
 RANKS = {
     "errors": 0,
     "config": 1,
+    "ram": 1,
     "progress": 1,
     "store": 2,
     "lm": 2,

@@ -108,7 +108,7 @@ def tiny(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> Fil
 
 @pytest.fixture(scope="module")
 def default() -> Files:
-    return Files(TEXT, DEFAULT_MODEL, context_tokens=24)
+    return Files(TEXT, DEFAULT_MODEL, context_tokens=24, bits=2)
 
 
 class TestTinyModel:
@@ -131,7 +131,8 @@ class TestTinyModel:
 @pytest.mark.real_model
 class TestDefaultModel:
     def test_batches_threads_and_kernels(self, default: Files) -> None:
-        assert all(chunk.mem is not None for chunk in read_container(default.plain).chunks)
+        chunks = read_container(default.plain).chunks
+        assert chunks and all(chunk.mem is not None for chunk in chunks)
         check_plain(default)
 
     def test_bf16_where_the_file_is_safe(self, default: Files) -> None:

@@ -163,13 +163,12 @@ def _run(job: JobSettings, settings: config.CompressSettings, helpers: Helpers) 
             cancel=tools.stop.cancel,
         )  # fmt: skip
 
-    def find(data: bytes, places: Places) -> bytes | None:
+    def find(data: bytes, places: Places) -> bytes | str:
         with heavy_imports():
-            from llmzip.existing import is_made_of
+            from llmzip.existing import difference
         with open(places.target or "", "rb") as file:
             packed = file.read()
-        is_there = is_made_of(packed, data, settings, suffix=_suffix(places))
-        return packed if is_there else None
+        return difference(packed, data, settings, suffix=_suffix(places)) or packed
 
     outcome = run_job(
         job,

@@ -13,7 +13,6 @@ from llmzip.cli import options, words
 from llmzip.cli.completing import crm_files
 from llmzip.cli.console import say, write_json
 from llmzip.cli.events import SCHEMA, done_event, errors_told
-from llmzip.cli.files import STDIO
 from llmzip.cli.helpers import Helpers
 from llmzip.cli.inputs import (
     Input,
@@ -25,6 +24,7 @@ from llmzip.cli.inputs import (
 )
 from llmzip.cli.job import Find, JobSettings, Outcome, Places, Tools, Work, run_job
 from llmzip.cli.names import is_crm, restored_names
+from llmzip.cli.sources import STDIO
 from llmzip.cli.startup import heavy_imports
 from llmzip.errors import FormatError, InputError, IntegrityError, LimitExceeded, SettingsError
 from llmzip.report import Report, read_report
@@ -125,10 +125,10 @@ def _run(job: JobSettings, settings: config.DecompressSettings, helpers: Helpers
 
     looked_at: list[Report] = []
 
-    def find(data: bytes, places: Places) -> bytes | None:
+    def find(data: bytes, places: Places) -> bytes | str:
         looked_at.append(read_report(data, max_output_bytes=settings.max_output_bytes))
         is_there = _has_hash(places.target or "", looked_at[0])
-        return b"" if is_there else None
+        return b"" if is_there else f"differs from what {places.source} holds"
 
     is_part = settings.span is not None or settings.chunks is not None
     outcome = _job(job, settings, work, looked_at, find=None if is_part else find)

@@ -1,8 +1,8 @@
-"""Input and output files: what may be read, what may be written, and how a result appears.
+"""Output files: what may be written, and how a result appears.
 
 Owns the checks made before any work, and publishing: a result is whole, synced and read back under
 a private name before it gets its own, and no other file is lost on the way. Knows nothing of
-containers. Called by `cli.job`, `cli.info` and `cli.test`.
+containers. Called by `cli.job` and `cli.pictures`.
 """
 
 from __future__ import annotations
@@ -10,72 +10,18 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from llmzip.cli.console import write_stdout
-from llmzip.cli.names import partner
+from llmzip.cli.sources import STDIO, Source
 from llmzip.cli.startup import check_path
 from llmzip.cli.temporary import take_away_stale, temporary, temporary_name
-from llmzip.errors import (
-    FormatError,
-    InputError,
-    IntegrityError,
-    LimitExceeded,
-    ModelMismatch,
-    NotACrmFile,
-)
+from llmzip.errors import InputError
 from llmzip.store.disk import directory_of, name_new, sync_name, write_all
 
-STDIO = "-"
 _READ_BYTES = 1 << 22
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """An opened input. `path` is None for a stream: stdin, a FIFO, a device."""
-
-    name: str
-    path: str | None
-    stream: BinaryIO
-    status: os.stat_result | None  # None: not known to the system (a stream in memory)
-
-    def read(self) -> bytes:
-        """All of it. Raises InputError, also for a file that changes meanwhile."""
-        try:
-            data = self.stream.read()
-        except OSError as error:
-            raise InputError(f"cannot read {self.name}: {error.strerror}") from error
-        with suppress(OSError):
-            # By what the system says before and after: files of /proc and /sys have other sizes
-            # than what they hold.
-            changed = self.has_changed() or self._is_other(os.fstat(self.stream.fileno()))
-            if self.path is not None and changed:
-                raise InputError(f"{self.name} changed while it was read", hint="try again")
-        return data
-
-    def has_changed(self) -> bool:
-        """Whether what now has the file's name is not what was opened, or not as it was then. False
-        for a stream, and for what is gone."""
-        if self.path is None:
-            return False
-        try:
-            return self._is_other(os.stat(self.path))
-        except OSError:
-            return False
-
-    def _is_other(self, now: os.stat_result) -> bool:
-        return self.status is not None and _state(now) != _state(self.status)
-
-    def close(self) -> None:
-        if self.name != STDIO:
-            self.stream.close()
-
-
-def _state(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,53 +37,6 @@ class Target:
     @property
     def name(self) -> str:
         return STDIO if self.path is None else self.path
-
-
-def open_source(file: str) -> Source:
-    """Open an input, `-` for stdin. Opening a FIFO waits for its writer. Raises InputError."""
-    if file != STDIO:
-        check_path(file)
-    if file == STDIO:
-        if sys.stdin is None:
-            raise InputError("standard input is closed", hint="name a file")
-        stream: BinaryIO = sys.stdin.buffer
-    else:
-        try:
-            stream = open(file, "rb")
-        except OSError as error:
-            hint = "pack it with tar first, or take what is in it with -r"
-            if not os.path.isdir(file):
-                hint = partner(file) or "check the name"
-            raise InputError(f"cannot read {file}: {error.strerror}", hint=hint) from error
-    if stream.isatty():
-        if file != STDIO:
-            stream.close()
-        raise InputError(
-            "data is not read from a terminal", hint="name a file, or send the data through a pipe"
-        )
-    try:
-        status = os.fstat(stream.fileno())
-    except OSError as error:
-        if file != STDIO:
-            stream.close()
-            raise InputError(f"cannot read {file}: {error.strerror}") from error
-        status = None
-    is_file = file != STDIO and status is not None and stat.S_ISREG(status.st_mode)
-    return Source(name=file, path=file if is_file else None, stream=stream, status=status)
-
-
-@contextmanager
-def naming(file: str) -> Iterator[None]:
-    """What is wrong with a file's content is said with its name."""
-    try:
-        yield
-    except (FormatError, IntegrityError, LimitExceeded, ModelMismatch) as error:
-        name = "standard input" if file == STDIO else file
-        if name not in str(error):
-            error.args = (f"{name}: {error}", *error.args[1:])
-        if isinstance(error, NotACrmFile) and (hint := partner(file)):
-            error.hint = hint
-        raise
 
 
 def plan_target(
@@ -179,7 +78,10 @@ def plan_target(
         with temporary(path):
             pass
     except OSError as error:
-        raise InputError(f"cannot write into {directory_of(path)}: {error.strerror}") from error
+        raise InputError(
+            f"cannot write into {directory_of(path)}: {error.strerror}",
+            hint="make that directory, or choose another place with -o or --output-dir",
+        ) from error
     return Target(path=path, replace=force, is_stream=False)
 
 
@@ -284,9 +186,13 @@ def _status(path: str) -> os.stat_result | None:
     return found
 
 
-def already_there(path: str) -> InputError:
-    """The error where the output is a file that nobody wants to lose."""
-    return InputError(f"{path} exists", hint="use -f to replace it, or -o for another name")
+def already_there(path: str, what: str = "") -> InputError:
+    """The error where the output is a file that nobody wants to lose. what: it is, if that is
+    known."""
+    return InputError(
+        f"{path} exists{f' and {what}' if what else ''}",
+        hint="use -f to replace it, or -o for another name",
+    )
 
 
 def _refuse_existing(path: str, status: os.stat_result, source: Source) -> None:
@@ -294,7 +200,7 @@ def _refuse_existing(path: str, status: os.stat_result, source: Source) -> None:
     if source.status is not None and os.path.samestat(status, source.status):
         raise InputError(f"{path} is the input itself", hint="choose another output with -o")
     if stat.S_ISDIR(status.st_mode):
-        raise InputError(f"{path} is a directory", hint="name the output file with -o")
+        raise InputError(f"{path} is a directory", hint="--output-dir names one for the results")
     if os.path.islink(path):
         raise InputError(f"{path} is a symbolic link", hint="name the file itself, or remove it")
     if not stat.S_ISREG(status.st_mode):

@@ -11,9 +11,9 @@ from llmzip import config
 from llmzip.cli import options
 from llmzip.cli.completing import crm_files
 from llmzip.cli.console import write_json, write_text
-from llmzip.cli.files import STDIO, naming, open_source
 from llmzip.cli.inputs import inputs_of, run_each
 from llmzip.cli.pictures import plan_picture, write_chart, write_picture
+from llmzip.cli.sources import STDIO, naming, open_source
 from llmzip.errors import SettingsError
 from llmzip.report import printable, read_report
 from llmzip.report_pieces import read_pieces

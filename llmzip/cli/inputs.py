@@ -15,8 +15,9 @@ import typer
 
 from llmzip.cli.console import PipeClosed
 from llmzip.cli.failures import exit_code_of, print_error
-from llmzip.cli.files import STDIO
+from llmzip.cli.names import is_result_of
 from llmzip.cli.signals import answer_between
+from llmzip.cli.sources import STDIO
 from llmzip.cli.startup import check_path
 from llmzip.errors import InputError, Interrupted, SettingsError
 
@@ -43,6 +44,8 @@ def inputs_of(
     """
     found: list[Input] = []
     for file in files:
+        if not file:
+            raise SettingsError("the name of a file is empty")
         if file != STDIO:
             check_path(file)
         if not (recursive and os.path.isdir(file)):
@@ -127,12 +130,13 @@ def _choices(one: Input, output_dir: str | None, names: Names) -> Sequence[str]:
         return ()
     try:
         found = names(one.path)
+        if output_dir is not None:
+            folder = os.path.join(output_dir, os.path.dirname(one.relative))
+            found = [os.path.join(folder, os.path.basename(name)) for name in found]
+        # A result of an earlier run keeps its name, whoever would meet it there.
+        return found[:1] if is_result_of(one.path, found[0]) else found
     except InputError:
         return ()
-    if output_dir is None:
-        return found
-    folder = os.path.join(output_dir, os.path.dirname(one.relative))
-    return [os.path.join(folder, os.path.basename(name)) for name in found]
 
 
 def _meeting(choices: Sequence[Sequence[str]]) -> list[int]:
@@ -149,6 +153,10 @@ def make_directory_of(target: str) -> None:
     check_path(target)
     try:
         os.makedirs(os.path.dirname(target) or os.curdir, exist_ok=True)
+    except FileExistsError as error:
+        raise InputError(
+            f"{error.filename} is not a directory", hint="choose another --output-dir"
+        ) from error
     except OSError as error:
         raise InputError(f"cannot make {os.path.dirname(target)}: {error.strerror}") from error
 

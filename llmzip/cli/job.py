@@ -15,20 +15,12 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from llmzip.cli.console import say
 from llmzip.cli.events import JsonEvents
-from llmzip.cli.files import (
-    STDIO,
-    Source,
-    Target,
-    already_there,
-    naming,
-    open_source,
-    plan_target,
-    publish,
-)
+from llmzip.cli.files import Target, already_there, plan_target, publish
 from llmzip.cli.kept import Kept, kept_work, remove_finished_work
 from llmzip.cli.preflight import check_disk, consider
 from llmzip.cli.progress import Timer, show_progress, status_line
 from llmzip.cli.signals import Stop, stop_on_signals
+from llmzip.cli.sources import STDIO, Source, naming, open_source
 from llmzip.errors import InputError, SettingsError
 from llmzip.progress import OnOutlook, OnProgress, Outlook, Progress, check_cancelled
 from llmzip.report import printable
@@ -80,8 +72,9 @@ class Tools:
 
 Work: TypeAlias = Callable[[bytes, Tools], _Result]
 OnRead: TypeAlias = Callable[[bytes], None]
-# Of an input's bytes: the bytes of an output that is there, if they are what the work would give.
-Find: TypeAlias = Callable[[bytes, Places], bytes | None]
+# Of an input's bytes: the bytes of an output that is there, if they are what the work would give;
+# else what they are instead.
+Find: TypeAlias = Callable[[bytes, Places], bytes | str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +134,10 @@ def run_job(
             say(f"warning: {_name(source)} has changed; the result is of what it was when read")
         elif settings.remove and not target.is_stream:
             _remove(source)
+            if target.exists and not settings.quiet:
+                say(f"{_name(source)} is removed")
+        elif settings.remove:
+            say(f"note: {_name(source)} stays: what goes to {printable(target.name)} may be lost")
     return Outcome(
         source_name=_name(source),
         target_name="standard output" if target.path is None else printable(target.path),
@@ -155,8 +152,8 @@ def _found(find: Find | None, data: bytes, places: Places) -> bytes:
     """The result that is there already, safely on disk. Raises InputError for another file."""
     assert find is not None and places.target is not None
     found = find(data, places)
-    if found is None:
-        raise already_there(places.target)
+    if isinstance(found, str):
+        raise already_there(places.target, found)
     sync_file(places.target)
     remove_finished_work(places.target)
     return found

@@ -1,7 +1,7 @@
 """Names of files: what ours end in, what a result is called, what somebody may have meant.
 
 Owns the suffix, and how an original's own suffix goes into a container and comes back. Called by
-the commands, `cli.files` and `cli.completing`.
+the commands, `cli.sources` and `cli.completing`.
 """
 
 from __future__ import annotations
@@ -56,6 +56,12 @@ def restored_names(path: str) -> tuple[str]:
     return (stem if stem.endswith(suffix) else stem + suffix,)
 
 
+def is_result_of(source: str, target: str) -> bool:
+    """Whether a container is there that keeps the suffix of this file. Raises InputError."""
+    suffix = kept_suffix(source, target)
+    return is_crm(target) and suffix != "" and _suffix_in(target) == suffix
+
+
 def strip_suffix(path: str) -> str:
     """A name without what ours end in. Raises InputError."""
     stem, suffix = path[: -len(SUFFIX)], path[-len(SUFFIX) :]
@@ -84,6 +90,8 @@ def _suffix_in(path: str) -> str:
 def partner(path: str) -> str:
     """A hint for a file that is not there, or is not one of ours: which other one is meant. Empty
     where none is."""
+    if path.endswith(f"{SUFFIX}.part") and os.path.isfile(path):
+        return "it is unfinished work: the command that began it goes on with it"
     if is_crm(path):
         stem = path[: -len(SUFFIX)]
         found = sorted(iglob(f"{escape(stem)}.*{SUFFIX}"))
@@ -95,5 +103,5 @@ def partner(path: str) -> str:
         return f"{found[0]} is there"
     plain = [name for name in plain if os.path.isfile(name) and not name.endswith(".part")]
     if plain and is_crm(path):
-        return f"{plain[0]} is there, which llmzip compress makes such a file of"
+        return f"{plain[0]} is there, not compressed yet"
     return f"{plain[0]} is there" if plain else ""

@@ -17,7 +17,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from llmzip.cli.console import say, write_text
-from llmzip.cli.files import STDIO, Source, Target, plan_target, publish
+from llmzip.cli.files import Target, plan_target, publish
+from llmzip.cli.sources import STDIO, Source
 from llmzip.errors import InputError, SettingsError
 from llmzip.report import Report, printable
 

@@ -128,8 +128,10 @@ def read_header(data: bytes) -> tuple[Header, int]:
 
     Raises NotACrmFile, Truncated, Corrupt, UnsupportedVersion.
     """
+    if not data:
+        raise NotACrmFile("not a .crm file: it is empty")
     if data[: len(MAGIC)] != MAGIC:
-        if data and MAGIC.startswith(data):
+        if MAGIC.startswith(data):
             raise Truncated(f"the file ends after {len(data)} bytes, inside its magic")
         raise NotACrmFile("not a .crm file: the magic bytes are missing")
     cursor = Cursor(data, what="file", short=Truncated)

@@ -89,7 +89,7 @@ class Journal:
                 raise ResumeRefused(
                     f"{self.path} holds work that this run cannot go on from: {why}. "
                     "Nothing was written.",
-                    hint="--restart discards that work and starts anew",
+                    hint="--restart discards that work and starts anew, -o names another output",
                 )
 
     def begin(self, facts: Facts, *, choice: str = "") -> str:

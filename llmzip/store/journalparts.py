@@ -85,4 +85,9 @@ def difference(key: str, before: object, now: object) -> str:
     if key == "input":
         return "it is of another input, or the input has changed since"
     other = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-    return f"other {key}: " + ", ".join(f"{k} was {before.get(k)}, is {now.get(k)}" for k in other)
+    said = [f"{k} was {_word(before.get(k))}, is {_word(now.get(k))}" for k in other]
+    return f"other {key}: " + ", ".join(said)
+
+
+def _word(value: object) -> str:
+    return "not given" if value is None else str(value)

@@ -120,7 +120,10 @@ def _damaged_chunks(
 ) -> Damaged:
     model = header.model
     if model is None:
-        raise Corrupt("all of the text is stored bytes, which have no checks of their own")
+        raise Corrupt(
+            "all of the text is stored bytes, which have no checks of their own",
+            hint="take the file from where it came once more",
+        )
     mems = chain(_mems(model, vectors), repeat(None))
     found = chain(_patches(model, columns, patches), repeat(None))
     contents: list[Content] = []

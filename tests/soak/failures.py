@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from llmzip.cli.files import Source
+from llmzip.cli.sources import Source
 from tests.soak import faults, forks
 from tests.soak.forks import Ended, told_chunks
 from tests.soak.outcome import Outcome
