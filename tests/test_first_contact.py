@@ -379,7 +379,12 @@ def looks(monkeypatch, *seconds: tuple[float, float, float]):
 
 @pytest.mark.parametrize(
     ("after", "spins"),
-    [((0.2, 1.15, 0.15), None), ((0.2, 1.35, 0.15), "1000"), ((0.2, 1.2, 0.0), "1000")],
+    [
+        ((0.2, 1.15, 0.15), None),
+        ((0.2, 1.23, 0.15), None),
+        ((0.2, 1.35, 0.15), "1000"),
+        ((0.2, 1.2, 0.0), "1000"),
+    ],
 )
 def test_threads_wait_by_what_others_do(monkeypatch, after, spins):
     looks(monkeypatch, (0.0, 1.0, 0.0), after)

@@ -25,8 +25,8 @@ from llmzip.errors import InputError
 # Turns of the loop, where the machine is busy; the library's own number is some 300,000.
 _BUSY_SPINS = "1000"
 _USERS_CHOICE = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-_BUSY_CORES = 0.25  # that others keep busy
-_LEAST_SECONDS = 0.1  # between two looks: the system counts in hundredths
+_BUSY_CORES = 0.5  # that others keep busy; less may be a process that just ends
+_LEAST_SECONDS = 0.2  # between two looks: the system counts in hundredths
 _STAT = Path("/proc/stat")
 _BUSY_FIELDS = (0, 1, 2, 5, 6, 7)  # user, nice, system, irq, softirq, steal
 
