@@ -27,7 +27,7 @@ STUDIES: dict[str, tuple[list[str], set[str]]] = {
     "greedy": ([], {"greedy"}),
     "rate": (["--bits", "16,4"], {"growth", "capacity"}),
     "geometry": ([], {"solution", "path", "pair", "interpolation", "neighbour"}),
-    "plan": ([], {"stretch", "growth", "capacity", "trial"}),
+    "plan": (["--search"], {"stretch", "growth", "capacity", "trial"}),
 }
 
 
@@ -64,6 +64,21 @@ def test_every_study_on_every_architecture(
         assert {f"{study}.png", f"{study}.svg"} <= found
     assert f"report: {study}/report.html" in err
     assert not [name for name in found if name.endswith((".new", ".lock"))]
+
+
+def test_a_plan_searches_only_when_asked(
+    tiny_model: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = ["lab", "plan", "book.txt", "--model", str(tiny_model("llama")), *QUICK]
+    assert main([*command, "--out", "quick"]) == 0
+    out, err = capfd.readouterr()
+    assert err.startswith("rows, pictures and the report go into the folder quick\n")
+    assert "by the model's calibration" in out
+    assert {row["purpose"] for row in read_rows(Path("quick"))} == {"stretch", "trial"}
+    assert main([*command, "--out", "search", "--search", "-q"]) == 0
+    out, err = capfd.readouterr()
+    assert "by the model's calibration" not in out and err == ""
+    assert "capacity" in {row["purpose"] for row in read_rows(Path("search"))}
 
 
 def test_the_table_is_printed(
