@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from llmzip.estimate import Estimate
 
 _Defaults = config.CompressSettings
+_MOST_GROWTH, _MOST_OVERHEAD = 16, 1 << 16  # of a file against its text
 
 
 def compress(
@@ -167,7 +168,7 @@ def _run(job: JobSettings, settings: config.CompressSettings, helpers: Helpers) 
         with heavy_imports():
             from llmzip.existing import difference
         with open(places.target or "", "rb") as file:
-            packed = file.read()
+            packed = file.read(_MOST_GROWTH * len(data) + _MOST_OVERHEAD)
         return difference(packed, data, settings, suffix=_suffix(places)) or packed
 
     outcome = run_job(
@@ -179,7 +180,7 @@ def _run(job: JobSettings, settings: config.CompressSettings, helpers: Helpers) 
         find=find,
         on_read=_warn_if_compressed,
         # 16-bit vectors take several times the text, and the work that is kept as much again.
-        most_bytes=lambda data: (16 if settings.bits == 16 else 2) * len(data),
+        most_bytes=lambda data: (_MOST_GROWTH if settings.bits == 16 else 2) * len(data),
     )
     report = read_report(outcome.result, max_output_bytes=len(outcome.source_data))
     if job.json:
