@@ -10,6 +10,7 @@ from __future__ import annotations
 import lzma
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import zstandard
 
@@ -40,7 +41,7 @@ class Draft:
     container: Container
     decode: Callable[[bytes, Container], Texts] = _no_texts
 
-    @property
+    @cached_property
     def num_bytes(self) -> int:
         """What it takes, all but the fields that `seal` adds."""
         return len(write_container(self.container))

@@ -212,6 +212,14 @@ def test_a_damaged_file_is_not_said_to_be_there(folder, capfd):
     assert "hobbit.crm exists" in capfd.readouterr().err
 
 
+def test_decompress_leaves_a_file_that_looks_like_work(folder):
+    Path("hobbit.txt").write_bytes(NOISE)
+    assert main(["compress", "-q", "hobbit.txt"]) == 0
+    Path("hobbit.txt.part").write_bytes(b"")  # somebody's own
+    assert main(["decompress", "-q", "hobbit.crm"]) == 0
+    assert sorted(os.listdir()) == ["hobbit.crm", "hobbit.txt", "hobbit.txt.part"]
+
+
 def test_a_part_is_not_compared_with_the_whole(folder, capfd):
     Path("hobbit.txt").write_bytes(NOISE)
     assert main(["compress", "-q", "hobbit.txt"]) == 0

@@ -13,14 +13,7 @@ from llmzip.cli.console import say, write_json, write_text
 from llmzip.cli.events import done_event, errors_told
 from llmzip.cli.forecast import forecast_fields, forecast_text
 from llmzip.cli.helpers import Helpers
-from llmzip.cli.inputs import (
-    Input,
-    check_together,
-    inputs_of,
-    make_directory_of,
-    run_each,
-    with_targets,
-)
+from llmzip.cli.inputs import Input, check_together, inputs_of, result_in, run_each, with_targets
 from llmzip.cli.job import JobSettings, Outcome, Places, Tools, run_dry, run_job
 from llmzip.cli.names import SUFFIX, kept_suffix, packed_names
 from llmzip.cli.startup import heavy_imports
@@ -125,9 +118,8 @@ def compress(
         def run(one: Input) -> None:
             own = replace(job, file=one.path, output=output, target=one.target)
             with errors_told(own):
-                if output_dir is not None and one.target is not None:
-                    make_directory_of(one.target)
-                    own = replace(own, output=one.target)
+                if not dry_run:
+                    own = replace(own, output=output or result_in(output_dir, one, packed_names))
                 (_forecast if dry_run else _run)(own, settings, helpers)
 
         run_each(found, run)

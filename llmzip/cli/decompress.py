@@ -14,17 +14,9 @@ from llmzip.cli.completing import crm_files
 from llmzip.cli.console import say, write_json
 from llmzip.cli.events import SCHEMA, done_event, errors_told
 from llmzip.cli.helpers import Helpers
-from llmzip.cli.inputs import (
-    Input,
-    check_together,
-    inputs_of,
-    make_directory_of,
-    run_each,
-    with_targets,
-)
+from llmzip.cli.inputs import Input, check_together, inputs_of, result_in, run_each, with_targets
 from llmzip.cli.job import Find, JobSettings, Outcome, Places, Tools, Work, run_job
 from llmzip.cli.names import is_crm, restored_names
-from llmzip.cli.sources import STDIO
 from llmzip.cli.startup import heavy_imports
 from llmzip.errors import FormatError, InputError, IntegrityError, LimitExceeded, SettingsError
 from llmzip.report import Report, read_report
@@ -105,10 +97,7 @@ def decompress(
         def run(one: Input) -> None:
             own = replace(job, file=one.path, output=output, target=one.target)
             with errors_told(own):
-                if output_dir is not None and one.path != STDIO:
-                    target = one.target or restored_names(one.path)[0]  # which says what is wrong
-                    make_directory_of(target)
-                    own = replace(own, output=target)
+                own = replace(own, output=output or result_in(output_dir, one, restored_names))
                 (_salvage if salvage else _run)(own, settings, helpers)
 
         run_each(found, run)

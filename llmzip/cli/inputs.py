@@ -129,14 +129,19 @@ def _choices(one: Input, output_dir: str | None, names: Names) -> Sequence[str]:
     if one.path == STDIO:
         return ()
     try:
-        found = names(one.path)
-        if output_dir is not None:
-            folder = os.path.join(output_dir, os.path.dirname(one.relative))
-            found = [os.path.join(folder, os.path.basename(name)) for name in found]
-        # A result of an earlier run keeps its name, whoever would meet it there.
-        return found[:1] if is_result_of(one.path, found[0]) else found
+        return _places(one, output_dir, names)
     except InputError:
         return ()
+
+
+def _places(one: Input, output_dir: str | None, names: Names) -> Sequence[str]:
+    """Where the result of a file may go, best first. Raises InputError."""
+    found = names(one.path)
+    if output_dir is not None:
+        folder = os.path.join(output_dir, os.path.dirname(one.relative))
+        found = [os.path.join(folder, os.path.basename(name)) for name in found]
+    # A result of an earlier run keeps its name, whoever would meet it there.
+    return found[:1] if is_result_of(one.path, found[0]) else found
 
 
 def _meeting(choices: Sequence[Sequence[str]]) -> list[int]:
@@ -148,8 +153,12 @@ def _meeting(choices: Sequence[Sequence[str]]) -> list[int]:
     return next((found for found in places.values() if len(found) > 1), [])
 
 
-def make_directory_of(target: str) -> None:
-    """The directory that a result goes into, where there is none. Raises InputError."""
+def result_in(output_dir: str | None, one: Input, names: Names) -> str | None:
+    """Where a result goes below `output_dir`, whose directories are made; None without one, and
+    for standard input. Raises InputError, also for what `with_targets` has left to be told."""
+    if output_dir is None or one.path == STDIO:
+        return None
+    target = one.target or _places(one, output_dir, names)[0]
     check_path(target)
     try:
         os.makedirs(os.path.dirname(target) or os.curdir, exist_ok=True)
@@ -159,6 +168,7 @@ def make_directory_of(target: str) -> None:
         ) from error
     except OSError as error:
         raise InputError(f"cannot make {os.path.dirname(target)}: {error.strerror}") from error
+    return target
 
 
 def run_each(found: Sequence[Input], run: Callable[[Input], None]) -> None:

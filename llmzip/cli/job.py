@@ -127,6 +127,8 @@ def run_job(
         places = Places(source=source.path, target=None if target.is_stream else target.path)
         if target.exists:
             result = _found(find, data, places)
+            if keeps_work and target.path is not None:
+                remove_finished_work(target.path)
         else:
             check_disk(target, most_bytes(data), yes=settings.yes)
             result = _made(data, settings, work, source, target, places, on_read, keeps_work, stop)
@@ -155,7 +157,6 @@ def _found(find: Find | None, data: bytes, places: Places) -> bytes:
     if isinstance(found, str):
         raise already_there(places.target, found)
     sync_file(places.target)
-    remove_finished_work(places.target)
     return found
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import typer
 
@@ -96,15 +97,19 @@ def _of_stdout(error: Exception) -> Exception:
     return error
 
 
+@cache
+def _compress_options() -> dict[str, Any]:
+    """The options of `compress`, as the shell's library has them, by every name."""
+    command: Any = typer.main.get_command(app)
+    params = command.get_command(None, "compress").params
+    return {name: each for each in params for name in (*each.opts, *each.secondary_opts)}
+
+
 def _takes_value(word: str) -> bool:
     """Whether a word is an option of `compress` that the next word belongs to."""
     if not word.startswith("-") or "=" in word:
         return False
-    options = {
-        name: option
-        for option in typer.main.get_command(app).get_command(None, "compress").params  # type: ignore[attr-defined]
-        for name in (*option.opts, *option.secondary_opts)
-    }
+    options = _compress_options()
     # Of letters in one word, such as -qT, the first that takes a value takes what is left of it.
     letters = [word] if word.startswith("--") else [f"-{letter}" for letter in word[1:]]
     taking = [name for name in letters if name in options and not options[name].is_flag]

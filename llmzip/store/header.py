@@ -32,9 +32,7 @@ VERSION = 1
 MAX_HEADER_BYTES = 1 << 20
 CRC_BYTES = 4
 SETTINGS_BYTES = 2
-MOST_START_BYTES = (
-    MAX_HEADER_BYTES + 32
-)  # with magic, feature bits, the header's size, its checksum
+MOST_START_BYTES = MAX_HEADER_BYTES + 32  # all up to and with the header's checksum
 
 # Required features: a reader that does not know a bit must refuse the file. The others are those of
 # the model block.
