@@ -22,6 +22,9 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from llmzip.api.open import open
+from llmzip.api.options import bytes_of, compress_settings, decompress_settings
+from llmzip.api.sessions import Compressor, Decompressor
 from llmzip.config import (
     DEFAULT_MAX_OUTPUT_BYTES,
     DEFAULT_MAX_PATCHES,
@@ -48,17 +51,14 @@ from llmzip.errors import (
     Truncated,
     UnsupportedVersion,
 )
-from llmzip.fileobjects import open
-from llmzip.options import bytes_of, compress_settings, decompress_settings
 from llmzip.progress import ChunkEvent, Progress
-from llmzip.session import Compressor, Decompressor
 
 if TYPE_CHECKING:
     import threading
 
-    from llmzip.options import BytesLike
+    from llmzip.api.options import BytesLike
+    from llmzip.inspect.report import Report
     from llmzip.progress import OnProgress
-    from llmzip.report import Report
 
 __version__ = VERSION
 
@@ -165,7 +165,7 @@ def compress(
         }
     )
     whole = bytes_of(data)
-    from llmzip.codec import compress_bytes
+    from llmzip.api.compress import compress_bytes
 
     return compress_bytes(whole, settings, on_progress=progress, cancel=cancel)
 
@@ -222,7 +222,7 @@ def decompress(
         chunks=chunks,
     )
     whole = bytes_of(data)
-    from llmzip.codec import decompress_bytes
+    from llmzip.api.compress import decompress_bytes
 
     return decompress_bytes(whole, settings, on_progress=progress, cancel=cancel)
 
@@ -233,7 +233,7 @@ def info(source: str | os.PathLike[str] | BytesLike) -> Report:
     Raises `FormatError`, `LimitExceeded` for an original over 1 GiB, and OSError for a path that
     cannot be read.
     """
-    from llmzip.report import read_report
+    from llmzip.inspect.report import read_report
 
     if isinstance(source, (str, os.PathLike)):
         with builtins.open(source, "rb") as file:
@@ -243,7 +243,7 @@ def info(source: str | os.PathLike[str] | BytesLike) -> Report:
 
 def __getattr__(name: str) -> object:
     if name == "Report":
-        from llmzip.report import Report
+        from llmzip.inspect.report import Report
 
         return Report
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

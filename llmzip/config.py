@@ -1,7 +1,6 @@
 """Every setting of a run, validated once, before any work.
 
-Owns the defaults and the limits of the settings. Knows nothing of models or files. Made by `cli`
-and by the public functions, read by `codec` and the rooms below it.
+Owns the defaults and the limits of the settings. Knows nothing of models or files.
 """
 
 from __future__ import annotations
@@ -200,7 +199,7 @@ LOCAL_CLUSTER = "local"  # an address: of this machine alone; it ends with the r
 
 
 @dataclass(frozen=True, kw_only=True)
-class CrewSettings:
+class ClusterSettings:
     """Which Ray cluster crams, and how it is divided."""
 
     address: str = LOCAL_CLUSTER  # HOST:PORT, or "auto": that which this machine belongs to

@@ -1,7 +1,6 @@
 """What a long run tells its caller while it works.
 
-Owns the one event type and the cancel check. Knows nothing of terminals. Sent by `cram` and
-`codec`, drawn by `cli`.
+Owns the one event type and the cancel check. Knows nothing of terminals.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outlook:
+class Forecast:
     """What the work ahead will take, before it is begun. None: not known, or not this time."""
 
     seconds: float | None = None
@@ -92,7 +91,7 @@ class Outlook:
 OnProgress: TypeAlias = Callable[[Progress], None]
 # Is told before the model is loaded (memory) and before the optimiser begins (time); may raise to
 # end the work there.
-OnOutlook: TypeAlias = Callable[[Outlook], None]
+OnForecast: TypeAlias = Callable[[Forecast], None]
 
 
 def check_cancelled(cancel: threading.Event | None) -> None:

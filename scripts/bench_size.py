@@ -16,24 +16,24 @@ import torch
 from bench_speed import bf16_flops
 from torch import Tensor
 
-from llmzip.codec import compress_bytes, decompress_bytes
-from llmzip.comparison import others
+from llmzip.api.compress import compress_bytes, decompress_bytes
+from llmzip.codecs.cram.plan import tokenised_parts
+from llmzip.codecs.input import split_stretches
 from llmzip.config import CompressSettings, DecompressSettings
 from llmzip.errors import IntegrityError
-from llmzip.explain import read_alone
+from llmzip.inspect.baselines import others
+from llmzip.inspect.explain import read_alone
+from llmzip.inspect.report import Report, read_report
 from llmzip.lm.devices import pick_device
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows, segment_start
 from llmzip.lm.model import FrozenLM, load_model, start_token
 from llmzip.lm.state import State
 from llmzip.lm.tokens import Tokens
+from llmzip.lm.torch_settings import borrowed_torch
 from llmzip.lm.zoo import DEFAULT_MODEL, ModelFiles, resolve
-from llmzip.pieces import segments_of
-from llmzip.planning import tokenised_parts
-from llmzip.report import Report, read_report
-from llmzip.runtime import borrowed_torch
 from llmzip.store.container import Container, chunk_check, read_container
+from llmzip.store.pieces import segments_of
 from llmzip.store.vectors import mem_bits
-from llmzip.triage import split_stretches
 
 WINDOW_TOKENS = 2048
 

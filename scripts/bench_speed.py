@@ -19,27 +19,28 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from llmzip.codecs.cram.calibration import calibration_of
+from llmzip.codecs.cram.chunking import Segment, Span
+from llmzip.codecs.cram.decoder import decode_chunks_of
+from llmzip.codecs.cram.engine import Engine
+from llmzip.codecs.cram.greedy import decode_chunks
+from llmzip.codecs.cram.groups import make_engine
+from llmzip.codecs.cram.optimizer import as_stored
+from llmzip.codecs.cram.payload import assemble
+from llmzip.codecs.cram.plan import plan_parts, tokenised_parts
+from llmzip.codecs.cram.presets import EFFORTS
+from llmzip.codecs.cram.settings import EngineSettings
+from llmzip.codecs.cram.tasks import Crammed, Task
+from llmzip.codecs.input import split_stretches
 from llmzip.config import DEFAULT_MAX_STEPS, CompressSettings, ComputeSettings, Preset
-from llmzip.cram.chunking import Segment, Span
-from llmzip.cram.decode import decode_chunks
-from llmzip.cram.effort import EFFORTS
-from llmzip.cram.engine import Engine
-from llmzip.cram.optimizer import as_stored
-from llmzip.cram.settings import EngineSettings
-from llmzip.cram.tasks import Crammed, Task
-from llmzip.decoding import decode_chunks_of
-from llmzip.groups import make_engine
 from llmzip.lm.devices import pick_device
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows, segment_start
+from llmzip.lm.loaded import LoadedModel, load_for_compression
 from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import DEFAULT_MODEL, ModelFiles, resolve
-from llmzip.packing import assemble
-from llmzip.pieces import restore
-from llmzip.planning import plan_parts, tokenised_parts
 from llmzip.store.container import read_container, write_container
-from llmzip.triage import split_stretches
-from llmzip.workshop import Workshop, open_workshop
+from llmzip.store.pieces import restore
 
 PAPER_STEPS = 5000
 PAPER_LR, PAPER_BETAS, PAPER_DECAY = 0.01, (0.9, 0.9), 0.01
@@ -98,23 +99,23 @@ class Machine:
 
 def engine_job(text: bytes, preset: Preset, machine: Machine) -> Sample:
     """Compress `text` with a preset, from its bytes to a container that decodes to them."""
-    shop, rate = _open(machine)
+    loaded, rate = _open(machine)
     settings = CompressSettings(
         preset=preset, seed=machine.seed, compute=_compute(machine), **machine.extra
     )
     began = time.monotonic()
-    plan = plan_parts(tokenised_parts(split_stretches(text), shop.tokens), shop, settings)
+    plan = plan_parts(tokenised_parts(split_stretches(text), loaded.tokens), loaded, settings)
     cramming = time.monotonic()
     engine = make_engine(
         plan,
-        shop,
+        loaded,
         settings,
     )
     crammed = list(engine.run(plan.tasks))
     cram_seconds = time.monotonic() - cramming
-    packed = write_container(assemble(text, plan, crammed, shop, settings))
+    packed = write_container(assemble(text, plan, crammed, loaded, settings))
     found = read_container(packed)
-    is_exact = restore(found, decode_chunks_of(found, shop.judge, shop.tokens)) == text
+    is_exact = restore(found, decode_chunks_of(found, loaded.decode_lm, loaded.tokens)) == text
     return Sample(
         seconds=time.monotonic() - began,
         cram_seconds=cram_seconds,
@@ -122,33 +123,33 @@ def engine_job(text: bytes, preset: Preset, machine: Machine) -> Sample:
         container_bytes=len(packed),
         chunks=tuple(_chunk(chunk, is_exact) for chunk in crammed),
         token_steps=engine.token_steps,
-        **_common(shop.files, shop.lm.dtype, rate),
+        **_common(loaded.files, loaded.lm.dtype, rate),
     )
 
 
 def fixed_job(text: bytes, tokens: int, count: int, machine: Machine) -> Sample:
     """Cram chunks of a fixed number of tokens behind left context, one vector each, until at most
     FIXED_PATCHES tokens are wrong."""
-    shop, rate = _open(machine)
-    tasks = list(_fixed_tasks(shop.tokens.ids_of(text), tokens, count, shop.start_id))
+    loaded, rate = _open(machine)
+    tasks = list(_fixed_tasks(loaded.tokens.ids_of(text), tokens, count, loaded.start_id))
     settings = EngineSettings(
         num_mem=1,
         max_steps=DEFAULT_MAX_STEPS,
         seed=machine.seed,
         context_tokens=FIXED_CONTEXT,
-        min_margin=shop.calibration().min_margin,
+        min_margin=calibration_of(loaded).min_margin,
         step_price_bits=EFFORTS["balanced"].step_price_bits,
         patches=FIXED_PATCHES,
     )
     began = time.monotonic()
-    engine = Engine(shop.lm, shop.judge, settings)
+    engine = Engine(loaded.lm, loaded.decode_lm, settings)
     crammed = list(engine.run(iter(tasks)))
     seconds = time.monotonic() - began
     whole = {(task.segment.index, task.start, task.end) for task in tasks}
     return Sample(
         seconds=seconds,
         cram_seconds=seconds,
-        num_bytes=sum(len(shop.tokens.bytes_of(chunk.task.ids)) for chunk in crammed),
+        num_bytes=sum(len(loaded.tokens.bytes_of(chunk.task.ids)) for chunk in crammed),
         container_bytes=0,
         # The engine hands out only what the decoder has reproduced; a chunk that it had to split
         # was lost as a chunk of this length.
@@ -156,7 +157,7 @@ def fixed_job(text: bytes, tokens: int, count: int, machine: Machine) -> Sample:
             _chunk(c, (c.task.segment.index, c.task.start, c.task.end) in whole) for c in crammed
         ),
         token_steps=engine.token_steps,
-        **_common(shop.files, shop.lm.dtype, rate),
+        **_common(loaded.files, loaded.lm.dtype, rate),
     )
 
 
@@ -256,9 +257,9 @@ def _chunk(chunk: Crammed, is_exact: bool) -> ChunkSample:
     )
 
 
-def _open(machine: Machine) -> tuple[Workshop, float]:
+def _open(machine: Machine) -> tuple[LoadedModel, float]:
     files, tokens, rate = _prepare(machine)
-    return open_workshop(files, tokens, _compute(machine)), rate
+    return load_for_compression(files, tokens, _compute(machine)), rate
 
 
 def _prepare(machine: Machine) -> tuple[ModelFiles, Tokens, float]:

@@ -19,7 +19,7 @@ from bench_arith import ArithSample
 from bench_published import published_of
 
 from llmzip.config import CompressSettings
-from llmzip.report import MODEL_NOT_COUNTED
+from llmzip.inspect.figures import MODEL_NOT_COUNTED
 
 AnySample: TypeAlias = ArithSample | sizes.SizeSample
 

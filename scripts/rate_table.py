@@ -18,8 +18,8 @@ from typing import Annotated
 import typer
 from bench_size import SizeSample, other_sizes, size_job
 
+from llmzip.codecs.cram.presets import chunk_budget_bits, grid_plan
 from llmzip.config import DEFAULT_MAX_PATCHES, CompressSettings
-from llmzip.cram.effort import chunk_budget_bits, grid_plan
 from llmzip.lm.zoo import DEFAULT_MODEL, MODELS
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "long.txt"

@@ -21,10 +21,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
-from llmzip import codec
+from llmzip.api import compress as codec
 from llmzip.cluster.pool import WorkerLost, run_jobs
-from llmzip.cluster.ray_crew import ray_crew
-from llmzip.config import CompressSettings, CrewSettings, Preset
+from llmzip.cluster.ray_executor import ray_executor
+from llmzip.config import ClusterSettings, CompressSettings, Preset
 from llmzip.progress import Progress
 from llmzip.store.journal import Journal
 
@@ -224,11 +224,13 @@ def measure(text: bytes, workers: Sequence[int], settings: CompressSettings) -> 
         with (
             tempfile.TemporaryDirectory() as directory,
             closing(Journal.open(str(Path(directory) / "x.part"))) as journal,
-            ray_crew(CrewSettings(num_workers=number, cores=1), say=print) as crew,
+            ray_executor(ClusterSettings(num_workers=number, cores=1), say=print) as executor,
         ):
             watch = Watch()
             packed.add(
-                codec.compress_bytes(text, settings, crew=crew, journal=journal, on_progress=watch)
+                codec.compress_bytes(
+                    text, settings, executor=executor, journal=journal, on_progress=watch
+                )
             )
             watch.stop()
             journal.remove()

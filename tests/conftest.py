@@ -28,7 +28,7 @@ def own_calibrations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     """What is measured of tiny models stays out of the user's cache."""
     cache = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmzip.workshop.cache_dir", lambda: cache)
+        patch.setattr("llmzip.codecs.cram.calibration.cache_dir", lambda: cache)
         yield
 
 

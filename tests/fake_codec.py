@@ -14,7 +14,7 @@ TEXT = b"It was the best of times,\r\nit was the worst of times.\n"
 # three chunks in the journal, and "long slow" waits for a cancel after the second.
 FAKE_CODEC = """
 import os, time, types
-from llmzip.existing import check_of
+from llmzip.api.existing import check_of
 from llmzip.progress import Progress, check_cancelled
 from llmzip.store.container import Container, StoredRun, content_hash, read_container
 from llmzip.store.container import write_container
@@ -81,8 +81,8 @@ def decompress_bytes(data, settings, *, on_progress=None, cancel=None, **more):
 
 
 def fake_codec(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Put a new one in the place of `llmzip.codec`."""
-    fake: Any = types.ModuleType("llmzip.codec")
+    """Put a new one in the place of `llmzip.api.compress`."""
+    fake: Any = types.ModuleType("llmzip.api.compress")
     exec(FAKE_CODEC, fake.__dict__)
-    monkeypatch.setitem(sys.modules, "llmzip.codec", fake)
+    monkeypatch.setitem(sys.modules, "llmzip.api.compress", fake)
     return fake

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from llmzip import arith_encoding, codec
+from llmzip.api import compress as codec
+from llmzip.codecs.arith import encoder as arith_encoding
 from llmzip.config import CompressSettings
 from llmzip.store.container import (
     ArithRun,
@@ -46,8 +47,8 @@ def held(kind: str, model: Path) -> bytes:
     with pytest.MonkeyPatch.context() as patch:
         # A random model predicts worse than zstd, and no text here is as long as a segment.
         patch.setattr(arith_encoding, "pack_stored", lambda data: bytes(1 << 20))
-        patch.setattr("llmzip.arith.segments._TOKENS_OF_ONE_LANE", 30)
-        patch.setattr("llmzip.arith.segments._SEGMENT_BYTES", 50)
+        patch.setattr("llmzip.codecs.arith.segments._TOKENS_OF_ONE_LANE", 30)
+        patch.setattr("llmzip.codecs.arith.segments._SEGMENT_BYTES", 50)
         found = [
             read_container(
                 codec.compress_bytes(text, CompressSettings(model=str(model), **_SETTINGS[kind]))

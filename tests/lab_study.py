@@ -17,24 +17,24 @@ from llmzip.lab.recipes import Recipe
 from llmzip.lab.rows import COLUMNS
 from llmzip.lab.study import Study
 from llmzip.lab.texts import Sample
+from llmzip.lm.loaded import LoadedModel, load_for_compression
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import resolve
-from llmzip.workshop import Workshop, open_workshop
 from tests.tiny_models import TEXT
 
 BF16_ARCH = "olmo"  # whose optimiser computes in another dtype than its decoder
 
 
-def tiny_shop(tiny_model: Callable[..., Path], arch: str) -> Workshop:
+def tiny_shop(tiny_model: Callable[..., Path], arch: str) -> LoadedModel:
     files = resolve(str(tiny_model(arch, bos=arch == "llama")))
     numerics = "cpu torch.bfloat16" if arch == BF16_ARCH else "cpu torch.float32"
-    return open_workshop(
+    return load_for_compression(
         files, Tokens.load(files.path), ComputeSettings(device="cpu"), numerics=numerics
     )
 
 
-def texts_of(shop: Workshop, *, count: int, num_tokens: int) -> list[Sample]:
-    ids = shop.tokens.ids_of(TEXT.encode())
+def texts_of(loaded: LoadedModel, *, count: int, num_tokens: int) -> list[Sample]:
+    ids = loaded.tokens.ids_of(TEXT.encode())
     return [
         Sample(source="natural", index=i, name=f"text {i}", ids=tuple(ids[40 * i :][:num_tokens]))
         for i in range(count)
@@ -43,7 +43,7 @@ def texts_of(shop: Workshop, *, count: int, num_tokens: int) -> list[Sample]:
 
 @contextmanager
 def opened_study(
-    shop: Workshop,
+    loaded: LoadedModel,
     path: Path,
     recipe: Recipe,
     *,
@@ -59,7 +59,7 @@ def opened_study(
 
     folder = Folder.open(path, "test", {}, columns=COLUMNS)
     with closing(folder):
-        yield Study(shop=shop, folder=folder, recipe=recipe, seed=0, tell=tell, cancel=cancel)
+        yield Study(loaded=loaded, folder=folder, recipe=recipe, seed=0, tell=tell, cancel=cancel)
 
 
 def timeless_rows(path: Path, *, but: Callable[[Row], bool] = lambda row: False) -> list[Row]:
@@ -86,30 +86,30 @@ def seen_outcomes(study: Study) -> Iterator[list[Outcome]]:
         study.cram = cram  # type: ignore[method-assign]
 
 
-def logits_by_hand(shop: Workshop, mem: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
+def logits_by_hand(loaded: LoadedModel, mem: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
     """Logits of len(ids) + 1 tokens, from one plain pass over [start | mem | ids] in fp32."""
-    start = [] if shop.start_id is None else [shop.start_id]
-    judge = shop.judge
-    parts = [judge.embed(torch.tensor(start, dtype=torch.int64)), mem,
-             judge.embed(torch.tensor(list(ids), dtype=torch.int64))]  # fmt: skip
+    start = [] if loaded.start_id is None else [loaded.start_id]
+    decode_lm = loaded.decode_lm
+    parts = [decode_lm.embed(torch.tensor(start, dtype=torch.int64)), mem,
+             decode_lm.embed(torch.tensor(list(ids), dtype=torch.int64))]  # fmt: skip
     embeds = torch.cat(parts)[None]
     live = torch.ones(embeds.shape[:2], dtype=torch.bool)
-    hidden, _ = judge.extend(judge.empty(1), embeds, live)
-    return judge.logits(hidden[0, len(start) + len(mem) - 1 :])
+    hidden, _ = decode_lm.extend(decode_lm.empty(1), embeds, live)
+    return decode_lm.logits(hidden[0, len(start) + len(mem) - 1 :])
 
 
-def decoded_by_hand(shop: Workshop, mem: torch.Tensor, num_tokens: int) -> list[int]:
+def decoded_by_hand(loaded: LoadedModel, mem: torch.Tensor, num_tokens: int) -> list[int]:
     """Token by token, everything read anew for each."""
     ids: list[int] = []
     for _ in range(num_tokens):
-        ids.append(int(logits_by_hand(shop, mem, ids)[-1].argmax()))
+        ids.append(int(logits_by_hand(loaded, mem, ids)[-1].argmax()))
     return ids
 
 
-def accuracy_by_hand(shop: Workshop, outcome: Outcome) -> float:
+def accuracy_by_hand(loaded: LoadedModel, outcome: Outcome) -> float:
     """Teacher-forced."""
     ids = outcome.trial.ids
-    chosen = logits_by_hand(shop, outcome.mem, ids[:-1]).argmax(dim=1)
+    chosen = logits_by_hand(loaded, outcome.mem, ids[:-1]).argmax(dim=1)
     return int((chosen == torch.tensor(ids)).sum()) / len(ids)
 
 

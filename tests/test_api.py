@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 import llmzip
-from llmzip import arith_encoding
-from llmzip.arith import segments
+from llmzip.codecs.arith import encoder as arith_encoding
+from llmzip.codecs.arith import segments
 from llmzip.config import CompressSettings, ComputeSettings, DecompressSettings
-from llmzip.report import Report, read_report
+from llmzip.inspect.report import Report, read_report
 from tests.tiny_models import TEXT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +27,7 @@ BOOK = TEXT.encode()
 
 @pytest.fixture
 def codec(monkeypatch):
-    fake = types.ModuleType("llmzip.codec")
+    fake = types.ModuleType("llmzip.api.compress")
     fake.calls = []
 
     def call(data, settings, *, on_progress, cancel):
@@ -35,7 +35,7 @@ def codec(monkeypatch):
         return b"result"
 
     fake.compress_bytes = fake.decompress_bytes = call
-    monkeypatch.setitem(sys.modules, "llmzip.codec", fake)
+    monkeypatch.setitem(sys.modules, "llmzip.api.compress", fake)
     return fake
 
 

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from llmzip.arith.cells import GRIDS, NO_OFFSET
-from llmzip.arith.coding import OFFSET_TOKENS, SegmentCoder, without_model
-from llmzip.arith.decode import Encoded, SegmentDecoder
-from llmzip.arith.encode import encode_segment, replay_segment, safe_offset
-from llmzip.arith.lanes import shape_of
-from llmzip.arith.outlook import Floats, Outlook
-from llmzip.arith.segments import Segment
-from llmzip.arith.tree import build_tree
-from llmzip.arith.wrap import unwrap, walk_flags
+from llmzip.codecs.arith.cells import GRIDS, NO_OFFSET
+from llmzip.codecs.arith.lanes import shape_of
+from llmzip.codecs.arith.line_breaks import unwrap, walk_flags
+from llmzip.codecs.arith.segment_decoder import Encoded, SegmentDecoder
+from llmzip.codecs.arith.segment_encoder import encode_segment, replay_segment, safe_offset
+from llmzip.codecs.arith.segments import Segment
+from llmzip.codecs.arith.stream import OFFSET_TOKENS, SegmentCoder, without_model
+from llmzip.codecs.arith.token_odds import Floats, TokenOdds
+from llmzip.codecs.arith.tree import build_tree
 from llmzip.errors import Corrupt
-from llmzip.store.rangecoder import RangeReader, RangeWriter
+from llmzip.store.range_coder import RangeReader, RangeWriter
 from tests.arith_prose import Digits, grow, order_of, read_flags, read_tokens
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ MEANINGS: list[bytes | None] = [
     *(bytes([i]) for i in range(256)),
 ]  # fmt: skip
 TREE = build_tree(MEANINGS)
-OUTLOOK = Outlook(TREE, CPU)
+OUTLOOK = TokenOdds(TREE, CPU)
 GUARD = 0.001
 TEXT = b"""the water and the word were there\r
 before the weather, and the wood there wore\r
@@ -83,9 +83,9 @@ def decode(
     segment: Segment,
     stream: bytes,
     masses: Sequence[Floats | None],
-    outlook: Outlook = OUTLOOK,
+    token_odds: TokenOdds = OUTLOOK,
 ) -> SegmentDecoder:
-    decoder = SegmentDecoder(outlook, Encoded(lanes=segment.lanes, stream=stream))
+    decoder = SegmentDecoder(token_odds, Encoded(lanes=segment.lanes, stream=stream))
     for lane, place in segment.lanes.order:
         decoder.next_token(lane, masses[place])
     return decoder
@@ -289,7 +289,7 @@ def test_noise_below_the_guard_changes_nothing(seed: int) -> None:
     stream = encode_segment(TREE, segment, odds, guard=GUARD)
     noise = np.random.default_rng(seed).uniform(-GUARD, GUARD, odds.shape)
     assert replay_segment(TREE, segment, odds + noise, stream)
-    noisy = Outlook(TREE, CPU, noise=0.99 * GUARD)
+    noisy = TokenOdds(TREE, CPU, noise=0.99 * GUARD)
     decoder = decode(segment, stream, masses, noisy)
     assert decoder.ids == segment.ids
     assert np.array_equal(walk_flags(decoder.reader, segment.unwrapped, None), segment.flags)
@@ -306,7 +306,7 @@ def test_noise_far_above_the_guard_is_found(seed: int) -> None:
         assert not replay_segment(TREE, segment, odds + noise, stream)
     except Corrupt:
         pass
-    decoder = decode(segment, stream, masses, Outlook(TREE, CPU, noise=500 * GUARD))
+    decoder = decode(segment, stream, masses, TokenOdds(TREE, CPU, noise=500 * GUARD))
     assert decoder.has_failed or decoder.ids != segment.ids
 
 

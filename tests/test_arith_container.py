@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmzip.errors import Corrupt, LimitExceeded, LlmzipError, SettingsError, UnsupportedVersion
-from llmzip.store.arithfields import ArithFields, encode_arith, read_arith
+from llmzip.store.arith_fields import ArithFields, encode_arith, read_arith
 from llmzip.store.container import (
     Arith,
     ArithRun,
@@ -26,7 +26,7 @@ from llmzip.store.container import (
     segment_check,
     write_container,
 )
-from llmzip.store.gridplane import GridCode
+from llmzip.store.cram_grids import GridCode
 from llmzip.store.summary import summarise_container
 from llmzip.store.varint import Cursor, encode_varint
 from tests.reference import read_container

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from llmzip.arith.forecast import Forecast
-from llmzip.arith.numbers import MAX_ODDS
-from llmzip.arith.tree import build_tree
+from llmzip.codecs.arith.fixed_point import MAX_ODDS
+from llmzip.codecs.arith.predictor import Predictor
+from llmzip.codecs.arith.tree import build_tree
 from tests.arith_prose import Prose, grow, order_of, way_to
 
 # Uneven, with tokens that mean nothing: the tree is 3 to 6 deep.
@@ -73,7 +73,7 @@ def compare(
 ) -> Counter[str]:
     """Run both over a segment; what happened on the way, by the prose."""
     tree = build_tree(meanings)
-    forecast = Forecast(tree, num_lanes)
+    forecast = Predictor(tree, num_lanes)
     prose = Prose(grow(meanings), num_lanes)
     for number, (lane, place) in enumerate(order_of(prefix_tokens, len(ids), num_lanes)):
 
@@ -222,7 +222,7 @@ def test_what_is_read_is_what_was_coded() -> None:
     """Without the tokens, from the turns alone, the probabilities are the same."""
     ids, odds = repeating(random.Random(12), 300), some_odds(14)
     tree = build_tree(SMALL)
-    writer, reader = Forecast(tree, 2), Forecast(tree, 2)
+    writer, reader = Predictor(tree, 2), Predictor(tree, 2)
     for lane, place in order_of(20, len(ids), 2):
 
         def here(depth: int, node: int, place: int = place) -> int:
@@ -244,14 +244,14 @@ def test_the_model_is_asked_at_each_node_on_the_way() -> None:
         asked.append((depth, node))
         return 0
 
-    Forecast(tree, 1).code(Known(), 0, odds, 8)
+    Predictor(tree, 1).code(Known(), 0, odds, 8)
     assert asked == list(enumerate(node for node in tree.nodes[8].tolist() if node >= 0))
 
 
 def test_repetition_becomes_cheap() -> None:
     """With no help from the model: bits of the tenth time are few."""
     tree = build_tree(SMALL)
-    forecast = Forecast(tree, 1)
+    forecast = Predictor(tree, 1)
     phrase = at_random(random.Random(13), 50)
     costs = []
     for _ in range(10):
@@ -268,7 +268,7 @@ def test_repetition_becomes_cheap() -> None:
 
 def test_probabilities_are_part_of_the_format() -> None:
     tree = build_tree(SMALL)
-    forecast = Forecast(tree, 2)
+    forecast = Predictor(tree, 2)
     coder = Known()
     ids = [SMALL_IDS[i * i % 89 % 11] for i in range(400)]
     for lane, place in order_of(30, len(ids), 2):

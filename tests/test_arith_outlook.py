@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from llmzip.arith.outlook import Floats, Outlook
-from llmzip.arith.tree import build_tree
+from llmzip.codecs.arith.token_odds import Floats, TokenOdds
+from llmzip.codecs.arith.tree import build_tree
 from tests.arith_prose import Node, grow, tokens_under, way_to
 
 CPU = torch.device("cpu")
@@ -19,30 +19,30 @@ LARGE = [b"%05d" % (i * 7919 % 100003) for i in range(50_000)]
 
 
 @pytest.fixture(scope="module")
-def large() -> Outlook:
-    return Outlook(build_tree(LARGE), CPU)
+def large() -> TokenOdds:
+    return TokenOdds(build_tree(LARGE), CPU)
 
 
-def small(noise: float = 0.0) -> Outlook:
-    return Outlook(build_tree(MEANINGS), CPU, noise=noise)
+def small(noise: float = 0.0) -> TokenOdds:
+    return TokenOdds(build_tree(MEANINGS), CPU, noise=noise)
 
 
 def some_logits(num_rows: int, size: int = len(MEANINGS), *, spread: float = 2.0) -> torch.Tensor:
     return spread * torch.randn(num_rows, size, generator=torch.Generator().manual_seed(3))
 
 
-def mass_of(outlook: Outlook, masses: Floats) -> dict[int, float]:
-    leaves = outlook.tree.leaf_tokens.tolist()
+def mass_of(token_odds: TokenOdds, masses: Floats) -> dict[int, float]:
+    leaves = token_odds.tree.leaf_tokens.tolist()
     return dict(zip(leaves, np.diff(masses).tolist(), strict=True))
 
 
 def test_masses_are_what_the_format_says() -> None:
     logits = some_logits(5)
-    outlook = small()
+    token_odds = small()
     weights = {int(token): 2**32 // (int(token) + 40) for token in TOKENS}
-    for row, masses in zip(logits.tolist(), outlook.masses(logits), strict=True):
+    for row, masses in zip(logits.tolist(), token_odds.masses(logits), strict=True):
         total = sum(math.exp(x) for x in row)
-        found = mass_of(outlook, masses)
+        found = mass_of(token_odds, masses)
         for token in TOKENS.tolist():
             share = math.exp(row[token]) / total
             floor = weights[token] / sum(weights.values())
@@ -50,7 +50,7 @@ def test_masses_are_what_the_format_says() -> None:
             assert found[token] == pytest.approx(expected, rel=1e-5)
 
 
-def test_masses_sum_to_one_where_all_tokens_mean_something(large: Outlook) -> None:
+def test_masses_sum_to_one_where_all_tokens_mean_something(large: TokenOdds) -> None:
     masses = large.masses(some_logits(2, len(LARGE)))
     assert masses.shape == (2, len(LARGE) + 1) and masses.dtype == np.float64
     assert masses[:, 0].tolist() == [0.0, 0.0]
@@ -69,12 +69,12 @@ def test_tokens_that_mean_nothing_have_no_mass() -> None:
 
 def test_odds_are_what_the_format_says() -> None:
     nodes = grow(MEANINGS)
-    outlook = small()
-    masses = outlook.masses(some_logits(len(TOKENS)))
-    odds = outlook.path_odds(masses, TOKENS)
+    token_odds = small()
+    masses = token_odds.masses(some_logits(len(TOKENS)))
+    odds = token_odds.path_odds(masses, TOKENS)
 
     def mass(row: Floats, half: Node | int) -> float:
-        found = mass_of(outlook, row)
+        found = mass_of(token_odds, row)
         return sum(found[token] for token in tokens_under(half))
 
     for row, token, own in zip(masses, TOKENS.tolist(), odds.tolist(), strict=True):
@@ -82,21 +82,21 @@ def test_odds_are_what_the_format_says() -> None:
         for (node, _), x in zip(way, own, strict=False):
             expected = math.log(mass(row, node.right) / mass(row, node.left))
             assert x == pytest.approx(expected, rel=1e-9, abs=1e-12)
-        assert own[len(way) :] == [0.0] * (outlook.tree.depth - len(way))
+        assert own[len(way) :] == [0.0] * (token_odds.tree.depth - len(way))
 
 
 def test_a_tokens_turns_have_its_share() -> None:
-    outlook = small()
-    masses = outlook.masses(some_logits(len(TOKENS)))
-    odds = outlook.path_odds(masses, TOKENS)
-    signed = np.where(outlook.tree.bits[TOKENS] == 1, odds, -odds)
-    is_decision = outlook.tree.nodes[TOKENS] >= 0
+    token_odds = small()
+    masses = token_odds.masses(some_logits(len(TOKENS)))
+    odds = token_odds.path_odds(masses, TOKENS)
+    signed = np.where(token_odds.tree.bits[TOKENS] == 1, odds, -odds)
+    is_decision = token_odds.tree.nodes[TOKENS] >= 0
     shares = np.prod(np.where(is_decision, 1 / (1 + np.exp(-signed)), 1.0), axis=1)
     for row, token, share in zip(masses, TOKENS.tolist(), shares.tolist(), strict=True):
-        assert share == pytest.approx(mass_of(outlook, row)[token] / row[-1], rel=1e-9)
+        assert share == pytest.approx(mass_of(token_odds, row)[token] / row[-1], rel=1e-9)
 
 
-def test_the_decoders_odds_are_the_encoders(large: Outlook) -> None:
+def test_the_decoders_odds_are_the_encoders(large: TokenOdds) -> None:
     """What one asks for node by node is what the other has of a whole way, but for the library's
     logarithm."""
     tree = large.tree
@@ -111,7 +111,7 @@ def test_the_decoders_odds_are_the_encoders(large: Outlook) -> None:
 
 
 @pytest.mark.parametrize("sure_of", [0, 25_000, 49_999, None])
-def test_the_floor_keeps_all_finite_and_exact(large: Outlook, sure_of: int | None) -> None:
+def test_the_floor_keeps_all_finite_and_exact(large: TokenOdds, sure_of: int | None) -> None:
     """Where the model is sure beyond doubt the tree's weights alone divide the rest. Doubles hold
     their differences to a small part of the guard."""
     logits = torch.zeros(1, len(LARGE))
@@ -142,21 +142,21 @@ def test_the_floor_keeps_all_finite_and_exact(large: Outlook, sure_of: int | Non
 
 
 def test_a_constant_added_to_all_logits_changes_nothing() -> None:
-    outlook = small()
+    token_odds = small()
     logits = some_logits(len(TOKENS))
-    odds = outlook.path_odds(outlook.masses(logits), TOKENS)
+    odds = token_odds.path_odds(token_odds.masses(logits), TOKENS)
     for constant in (-64.0, 3.0, 1000.0):
-        moved = outlook.path_odds(outlook.masses(logits + constant), TOKENS)
+        moved = token_odds.path_odds(token_odds.masses(logits + constant), TOKENS)
         assert np.abs(moved - odds).max() < 1e-3
 
 
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
-    outlook = small()
+    token_odds = small()
     logits = some_logits(6)
-    together = outlook.masses(logits)
+    together = token_odds.masses(logits)
     for row in range(6):
-        assert np.array_equal(outlook.masses(logits[row : row + 1])[0], together[row])
-    assert outlook.masses(logits[:0]).shape == (0, len(TOKENS) + 1)
+        assert np.array_equal(token_odds.masses(logits[row : row + 1])[0], together[row])
+    assert token_odds.masses(logits[:0]).shape == (0, len(TOKENS) + 1)
 
 
 def test_logits_of_any_dtype_are_read_in_fp32() -> None:

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from llmzip.arith.decode import measure_noise
-from llmzip.arith.lanes import BLOCK_TOKENS, Lanes, shape_of
-from llmzip.arith.outlook import Floats, Outlook
-from llmzip.arith.reading import Reader, Steps, opening_embeds
-from llmzip.arith.tree import build_tree
+from llmzip.codecs.arith.lanes import BLOCK_TOKENS, Lanes, shape_of
+from llmzip.codecs.arith.reader import Reader, Steps, opening_embeds
+from llmzip.codecs.arith.segment_decoder import measure_noise
+from llmzip.codecs.arith.token_odds import Floats, TokenOdds
+from llmzip.codecs.arith.tree import build_tree
 from llmzip.lm.layout import segment_start
 from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.tokens import Tokens
@@ -32,7 +32,7 @@ TOLERANCE = 5e-4  # of log-odds, in nats; the models' own are of the order of 1 
 class Loaded:
     lm: FrozenLM
     tokens: Tokens
-    outlook: Outlook
+    token_odds: TokenOdds
     ids: list[int]  # many
 
     def reader(self, *, mem: bool = False, window_tokens: int = 1024) -> Reader:
@@ -43,17 +43,17 @@ class Loaded:
         opening = opening_embeds(self.lm, self.tokens.bos_id, vectors)
         num_start = len(segment_start(self.tokens.bos_id))
         assert opening.shape == (1, num_start + 3 * mem, self.lm.dim)
-        return Reader(self.lm, self.outlook, opening, window_tokens=window_tokens)
+        return Reader(self.lm, self.token_odds, opening, window_tokens=window_tokens)
 
 
 def load(directory: Path) -> Loaded:
     lm = load_model(resolve(str(directory)), device=CPU, dtype=torch.float32, attention="sdpa")
     tokens = Tokens.load(directory)
-    outlook = Outlook(build_tree(tokens.meanings[: lm.vocab_size]), CPU)
+    token_odds = TokenOdds(build_tree(tokens.meanings[: lm.vocab_size]), CPU)
     ids = tokens.ids_of(TEXT.encode() * 2)
     rng = random.Random(0)  # the model half knows its text: some slips make it attend to more
     ids = [rng.randrange(256) if rng.random() < 0.1 else token for token in ids]
-    return Loaded(lm=lm, tokens=tokens, outlook=outlook, ids=ids)
+    return Loaded(lm=lm, tokens=tokens, token_odds=token_odds, ids=ids)
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -75,15 +75,15 @@ def far_reading(arch: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     yield load(directory)
 
 
-def stepped_odds(reader: Reader, outlook: Outlook, lanes: Lanes, ids: Sequence[int]) -> Floats:
+def stepped_odds(reader: Reader, token_odds: TokenOdds, lanes: Lanes, ids: Sequence[int]) -> Floats:
     """As `Reader.known_odds`, from steps as the decoder takes them; 0 where nothing is read yet."""
-    odds = np.zeros((len(ids), outlook.tree.depth))
+    odds = np.zeros((len(ids), token_odds.tree.depth))
 
     def note(steps: Steps, places: list[int]) -> None:
         masses = steps.masses()
         if masses is not None:
             assert len(masses) == len(places)
-            odds[places] = outlook.path_odds(masses, np.array([ids[i] for i in places]))
+            odds[places] = token_odds.path_odds(masses, np.array([ids[i] for i in places]))
 
     prefix = reader.open_prefix(lanes.prefix_tokens)
     for place in range(lanes.prefix_tokens):
@@ -119,8 +119,8 @@ def test_steps_say_what_known_tokens_say(
     lanes = shape_of(num_tokens, num_lanes, prefix_tokens)
     reader = model.reader(mem=mem)
     known = reader.known_odds(lanes, ids)
-    assert np.abs(stepped_odds(reader, model.outlook, lanes, ids) - known).max() < TOLERANCE
-    decisions = model.outlook.tree.nodes[ids] >= 0
+    assert np.abs(stepped_odds(reader, model.token_odds, lanes, ids) - known).max() < TOLERANCE
+    decisions = model.token_odds.tree.nodes[ids] >= 0
     assert not known[~decisions].any()
     # Nothing stands before a first token where there is neither start token, vectors nor prefix.
     silent = [place for place in range(num_tokens) if not known[place].any()]
@@ -135,7 +135,7 @@ def test_a_lane_longer_than_a_block(model: Loaded) -> None:
     assert [last - first for first, last in lanes.spans] == [BLOCK_TOKENS, BLOCK_TOKENS + 1]
     reader = model.reader()
     known = reader.known_odds(lanes, ids)
-    assert np.abs(stepped_odds(reader, model.outlook, lanes, ids) - known).max() < TOLERANCE
+    assert np.abs(stepped_odds(reader, model.token_odds, lanes, ids) - known).max() < TOLERANCE
 
 
 def test_lanes_do_not_see_one_another(model: Loaded) -> None:
@@ -171,7 +171,7 @@ def test_lanes_of_several_batches_of_known_tokens(model: Loaded) -> None:
     told: list[int] = []
     known = reader.known_odds(lanes, ids, on_tokens=told.append)
     assert told == sorted(told) and told[-1] == 200 and len(told) > 1
-    assert np.abs(stepped_odds(reader, model.outlook, lanes, ids) - known).max() < TOLERANCE
+    assert np.abs(stepped_odds(reader, model.token_odds, lanes, ids) - known).max() < TOLERANCE
 
 
 @pytest.mark.parametrize("prefix_tokens, mem", [(0, False), (33, True)])
@@ -185,7 +185,9 @@ def test_steps_and_known_tokens_forget_alike(
     lanes = shape_of(num_tokens, num_lanes, prefix_tokens)
     reader = far_reading.reader(mem=mem, window_tokens=BLOCK_TOKENS)
     known = reader.known_odds(lanes, ids)
-    assert np.abs(stepped_odds(reader, far_reading.outlook, lanes, ids) - known).max() < TOLERANCE
+    assert (
+        np.abs(stepped_odds(reader, far_reading.token_odds, lanes, ids) - known).max() < TOLERANCE
+    )
     # The first token that is read with less before it is the one with index 512; the lane's next
     # one is the first to be predicted otherwise.
     remembering = far_reading.reader(mem=mem).known_odds(lanes, ids)
@@ -213,13 +215,13 @@ def test_noise_is_what_the_steps_differ_by(model: Loaded) -> None:
     ids, lanes = model.ids[:90], shape_of(90, 3, 12)
     reader = model.reader()
     known = reader.known_odds(lanes, ids)
-    noise = measure_noise(reader, model.outlook, lanes, ids, known, num_steps=1000)
+    noise = measure_noise(reader, model.token_odds, lanes, ids, known, num_steps=1000)
     assert 0 <= noise < TOLERANCE
     first, last = lanes.spans[1]
     for place, seen in ((0, False), (5, True), (first + 6, True), (last - 1, False)):
         moved = known.copy()
         moved[place, 0] += 0.25
-        found = measure_noise(reader, model.outlook, lanes, ids, moved, num_steps=8)
+        found = measure_noise(reader, model.token_odds, lanes, ids, moved, num_steps=8)
         has_row = place > 0 or model.tokens.bos_id is not None
         assert (found > 0.2) == (has_row and (seen or place == 0))
 

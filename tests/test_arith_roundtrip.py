@@ -13,18 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from llmzip import arith_encoding, codec
-from llmzip.arith.outlook import Floats, Outlook
-from llmzip.arith.reading import Reader, Steps
-from llmzip.arith_decoding import decode_segments_of
+from llmzip.api import compress as codec
+from llmzip.codecs.arith import encoder as arith_encoding
+from llmzip.codecs.arith.decoder import decode_segments_of
+from llmzip.codecs.arith.reader import Reader, Steps
+from llmzip.codecs.arith.token_odds import Floats, TokenOdds
 from llmzip.config import CompressSettings, ComputeSettings, DecompressSettings
 from llmzip.errors import Corrupt, IntegrityError, LlmzipError, SettingsError
 from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import DEFAULT_MODEL, resolve
-from llmzip.pieces import restore
-from llmzip.store.arithrecords import guard_value
+from llmzip.store.arith_payload import guard_value
 from llmzip.store.container import Container, StoredRun, read_container, write_container
+from llmzip.store.pieces import restore
 from tests.tiny_models import ARCHITECTURES, TEXT
 
 CPU = torch.device("cpu")
@@ -37,7 +38,7 @@ GOLDEN = Path(__file__).parent / "data" / "v1_arith_prose.crm"
 def _arith_whatever_it_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model predicts worse than zstd: keep its containers all the same."""
     monkeypatch.setattr(arith_encoding, "pack_stored", lambda data: bytes(1 << 20))
-    monkeypatch.setattr("llmzip.arith.segments._TOKENS_OF_ONE_LANE", 100)
+    monkeypatch.setattr("llmzip.codecs.arith.segments._TOKENS_OF_ONE_LANE", 100)
 
 
 def compress(data: bytes, model: str, **settings: object) -> bytes:
@@ -73,8 +74,8 @@ def whatever_it_costs(segment_bytes: int = 1 << 18) -> Iterator[None]:
     """The same for fixtures that outlive a test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arith_encoding, "pack_stored", lambda data: bytes(1 << 20))
-        patch.setattr("llmzip.arith.segments._TOKENS_OF_ONE_LANE", 100)
-        patch.setattr("llmzip.arith.segments._SEGMENT_BYTES", segment_bytes)
+        patch.setattr("llmzip.codecs.arith.segments._TOKENS_OF_ONE_LANE", 100)
+        patch.setattr("llmzip.codecs.arith.segments._SEGMENT_BYTES", segment_bytes)
         yield
 
 
@@ -253,7 +254,7 @@ class _Uncached:
             live = torch.ones(embeds.shape[:2], dtype=torch.bool)
             with torch.no_grad():
                 hidden, _ = lm.extend(lm.empty(1), embeds, live)
-            rows.append(self._reader._outlook.masses(lm.logits(hidden[0, -1:])))
+            rows.append(self._reader._token_odds.masses(lm.logits(hidden[0, -1:])))
         return np.concatenate(rows)
 
     def read(self, ids: list[int]) -> None:
@@ -352,4 +353,4 @@ def test_steps_and_frozen_lm_are_what_the_uncached_rows_stand_for() -> None:
     """The stand-in above must have the methods that decoding calls."""
     for name in ("masses", "read", "keep"):
         assert callable(getattr(Steps, name)) and callable(getattr(_Uncached, name))
-    assert callable(Outlook.masses) and callable(FrozenLM.extend)
+    assert callable(TokenOdds.masses) and callable(FrozenLM.extend)

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmzip.arith import segments as segments_module
-from llmzip.arith.segments import Segment, cut_segments, prefix_tokens
-from llmzip.arith.wrap import rewrap
+from llmzip.codecs.arith import segments as segments_module
+from llmzip.codecs.arith.line_breaks import rewrap
+from llmzip.codecs.arith.segments import Segment, cut_segments, prefix_tokens
 from llmzip.lm.tokens import Piece, Tokens
-from llmzip.store.arithrecords import MAX_LANES, MAX_PREFIX_TOKENS
+from llmzip.store.arith_payload import MAX_LANES, MAX_PREFIX_TOKENS
 from tests.tiny_models import TEXT
 
 PROSE = TEXT.encode()

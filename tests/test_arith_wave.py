@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmzip.arith.decode import Encoded, decode_wave
-from llmzip.arith.encode import encode_segment
-from llmzip.arith.lanes import shape_of
-from llmzip.arith.outlook import Outlook
-from llmzip.arith.reading import Reader, opening_embeds
-from llmzip.arith.segments import Segment
-from llmzip.arith.tree import build_tree
+from llmzip.codecs.arith.lanes import shape_of
+from llmzip.codecs.arith.reader import Reader, opening_embeds
+from llmzip.codecs.arith.segment_decoder import Encoded, decode_wave
+from llmzip.codecs.arith.segment_encoder import encode_segment
+from llmzip.codecs.arith.segments import Segment
+from llmzip.codecs.arith.token_odds import TokenOdds
+from llmzip.codecs.arith.tree import build_tree
 from llmzip.errors import Interrupted
 from llmzip.lm.model import load_model
 from llmzip.lm.tokens import Tokens
@@ -32,7 +32,7 @@ SHAPES = [(90, 3), (40, 1), (50, 4), (1, 1), (64, 7), (6, 5)]
 @dataclass(frozen=True, kw_only=True)
 class Coded:
     reader: Reader
-    outlook: Outlook
+    token_odds: TokenOdds
     segments: list[Segment]
     wave: list[Encoded]
 
@@ -43,9 +43,9 @@ def coded(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> Co
     directory = tiny_model(arch, bos=bool(bos))
     lm = load_model(resolve(str(directory)), device=CPU, dtype=torch.float32, attention="sdpa")
     tokens = Tokens.load(directory)
-    outlook = Outlook(build_tree(tokens.meanings[: lm.vocab_size]), CPU)
+    token_odds = TokenOdds(build_tree(tokens.meanings[: lm.vocab_size]), CPU)
     opening = opening_embeds(lm, tokens.bos_id, None)
-    reader = Reader(lm, outlook, opening, window_tokens=256)
+    reader = Reader(lm, token_odds, opening, window_tokens=256)
     segments, wave = [], []
     ids = tokens.ids_of(TEXT.encode())
     for number, (num_tokens, num_lanes) in enumerate(SHAPES):
@@ -56,16 +56,18 @@ def coded(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> Co
             lanes=shape_of(num_tokens, num_lanes, 13),
         )  # fmt: skip
         odds = reader.known_odds(segment.lanes, own)
-        stream = encode_segment(outlook.tree, segment, odds, guard=GUARD)
+        stream = encode_segment(token_odds.tree, segment, odds, guard=GUARD)
         segments.append(segment)
         wave.append(Encoded(lanes=segment.lanes, stream=stream))
-    return Coded(reader=reader, outlook=outlook, segments=segments, wave=wave)
+    return Coded(reader=reader, token_odds=token_odds, segments=segments, wave=wave)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 100])
 def test_a_wave_in_batches_of_any_size(coded: Coded, batch: int) -> None:
     told: list[int] = []
-    found = decode_wave(coded.reader, coded.outlook, coded.wave, batch=batch, on_tokens=told.append)
+    found = decode_wave(
+        coded.reader, coded.token_odds, coded.wave, batch=batch, on_tokens=told.append
+    )
     assert [each.ids for each in found] == [segment.ids for segment in coded.segments]
     assert not any(each.has_failed for each in found)
     assert sum(told) == sum(num_tokens for num_tokens, _ in SHAPES)
@@ -73,7 +75,7 @@ def test_a_wave_in_batches_of_any_size(coded: Coded, batch: int) -> None:
 
 @pytest.mark.parametrize("index", range(len(SHAPES)))
 def test_one_segment_alone(coded: Coded, index: int) -> None:
-    (found,) = decode_wave(coded.reader, coded.outlook, [coded.wave[index]], batch=100)
+    (found,) = decode_wave(coded.reader, coded.token_odds, [coded.wave[index]], batch=100)
     assert found.ids == coded.segments[index].ids
 
 
@@ -82,7 +84,7 @@ def test_damage_stays_in_its_segment(coded: Coded) -> None:
     for index in (0, 2):
         stream = bytes(byte ^ 0xFF for byte in wave[index].stream)
         wave[index] = Encoded(lanes=wave[index].lanes, stream=stream)
-    found = decode_wave(coded.reader, coded.outlook, wave, batch=6)
+    found = decode_wave(coded.reader, coded.token_odds, wave, batch=6)
     for index, (each, segment) in enumerate(zip(found, coded.segments, strict=True)):
         if index in (0, 2):
             assert each.has_failed or each.ids != segment.ids
@@ -91,9 +93,9 @@ def test_damage_stays_in_its_segment(coded: Coded) -> None:
 
 
 def test_noise_below_the_guard(coded: Coded) -> None:
-    noisy = Outlook(coded.outlook.tree, CPU, noise=0.9 * GUARD)
+    noisy = TokenOdds(coded.token_odds.tree, CPU, noise=0.9 * GUARD)
     found = decode_wave(coded.reader, noisy, coded.wave, batch=100)
-    # The reader asks its own outlook for masses; only decisions are moved.
+    # The reader asks its own token_odds for masses; only decisions are moved.
     assert [each.ids for each in found] == [segment.ids for segment in coded.segments]
 
 
@@ -107,6 +109,11 @@ def test_a_wave_can_be_cancelled(coded: Coded) -> None:
 
     with pytest.raises(Interrupted):
         decode_wave(
-            coded.reader, coded.outlook, coded.wave[3:], batch=9, on_tokens=on_tokens, cancel=cancel
+            coded.reader,
+            coded.token_odds,
+            coded.wave[3:],
+            batch=9,
+            on_tokens=on_tokens,
+            cancel=cancel,
         )
     assert len(told) == 1

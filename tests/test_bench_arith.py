@@ -19,10 +19,10 @@ import bench_tables
 import pytest
 from typer.testing import CliRunner
 
-from llmzip.assembly import pack_stored
 from llmzip.config import CompressSettings, ComputeSettings
 from llmzip.errors import IntegrityError
-from llmzip.report import read_report
+from llmzip.inspect.report import read_report
+from llmzip.store.stored import pack_stored
 
 TEXT = b"the old mill stands by the river, and the water turns its wheel"
 MIB = 1 << 20

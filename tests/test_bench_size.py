@@ -14,7 +14,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from llmzip.codec import compress_bytes
+from llmzip.api.compress import compress_bytes
 from llmzip.config import CompressSettings, ComputeSettings
 from llmzip.errors import IntegrityError
 from llmzip.lm.model import FrozenLM

@@ -9,41 +9,52 @@ from pathlib import Path
 import pytest
 import torch
 
+from llmzip.codecs.cram import calibration
+from llmzip.codecs.cram.calibration import (
+    Calibration,
+    calibrate,
+    probe_text,
+    remembered_calibration,
+)
+from llmzip.codecs.cram.plan import plan_parts, tokenised_parts
+from llmzip.codecs.cram.presets import EFFORTS
+from llmzip.codecs.input import Stretch
 from llmzip.config import CompressSettings, ComputeSettings
-from llmzip.cram import calibration
-from llmzip.cram.calibration import Calibration, calibrate, probe_text, remembered_calibration
-from llmzip.cram.effort import EFFORTS
+from llmzip.lm.loaded import LoadedModel, load_for_compression
 from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import resolve
-from llmzip.planning import plan_parts, tokenised_parts
-from llmzip.triage import Stretch
-from llmzip.workshop import Workshop, open_workshop
 from tests.tiny_models import TEXT
 
 
 @pytest.fixture(scope="module")
-def shop(tiny_model: Callable[..., Path]) -> Workshop:
+def loaded(tiny_model: Callable[..., Path]) -> LoadedModel:
     files = resolve(str(tiny_model("llama")))
-    return open_workshop(files, Tokens.load(files.path), ComputeSettings(device="cpu"))
+    return load_for_compression(files, Tokens.load(files.path), ComputeSettings(device="cpu"))
 
 
-def probe_ids(shop: Workshop) -> list[int]:
-    return shop.tokens.ids_of(probe_text())
+def probe_ids(loaded: LoadedModel) -> list[int]:
+    return loaded.tokens.ids_of(probe_text())
 
 
 def test_measured_once_and_remembered(
-    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids, cache = probe_ids(shop), tmp_path / "deep" / "figures.json"
-    found = calibrate(shop.lm, shop.judge, ids, start_id=None)
+    ids, cache = probe_ids(loaded), tmp_path / "deep" / "figures.json"
+    found = calibrate(loaded.lm, loaded.decode_lm, ids, start_id=None)
     assert 0 < found.gain_bits < 20 * len(ids)
-    assert remembered_calibration(shop.lm, shop.judge, ids, start_id=None, cache=cache) == found
+    assert (
+        remembered_calibration(loaded.lm, loaded.decode_lm, ids, start_id=None, cache=cache)
+        == found
+    )
     assert json.loads(cache.read_text()) == {"gain_bits": found.gain_bits, "noise": found.noise}
     assert [entry.name for entry in cache.parent.iterdir()] == ["figures.json"]
     with monkeypatch.context() as patch:
         patch.setattr(calibration, "calibrate", None)  # must not be called
-        assert remembered_calibration(shop.lm, shop.judge, ids, start_id=None, cache=cache) == found
+        assert (
+            remembered_calibration(loaded.lm, loaded.decode_lm, ids, start_id=None, cache=cache)
+            == found
+        )
 
 
 @pytest.mark.parametrize(
@@ -61,24 +72,30 @@ def test_measured_once_and_remembered(
     ],
 )
 def test_a_damaged_cache_is_measured_anew(
-    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     cache = tmp_path / "figures.json"
     cache.write_text(damage, "utf-8", "surrogateescape")
     figures = Calibration(gain_bits=99.0, noise=0.001)
-    monkeypatch.setattr(calibration, "calibrate", lambda lm, judge, ids, *, start_id: figures)
-    assert remembered_calibration(shop.lm, shop.judge, [], start_id=None, cache=cache) == figures
+    monkeypatch.setattr(calibration, "calibrate", lambda lm, decode_lm, ids, *, start_id: figures)
+    assert (
+        remembered_calibration(loaded.lm, loaded.decode_lm, [], start_id=None, cache=cache)
+        == figures
+    )
     assert json.loads(cache.read_text())["gain_bits"] == 99.0
 
 
 def test_a_place_that_cannot_be_written_costs_time_only(
-    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
     figures = Calibration(gain_bits=99.0, noise=0.001)
-    monkeypatch.setattr(calibration, "calibrate", lambda lm, judge, ids, *, start_id: figures)
+    monkeypatch.setattr(calibration, "calibrate", lambda lm, decode_lm, ids, *, start_id: figures)
     cache = tmp_path / "file" / "figures.json"
-    assert remembered_calibration(shop.lm, shop.judge, [], start_id=None, cache=cache) == figures
+    assert (
+        remembered_calibration(loaded.lm, loaded.decode_lm, [], start_id=None, cache=cache)
+        == figures
+    )
 
 
 @pytest.mark.parametrize("arch", ["llama", "mamba"])
@@ -98,14 +115,16 @@ def test_the_margin_follows_the_noise() -> None:
 
 
 def test_presets_and_vectors_fill_chunks_in_proportion(
-    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Workshop, "calibration", lambda shop: Calibration(gain_bits=200.0, noise=0))
-    parts = tokenised_parts([Stretch(data=TEXT.encode(), is_text=True)], shop.tokens)
+    monkeypatch.setattr(
+        LoadedModel, "calibration", lambda loaded: Calibration(gain_bits=200.0, noise=0)
+    )
+    parts = tokenised_parts([Stretch(data=TEXT.encode(), is_text=True)], loaded.tokens)
 
     def fullest(**settings: object) -> float:
         chosen = CompressSettings(context_tokens=0, **settings)  # type: ignore[arg-type]
-        plan = plan_parts(parts, shop, chosen)
+        plan = plan_parts(parts, loaded, chosen)
         full = [span.surprisal_bits for segment in plan.segments for span in segment.spans][:-1]
         return max(full)
 

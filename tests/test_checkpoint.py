@@ -21,12 +21,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save as save_tensors
 
-from llmzip import arith_encoding, codec, groups, planning
-from llmzip.arith.shared import SharedMem
-from llmzip.arith_keeping import Keeper
-from llmzip.config import CompressSettings
-from llmzip.cram import engine as engine_module
-from llmzip.cram.checkpoint import (
+from llmzip.api import compress as codec
+from llmzip.codecs.arith import encoder as arith_encoding
+from llmzip.codecs.arith.resume import ResumeCache
+from llmzip.codecs.arith.shared import SharedMem
+from llmzip.codecs.cram import engine as engine_module
+from llmzip.codecs.cram import groups
+from llmzip.codecs.cram import plan as planning
+from llmzip.codecs.cram.checkpoint import (
     pack_crammed,
     pack_segments,
     pack_state,
@@ -34,15 +36,16 @@ from llmzip.cram.checkpoint import (
     unpack_segments,
     unpack_state,
 )
-from llmzip.cram.chunking import Segment, plan_segments
-from llmzip.cram.curvature import Curvature
-from llmzip.cram.effort import grid_plan
-from llmzip.cram.engine import Engine
-from llmzip.cram.optimizer import Slot
-from llmzip.cram.rounding import GridGoal, Rounding
-from llmzip.cram.settings import EngineSettings
-from llmzip.cram.tasks import Crammed, Task, split
-from llmzip.cram.underway import EngineState
+from llmzip.codecs.cram.chunking import Segment, plan_segments
+from llmzip.codecs.cram.curvature import Curvature
+from llmzip.codecs.cram.engine import Engine
+from llmzip.codecs.cram.optimizer import Slot
+from llmzip.codecs.cram.presets import grid_plan
+from llmzip.codecs.cram.rounding import GridGoal, Rounding
+from llmzip.codecs.cram.settings import EngineSettings
+from llmzip.codecs.cram.state import EngineState
+from llmzip.codecs.cram.tasks import Crammed, Task, split
+from llmzip.config import CompressSettings
 from llmzip.errors import Corrupt, Interrupted, ResumeRefused
 from llmzip.lm.model import FrozenLM
 from llmzip.progress import Progress
@@ -317,7 +320,7 @@ def sound(kind: str) -> tuple[bytes, dict[int, Segment]]:
     return pack_crammed([chunk]), {0: segment}
 
 
-def judge(kind: str, data: bytes) -> None:
+def decode_lm(kind: str, data: bytes) -> None:
     """Corrupt is the only error, and what is read is of the right kind."""
     _, by_number = sound(kind)
     try:
@@ -337,7 +340,7 @@ def judge(kind: str, data: bytes) -> None:
 def test_the_sound_ones_are_read() -> None:
     for kind in ("segments", "state", "chunks"):
         data, by_number = sound(kind)
-        judge(kind, data)
+        decode_lm(kind, data)
         with pytest.raises(Corrupt):
             unpack_state(data[:-1], by_number, CPU)
 
@@ -349,7 +352,7 @@ def test_foul_bytes(kind: str, data: st.DataObject) -> None:
     whole = bytearray(sound(kind)[0])
     for _ in range(data.draw(st.integers(1, 3))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
-    judge(kind, bytes(whole[: data.draw(st.integers(0, len(whole)) | st.just(len(whole)))]))
+    decode_lm(kind, bytes(whole[: data.draw(st.integers(0, len(whole)) | st.just(len(whole)))]))
 
 
 KEYS = ["kind", "task", "rank", "tensor", "slots", "again", "taken", "index", "offset", "tokens"]
@@ -369,7 +372,7 @@ anything = st.recursive(
 @settings(max_examples=150, derandomize=True, database=None, deadline=None)
 @given(value=anything)
 def test_foul_json(kind: str, value: object) -> None:
-    judge(kind, signed(json.dumps(value).encode()))
+    decode_lm(kind, signed(json.dumps(value).encode()))
 
 
 def signed(text: bytes) -> bytes:
@@ -398,14 +401,14 @@ def signed(text: bytes) -> bytes:
 )
 def test_json_of_another_kind(text: bytes) -> None:
     for kind in ("segments", "state", "chunks"):
-        judge(kind, signed(text))
+        decode_lm(kind, signed(text))
 
 
 def test_foul_arrays(tmp_path: Path) -> None:
     """Of the arith codec, which keeps them as numpy writes them."""
     causes = [np.arange(3)]
     with closing(Journal.open(str(tmp_path / "x.part"))) as journal:
-        keeper = Keeper(journal)
+        keeper = ResumeCache(journal)
         made = keeper._arrays("odds", causes, lambda: [np.arange(6.0)])
         assert np.array_equal(keeper._arrays("odds", causes, list), made)
         (name,) = (name for name in journal._contents.kept if name.startswith("odds"))
@@ -437,7 +440,7 @@ def test_foul_shared_vectors(tmp_path: Path) -> None:
         [symbols, steps + np.uint16(1)],
     ]
     with closing(Journal.open(str(tmp_path / "x.part"))) as journal:
-        keeper = Keeper(journal)
+        keeper = ResumeCache(journal)
         given = SharedMem(grid=GridMem(symbols=symbols, steps=steps))
         for _ in range(2):  # made, then found
             assert keeper.shared([], 1, 0, lambda: given, mem_dim=8) == given
@@ -453,7 +456,7 @@ def test_foul_shared_vectors(tmp_path: Path) -> None:
 
 def test_arrays_are_found_by_what_they_depend_on(tmp_path: Path) -> None:
     with closing(Journal.open(str(tmp_path / "x.part"))) as journal:
-        keeper = Keeper(journal)
+        keeper = ResumeCache(journal)
 
         def make(*causes: np.ndarray, kind: str = "odds", value: float = 0.0) -> float:
             (found,) = keeper._arrays(kind, causes, lambda: [np.array(value)])
@@ -651,8 +654,8 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model predicts worse than zstd: keep its containers all the same, in several
     segments."""
     monkeypatch.setattr(arith_encoding, "pack_stored", lambda data: bytes(1 << 20))
-    monkeypatch.setattr("llmzip.arith.segments._TOKENS_OF_ONE_LANE", 100)
-    monkeypatch.setattr("llmzip.arith.segments._SEGMENT_BYTES", 150)
+    monkeypatch.setattr("llmzip.codecs.arith.segments._TOKENS_OF_ONE_LANE", 100)
+    monkeypatch.setattr("llmzip.codecs.arith.segments._SEGMENT_BYTES", 150)
 
 
 class Calls:

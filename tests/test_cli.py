@@ -22,8 +22,8 @@ from llmzip.cli import console
 from llmzip.cli import model as model_command
 from llmzip.cli.forecast import time_text
 from llmzip.cli.main import main
-from llmzip.cli.progress import describe
-from llmzip.cli.words import seconds_of
+from llmzip.cli.settings import seconds_of
+from llmzip.cli.status import describe
 from llmzip.config import CompressSettings, ComputeSettings, DecompressSettings
 from llmzip.progress import Progress
 from tests.fake_codec import FAKE_CODEC, TEXT, fake_codec
@@ -34,9 +34,9 @@ ARITH = ROOT / "tests" / "data" / "v1_arith.crm"
 
 DRIVER = f"""
 import sys, types
-fake = types.ModuleType("llmzip.codec")
+fake = types.ModuleType("llmzip.api.compress")
 exec({FAKE_CODEC!r}, fake.__dict__)
-sys.modules["llmzip.codec"] = fake
+sys.modules["llmzip.api.compress"] = fake
 from llmzip.cli.main import main
 code = main()
 assert "torch" not in sys.modules and "transformers" not in sys.modules

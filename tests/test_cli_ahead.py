@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import torch
 
-from llmzip import ram
 from llmzip.cli.main import main
 from llmzip.cli.preflight import consider, size_text
 from llmzip.errors import LimitExceeded
+from llmzip.lm import ram
+from llmzip.lm.memory import free_bytes, needed_bytes
 from llmzip.lm.zoo import resolve
-from llmzip.memory import free_bytes, needed_bytes
-from llmzip.progress import Outlook
+from llmzip.progress import Forecast
 from tests.fake_codec import FAKE_CODEC, TEXT, fake_codec
 from tests.test_cli import ROOT
 
@@ -43,27 +43,27 @@ def nothing_to_pause() -> Iterator[None]:
     yield
 
 
-def goes_on(outlook: Outlook, *, yes: bool = False, quiet: bool = False) -> bool:
+def goes_on(outlook: Forecast, *, yes: bool = False, quiet: bool = False) -> bool:
     return consider(outlook, yes=yes, quiet=quiet, paused=nothing_to_pause)
 
 
 def test_too_little_memory_is_refused_unless_it_is_wanted() -> None:
-    outlook = Outlook(needs_bytes=3_200_000_000, free_bytes=900_000_000)
+    outlook = Forecast(needs_bytes=3_200_000_000, free_bytes=900_000_000)
     with pytest.raises(LimitExceeded, match="needs about 3.2 GB of memory, 900.0 MB are") as caught:
         goes_on(outlook)
     assert caught.value.exit_code == 7 and "-y" in caught.value.hint
     assert goes_on(outlook, yes=True)
-    assert goes_on(Outlook(needs_bytes=3, free_bytes=None))
-    assert goes_on(Outlook(needs_bytes=3, free_bytes=3))
+    assert goes_on(Forecast(needs_bytes=3, free_bytes=None))
+    assert goes_on(Forecast(needs_bytes=3, free_bytes=3))
 
 
 def test_a_long_run_is_told_where_nobody_can_answer(capfd: pytest.CaptureFixture[str]) -> None:
-    assert goes_on(Outlook(seconds=600.0))
+    assert goes_on(Forecast(seconds=600.0))
     assert capfd.readouterr().err == ""
-    assert goes_on(Outlook(seconds=4200.0))
+    assert goes_on(Forecast(seconds=4200.0))
     assert capfd.readouterr().err == "this will take about 70 min\n"
-    assert goes_on(Outlook(seconds=4200.0), yes=True)
-    assert goes_on(Outlook(seconds=4200.0), quiet=True)
+    assert goes_on(Forecast(seconds=4200.0), yes=True)
+    assert goes_on(Forecast(seconds=4200.0), quiet=True)
     assert capfd.readouterr().err == ""
 
 
@@ -72,8 +72,8 @@ def test_the_outlook_reaches_the_shell(
 ) -> None:
     real = codec.compress_bytes
 
-    def work(data: bytes, settings: object, *, on_outlook: Any, **more: object) -> bytes:
-        on_outlook(Outlook(needs_bytes=9, free_bytes=1))
+    def work(data: bytes, settings: object, *, on_forecast: Any, **more: object) -> bytes:
+        on_forecast(Forecast(needs_bytes=9, free_bytes=1))
         return real(data, settings, **more)  # type: ignore[no-any-return]
 
     codec.compress_bytes = work
@@ -87,8 +87,8 @@ def test_decoding_is_looked_at_too(place: Path, codec: Any) -> None:
     assert main(["compress", "a.txt"]) == 0
     real = codec.decompress_bytes
 
-    def work(data: bytes, settings: object, *, on_outlook: Any, **more: object) -> bytes:
-        on_outlook(Outlook(needs_bytes=9, free_bytes=1))
+    def work(data: bytes, settings: object, *, on_forecast: Any, **more: object) -> bytes:
+        on_forecast(Forecast(needs_bytes=9, free_bytes=1))
         return real(data, settings, **more)  # type: ignore[no-any-return]
 
     codec.decompress_bytes = work
@@ -100,18 +100,18 @@ def test_decoding_is_looked_at_too(place: Path, codec: Any) -> None:
 
 ASKING = f"""
 import sys, types
-fake = types.ModuleType("llmzip.codec")
+fake = types.ModuleType("llmzip.api.compress")
 exec({FAKE_CODEC!r}, fake.__dict__)
 real = fake.compress_bytes
-def work(data, settings, *, journal, on_outlook, **more):
-    from llmzip.progress import Outlook
+def work(data, settings, *, journal, on_forecast, **more):
+    from llmzip.progress import Forecast
     if data.startswith(b"long"):
         journal.begin({{"settings": "these"}})
         journal.keep("chunks", b"x")
-    on_outlook(Outlook(seconds=5000.0))
+    on_forecast(Forecast(seconds=5000.0))
     return real(data, settings, **more)
 fake.compress_bytes = work
-sys.modules["llmzip.codec"] = fake
+sys.modules["llmzip.api.compress"] = fake
 from llmzip.cli.main import main
 sys.exit(main())
 """

@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmzip.errors import Corrupt, LlmzipError, SettingsError
-from llmzip.report import read_report
-from llmzip.store.coded import CodedFields, encode_coded, read_coded
+from llmzip.inspect.report import read_report
 from llmzip.store.container import (
     Chunk,
     Container,
@@ -28,7 +27,8 @@ from llmzip.store.container import (
     parse_container,
     write_container,
 )
-from llmzip.store.gridplane import NO_VECTORS, GridCode
+from llmzip.store.cram_fields import CodedFields, encode_coded, read_coded
+from llmzip.store.cram_grids import NO_VECTORS, GridCode
 from llmzip.store.summary import summarise_container
 from llmzip.store.varint import Cursor
 from tests.reference import read_container

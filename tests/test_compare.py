@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 import llmzip
-from llmzip import comparison
 from llmzip.cli.compare import compare_table
 from llmzip.cli.main import main
-from llmzip.comparison import Contender, break_even_bytes, methods, others
+from llmzip.inspect import baselines as comparison
+from llmzip.inspect.baselines import Contender, break_even_bytes, methods, others
 from tests.tiny_models import TEXT
 
 BOOK = TEXT[:600].encode()

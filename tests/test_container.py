@@ -26,7 +26,6 @@ from llmzip.errors import (
     UnsupportedVersion,
 )
 from llmzip.store import header
-from llmzip.store.columns import Columns, RunTotals, TableSize, decode_columns, encode_columns
 from llmzip.store.container import (
     Chunk,
     Container,
@@ -39,6 +38,7 @@ from llmzip.store.container import (
     parse_container,
     write_container,
 )
+from llmzip.store.cram_columns import Columns, RunTotals, TableSize, decode_columns, encode_columns
 from llmzip.store.header import MAGIC, MAX_HEADER_BYTES
 from llmzip.store.varint import Cursor, encode_varint
 from tests.reference import read_container

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmzip.cram.chunking import MAX_CHUNK_TOKENS, TAIL_LOAD, Segment, Span, plan_segments
-from llmzip.cram.decode import DecodeChunk, decode_chunks, decode_segments
-from llmzip.cram.engine import Engine
-from llmzip.cram.optimizer import as_stored
-from llmzip.cram.settings import EngineSettings
-from llmzip.cram.tasks import Crammed, Task, split
+from llmzip.codecs.cram.chunking import MAX_CHUNK_TOKENS, TAIL_LOAD, Segment, Span, plan_segments
+from llmzip.codecs.cram.engine import Engine
+from llmzip.codecs.cram.greedy import DecodeChunk, decode_chunks, decode_segments
+from llmzip.codecs.cram.optimizer import as_stored
+from llmzip.codecs.cram.settings import EngineSettings
+from llmzip.codecs.cram.tasks import Crammed, Task, split
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows
 from llmzip.lm.model import FrozenLM, load_model, target_margins
 from llmzip.lm.zoo import resolve

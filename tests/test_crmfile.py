@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 
 import llmzip
-from llmzip import arith_encoding, codec, crmfile
+from llmzip.api import compress as codec
+from llmzip.api import reader as crmfile
+from llmzip.codecs.arith import encoder as arith_encoding
 from llmzip.errors import FormatError, IntegrityError, Interrupted, ModelUnavailable, NotACrmFile
 from llmzip.progress import Progress
-from llmzip.store import disk
+from llmzip.store import atomic as disk
 from llmzip.store.container import read_container, write_container
 from tests.tiny_models import TEXT
 
@@ -38,8 +40,8 @@ def packed(request: pytest.FixtureRequest, llama: str) -> bytes:
     with pytest.MonkeyPatch.context() as patch:
         # A random model predicts worse than zstd: keep its containers all the same.
         patch.setattr(arith_encoding, "pack_stored", lambda data: bytes(1 << 20))
-        patch.setattr("llmzip.arith.segments._TOKENS_OF_ONE_LANE", 100)
-        patch.setattr("llmzip.arith.segments._SEGMENT_BYTES", 150)
+        patch.setattr("llmzip.codecs.arith.segments._TOKENS_OF_ONE_LANE", 100)
+        patch.setattr("llmzip.codecs.arith.segments._SEGMENT_BYTES", 150)
         if request.param == "cram":
             found = llmzip.compress(BOOK, model=llama, **CRAM)  # type: ignore[arg-type]
             assert sum(chunk.starts_segment for chunk in read_container(found).chunks) > 3
@@ -48,7 +50,7 @@ def packed(request: pytest.FixtureRequest, llama: str) -> bytes:
             arith = read_container(found).arith
             assert arith is not None and len(arith.segments) > 1
         else:
-            from llmzip.assembly import pack_stored
+            from llmzip.store.stored import pack_stored
 
             found = pack_stored(BOOK)
     return found

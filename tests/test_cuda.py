@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmzip import arith_encoding, codec
+from llmzip.api import compress as codec
 from llmzip.cli.main import main
+from llmzip.codecs.arith import encoder as arith_encoding
 from llmzip.config import CompressSettings, ComputeSettings, DecompressSettings, Device
 from llmzip.lab.crammer import Crammer, Trial
 from llmzip.lab.recipes import Recipe
 from llmzip.lm.devices import MemoryGauge, is_out_of_memory
+from llmzip.lm.loaded import load_for_compression
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import resolve
 from llmzip.store.container import read_container
-from llmzip.workshop import open_workshop
 from tests.lab_study import texts_of
 from tests.tiny_models import ARCHITECTURES, TEXT
 
@@ -66,7 +67,7 @@ def test_vectors_made_elsewhere_decode_there(tiny_model: Callable[..., Path], ar
 def _arith_whatever_it_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model predicts worse than zstd: keep its containers all the same."""
     monkeypatch.setattr(arith_encoding, "pack_stored", lambda data: bytes(1 << 20))
-    monkeypatch.setattr("llmzip.arith.segments._TOKENS_OF_ONE_LANE", 40)
+    monkeypatch.setattr("llmzip.codecs.arith.segments._TOKENS_OF_ONE_LANE", 40)
 
 
 @pytest.mark.usefixtures("_arith_whatever_it_costs")
@@ -118,14 +119,14 @@ def test_the_lab_crams_as_many_texts_as_there_is_room_for(
     tiny_model: Callable[..., Path], little_memory: Callable[[int], None]
 ) -> None:
     files = resolve(str(tiny_model("llama", bos=True)))
-    shop = open_workshop(files, Tokens.load(files.path), ComputeSettings(device="cuda"))
-    (sample,) = texts_of(shop, count=1, num_tokens=400)
+    loaded = load_for_compression(files, Tokens.load(files.path), ComputeSettings(device="cuda"))
+    (sample,) = texts_of(loaded, count=1, num_tokens=400)
     trials = [Trial(sample=sample, num_tokens=400, seed=seed) for seed in range(64)]
 
     def cram() -> list[int]:
         sizes: list[int] = []
         runner = Crammer(
-            shop.lm, shop.judge, Recipe(max_steps=3, patience=3), start_id=shop.start_id,
+            loaded.lm, loaded.decode_lm, Recipe(max_steps=3, patience=3), start_id=loaded.start_id,
             batch_tokens=1 << 20, on_step=lambda runs: sizes.append(len(runs)),
         )  # fmt: skip
         outcomes = list(runner.run(trials))

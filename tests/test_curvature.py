@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from llmzip.cram.curvature import NUM_PAIRS, Curvature
+from llmzip.codecs.cram.curvature import NUM_PAIRS, Curvature
 from llmzip.lm.native import FrozenAttention
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmzip.cram.decode import DecodeChunk, decode_chunks, decode_segments
+from llmzip.codecs.cram.greedy import DecodeChunk, decode_chunks, decode_segments
 from llmzip.lm.layout import pad_ids
 from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.state import State, empty_state, stack_states

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llmzip import codec
+from llmzip.api import compress as codec
 from llmzip.config import Attention, CompressSettings, ComputeSettings, DecompressSettings
 from llmzip.store.container import CramRun, parse_container, read_container
 

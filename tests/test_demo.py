@@ -6,11 +6,11 @@ import os
 
 import pytest
 
-from llmzip import demonstration
 from llmzip.cli import demo as demo_module
 from llmzip.cli import preflight
 from llmzip.cli.main import main
 from llmzip.errors import Interrupted
+from llmzip.inspect import demo as demonstration
 
 TEXT = b"the mill stands by the river and the water turns its wheel all day"
 
@@ -49,7 +49,7 @@ def test_a_text_that_is_not_the_same_is_said_to_be_another():
 
 
 def stored() -> bytes:
-    from llmzip.assembly import pack_stored
+    from llmzip.store.stored import pack_stored
 
     return pack_stored(TEXT)
 

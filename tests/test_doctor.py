@@ -10,9 +10,11 @@ from importlib import metadata
 
 import pytest
 
-from llmzip import checkup, config, surroundings
+from llmzip import config
 from llmzip.cli.main import main
-from llmzip.findings import Finding, exit_code_of, problem
+from llmzip.inspect import doctor as checkup
+from llmzip.inspect import environment as surroundings
+from llmzip.inspect.checks import Check, exit_code_of, problem
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +109,7 @@ def test_a_device_that_is_not_there(tiny_model, capfd, monkeypatch):
 
 
 def test_another_text_is_code_6(tiny_model, capfd, monkeypatch):
-    monkeypatch.setattr("llmzip.codec.decompress_bytes", lambda *_, **__: b"another")
+    monkeypatch.setattr("llmzip.api.compress.decompress_bytes", lambda *_, **__: b"another")
     code, found = as_json(capfd, "--model", str(tiny_model("llama")))
     assert code == 6 and "NOT the same text" in found["arith"]["text"]
 
@@ -124,7 +126,7 @@ def test_an_error_of_a_round_trip_is_a_finding(tiny_model, capfd, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr("llmzip.codec.compress_bytes", fail)
+    monkeypatch.setattr("llmzip.api.compress.compress_bytes", fail)
     code, found = as_json(capfd, "--model", str(tiny_model("llama")))
     assert code == 1
     assert found["arith"]["text"] == "RuntimeError: no luck" and "report" in found["arith"]["hint"]
@@ -206,7 +208,7 @@ def test_threads_that_do_not_fit_the_cores(threads, cores, is_set, hint, monkeyp
 
 
 def test_the_first_problem_gives_the_code():
-    fine = Finding(topic="a", text="", status="warning", hint="x")
+    fine = Check(topic="a", text="", status="warning", hint="x")
     assert exit_code_of([fine]) == 0
     problems = [problem("b", "", hint="x", exit_code=5), problem("c", "", hint="x", exit_code=6)]
     assert exit_code_of([fine, *problems]) == 5

@@ -13,20 +13,20 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llmzip import codec
+from llmzip.api import compress as codec
 from llmzip.cli.main import main
+from llmzip.codecs.cram import engine as engine_module
+from llmzip.codecs.cram.calibration import BF16_SAFE_MARGIN
+from llmzip.codecs.cram.chunking import Segment, plan_segments
+from llmzip.codecs.cram.contexts import Contexts
+from llmzip.codecs.cram.engine import Engine
+from llmzip.codecs.cram.greedy import decode_chunks
+from llmzip.codecs.cram.optimizer import Rows, Slot, start_slot
+from llmzip.codecs.cram.presets import most_patches, stop_rule
+from llmzip.codecs.cram.settings import EngineSettings
+from llmzip.codecs.cram.state import EngineState
+from llmzip.codecs.cram.tasks import Crammed, Task
 from llmzip.config import CompressSettings, DecompressSettings
-from llmzip.cram import engine as engine_module
-from llmzip.cram.calibration import BF16_SAFE_MARGIN
-from llmzip.cram.chunking import Segment, plan_segments
-from llmzip.cram.contexts import Contexts
-from llmzip.cram.decode import decode_chunks
-from llmzip.cram.effort import most_patches, stop_rule
-from llmzip.cram.engine import Engine
-from llmzip.cram.optimizer import Rows, Slot, start_slot
-from llmzip.cram.settings import EngineSettings
-from llmzip.cram.tasks import Crammed, Task
-from llmzip.cram.underway import EngineState
 from llmzip.errors import LimitExceeded
 from llmzip.lm.devices import MemoryGauge
 from llmzip.lm.layout import pad_ids

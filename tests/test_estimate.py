@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from llmzip import codec
-from llmzip.assembly import xz_bytes
+from llmzip.api import compress as codec
+from llmzip.codecs.cram.presets import EFFORTS
 from llmzip.config import CompressSettings
-from llmzip.cram.effort import EFFORTS
 from llmzip.progress import Progress
 from llmzip.store.container import read_container
+from llmzip.store.stored import xz_bytes
 from tests.tiny_models import TEXT
 
 DATA = TEXT.encode()

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from llmzip import codec as real_codec
+from llmzip.api import compress as real_codec
 from llmzip.cli import progress
+from llmzip.cli.aliases import in_our_words
 from llmzip.cli.inputs import Input, run_each
 from llmzip.cli.main import main
 from llmzip.cli.progress import Lines
 from llmzip.cli.signals import stop_on_signals
-from llmzip.cli.spellings import in_our_words
 from llmzip.config import CompressSettings
 from llmzip.errors import Interrupted
 from llmzip.progress import ChunkEvent, Progress
@@ -190,12 +190,12 @@ def test_a_directory_that_cannot_be_read_is_told(
 def test_several_inputs_load_one_model(
     tiny_model: Callable[..., Path], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmzip import models
+    from llmzip.lm import cache as models
 
     loads = []
-    real = models.open_workshop
+    real = models.load_for_compression
     monkeypatch.setattr(
-        models, "open_workshop", lambda *args, **more: loads.append(1) or real(*args, **more)
+        models, "load_for_compression", lambda *args, **more: loads.append(1) or real(*args, **more)
     )
     model = str(tiny_model("llama"))
     options = ["--model", model, "--budget-bits", "40", "--max-steps", "20", "--preset", "fast"]
@@ -204,7 +204,7 @@ def test_several_inputs_load_one_model(
     assert main(["compress", *options, "--context", "0", "a.txt", "b.txt", "-q"]) == 0
     assert len(loads) == 1
     assert main(["test", "--full", "--model", model, "a.crm", "b.crm"]) == 0
-    assert real_codec is sys.modules["llmzip.codec"]
+    assert real_codec is sys.modules["llmzip.api.compress"]
 
 
 # Removing the input

@@ -40,4 +40,6 @@ def test_the_session_runs() -> None:
     assert "exit code 3" in ended.stdout and "exit code 1" in ended.stdout
     told = ended.stderr.splitlines()
     assert sum(line.endswith(", verified") for line in told) == 3
-    assert "error: tale.txt exists [exit 1]" in told
+    assert "tale.txt is already there, and identical" in told
+    assert "tale.crm is already there, made of tale.txt with the same model and settings" in told
+    assert "error: tale.txt exists and differs from what tale.crm holds [exit 1]" in told

@@ -12,15 +12,16 @@ import torch
 from safetensors import safe_open
 
 import llmzip
-from llmzip import arith_encoding
 from llmzip.cli.main import main
+from llmzip.codecs.arith import encoder as arith_encoding
 from llmzip.config import DecompressSettings
-from llmzip.explain import explain_bytes
+from llmzip.inspect.explain import explain_bytes
+from llmzip.inspect.figures import printable
+from llmzip.inspect.pieces import WHY, Piece, read_pieces
+from llmzip.inspect.report import read_report
 from llmzip.lm.model import load_model, start_token
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import resolve
-from llmzip.report import printable, read_report
-from llmzip.report_pieces import WHY, Piece, read_pieces
 from llmzip.store.container import read_container
 from llmzip.store.residual import Ranked
 from llmzip.store.vectors import mem_bits
@@ -102,8 +103,8 @@ def plain_bits(model: str, piece: Piece) -> float:
 
 def test_segments_of_arith_files(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arith_encoding, "pack_stored", lambda data: bytes(1 << 20))
-    monkeypatch.setattr("llmzip.arith.segments._TOKENS_OF_ONE_LANE", 100)
-    monkeypatch.setattr("llmzip.arith.segments._SEGMENT_BYTES", 150)
+    monkeypatch.setattr("llmzip.codecs.arith.segments._TOKENS_OF_ONE_LANE", 100)
+    monkeypatch.setattr("llmzip.codecs.arith.segments._SEGMENT_BYTES", 150)
     packed = llmzip.compress(TEXT[:400].encode(), model=llama, codec="arith", shared_mem=1)
     pieces = explain_bytes(packed, DecompressSettings(model=llama))
     assert len(pieces) > 1 and {piece.kind for piece in pieces} == {"segment"}

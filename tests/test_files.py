@@ -16,8 +16,8 @@ from llmzip.cli import files
 from llmzip.cli.files import plan_target, publish
 from llmzip.cli.sources import open_source
 from llmzip.errors import InputError
-from llmzip.store import disk
-from llmzip.store.disk import lock
+from llmzip.store import atomic as disk
+from llmzip.store.atomic import lock
 
 RESULT = b"\x00result\xff" * 1000
 

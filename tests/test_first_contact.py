@@ -22,13 +22,13 @@ import pytest
 
 import llmzip
 from llmzip import errors
+from llmzip.api.existing import difference
 from llmzip.cli import startup
 from llmzip.cli.main import main
 from llmzip.cli.names import kept_suffix, packed_names, partner, restored_names
 from llmzip.config import CompressSettings
-from llmzip.existing import difference
 from llmzip.store.container import read_container
-from llmzip.store.journalparts import journal_path
+from llmzip.store.journal_records import journal_path
 
 ROOT = Path(__file__).resolve().parent.parent
 NOISE = random.Random(5).randbytes(400)
@@ -429,7 +429,7 @@ def test_a_busy_process_is_seen():
 
 
 def test_the_library_changes_no_environment():
-    code = "import os; a = dict(os.environ); import llmzip, llmzip.codec; assert a == os.environ"
+    code = "import os; a = dict(os.environ); import llmzip.api.compress; assert a == os.environ"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
@@ -648,7 +648,7 @@ def test_a_broken_writer_of_stored_bytes_is_noticed(folder, monkeypatch, capfd):
 
 
 def test_a_container_that_cannot_be_read_is_noticed(folder, monkeypatch, capfd):
-    from llmzip import assembly
+    from llmzip.store import stored as assembly
 
     monkeypatch.setattr(assembly, "write_container", lambda found: NOISE)
     Path("a.txt").write_bytes(NOISE)

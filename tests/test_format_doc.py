@@ -18,16 +18,16 @@ from llmzip import errors
 from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES
 from llmzip.errors import FormatError
 from llmzip.store import (
-    arithrecords,
-    columns,
-    gridplane,
+    arith_payload,
+    cram_columns,
+    cram_grids,
     header,
-    modelfields,
+    model_fields,
     records,
     residual,
     vectors,
 )
-from llmzip.store.arithfields import RECIPE
+from llmzip.store.arith_fields import RECIPE
 from llmzip.store.limits import TOKENS_OF_ANY_FILE, TOKENS_PER_FILE_BYTE
 from llmzip.store.opening import END_MARK
 from tests.test_container import DATA, GOLDEN, ROOT
@@ -240,10 +240,10 @@ def test_feature_bits() -> None:
         "model": header.HAS_MODEL,
         "columns zstd": header.COLUMNS_ZSTD,
         "stored zstd": header.STORED_ZSTD,
-        "start": modelfields.HAS_START,
-        "literal": modelfields.HAS_LITERAL,
-        "coded": modelfields.HAS_CODED,
-        "arith": modelfields.HAS_ARITH,
+        "start": model_fields.HAS_START,
+        "literal": model_fields.HAS_LITERAL,
+        "coded": model_fields.HAS_CODED,
+        "arith": model_fields.HAS_ARITH,
     }
     assert REQUIRED == {bit: name for name, bit in ours.items()} | {128: ""}
     assert header.KNOWN_REQUIRED == sum(ours.values()) == 127
@@ -332,14 +332,14 @@ LIMITS = [
     ("coded", "first_step", "at least 4", [vectors.MIN_STEP // vectors.STEP_UNIT]),
     ("arith", "start_id", "below 2^31", [0, LAST_ID]),
     ("arith", "num_segments", "at least 1", [1]),
-    ("arith", "prefix_tokens", "0 to 65535", [0, arithrecords.MAX_PREFIX_TOKENS]),
-    ("arith", "window_tokens", "1 to 2^24", [1, arithrecords.MAX_WINDOW_TOKENS]),
+    ("arith", "prefix_tokens", "0 to 65535", [0, arith_payload.MAX_PREFIX_TOKENS]),
+    ("arith", "window_tokens", "1 to 2^24", [1, arith_payload.MAX_WINDOW_TOKENS]),
     ("arith", "guard", "c = 1 to 255", [1, 255]),
-    ("arith", "num_mem", "0 to 64", [0, arithrecords.MAX_SHARED_MEM]),
+    ("arith", "num_mem", "0 to 64", [0, arith_payload.MAX_SHARED_MEM]),
     ("arith", "mem_dim", "1 to 65536", [1, vectors.MAX_MEM_DIM]),
-    ("segment", "num_tokens", "1 to 2^24", [1, arithrecords.MAX_SEGMENT_TOKENS]),
-    ("segment", "num_lanes", "1 to 64", [1, arithrecords.MAX_LANES]),
-    ("segment", "stream_bytes", "at least 1", [arithrecords.least_stream_bytes(1)]),
+    ("segment", "num_tokens", "1 to 2^24", [1, arith_payload.MAX_SEGMENT_TOKENS]),
+    ("segment", "num_lanes", "1 to 64", [1, arith_payload.MAX_LANES]),
+    ("segment", "stream_bytes", "at least 1", [arith_payload.least_stream_bytes(1)]),
 ]
 
 
@@ -370,7 +370,7 @@ def test_limits_of_several_fields() -> None:
     assert int(fields["first_step"][0]) + int(fields["step_span"][1]) == most_step
     content = {name: content for name, _, content in described(TABLES["arith"][0])}
     assert content["recipe"].startswith(f"{RECIPE}: ")
-    breaks = (arithrecords.WRAP_NONE, arithrecords.WRAP_LF, arithrecords.WRAP_CRLF)
+    breaks = (arith_payload.WRAP_NONE, arith_payload.WRAP_LF, arith_payload.WRAP_CRLF)
     assert content["wrap"].endswith("{} none, {} LF, {} CR LF".format(*breaks))
     fields = {name: limits for _, name, _, limits in TABLES["arith"][1]}
     assert fields["recipe"] == [str(RECIPE)] * 2 and fields["wrap"] == ["0", str(breaks[-1])]
@@ -388,12 +388,12 @@ def test_figures_of_the_fields() -> None:
         ("margin", "0 exactly if every token is patched"),
         ("first_step", f"smallest step div {vectors.STEP_UNIT}"),
         ("step_span", f"largest step div {vectors.STEP_UNIT}"),
-        ("vector_bytes", f"at least K x ceil(D / {gridplane.DIMENSIONS_PER_BYTE})"),
+        ("vector_bytes", f"at least K x ceil(D / {cram_grids.DIMENSIONS_PER_BYTE})"),
         ("num_patches", "at most 8 x patch_bytes"),
-        ("stream_bytes", f"at least n div {arithrecords.TOKENS_PER_STREAM_BYTE}"),
+        ("stream_bytes", f"at least n div {arith_payload.TOKENS_PER_STREAM_BYTE}"),
     ):
         assert any(phrase in content for told, _, content in every if told == name), phrase
-    for name, value in (("margin", records.margin_value), ("guard", arithrecords.guard_value)):
+    for name, value in (("margin", records.margin_value), ("guard", arith_payload.guard_value)):
         (content,) = [content for told, _, content in every if told == name]
         match = re.search(r"c = 1 to 255: .* 2\^\(\(c-(\d+)\)/(\d+)\)", content)
         assert match
@@ -402,7 +402,7 @@ def test_figures_of_the_fields() -> None:
 
 
 def test_layout() -> None:
-    told = [(part, size) for part, size, _ in tables(DOC["Layout"])[0]]
+    told = [(part, size) for part, size, _ in tables(DOC["PieceMap"])[0]]
     assert told == [
         ("magic", str(len(header.MAGIC))),
         ("version", "u8"),
@@ -419,7 +419,7 @@ def test_layout() -> None:
         ("end mark", str(len(END_MARK))),
     ]
     planes = re.findall(
-        r"`(\w+_bytes)`", "\n".join("".join(row) for row in tables(DOC["Layout"])[0])
+        r"`(\w+_bytes)`", "\n".join("".join(row) for row in tables(DOC["PieceMap"])[0])
     )
     assert tuple(planes) == read_crm.PLANES
 
@@ -428,8 +428,8 @@ def test_limits_of_the_format() -> None:
     limits = dict(tables(DOC["Limits"])[0])
     assert len(limits) == 9
     assert limits["header"] == f"{header.MAX_HEADER_BYTES >> 20} MiB"
-    assert numbers(DOC["Layout"].split("header size | varint |")[1])[0] == header.MAX_HEADER_BYTES
-    assert limits["tokens of a chunk"] == f"1 to {columns.MAX_CHUNK_TOKENS}"
+    assert numbers(DOC["PieceMap"].split("header size | varint |")[1])[0] == header.MAX_HEADER_BYTES
+    assert limits["tokens of a chunk"] == f"1 to {cram_columns.MAX_CHUNK_TOKENS}"
     assert numbers(limits["token id, start_id"]) == [LAST_ID + 1] == [crm_coding.MAX_ID + 1]
     assert limits["original"].endswith(
         f"{DEFAULT_MAX_OUTPUT_BYTES >> 30} GiB unless told otherwise)"
@@ -439,12 +439,12 @@ def test_limits_of_the_format() -> None:
     work = numbers(limits["tokens of all chunks or segments"])
     assert work == [TOKENS_OF_ANY_FILE, TOKENS_PER_FILE_BYTE]
     least, most, per_byte, more = numbers(limits["tokens of a segment of an arith file"])
-    assert (least, most) == (1, arithrecords.MAX_SEGMENT_TOKENS)
-    assert per_byte == arithrecords.TOKENS_PER_STREAM_BYTE and more == per_byte - 1
+    assert (least, most) == (1, arith_payload.MAX_SEGMENT_TOKENS)
+    assert per_byte == arith_payload.TOKENS_PER_STREAM_BYTE and more == per_byte - 1
 
 
 def test_magic_and_end_mark() -> None:
-    layout = {part: content for part, _, content in tables(DOC["Layout"])[0]}
+    layout = {part: content for part, _, content in tables(DOC["PieceMap"])[0]}
     for part, ours, theirs in (
         ("magic", header.MAGIC, read_crm.MAGIC),
         ("end mark", END_MARK, read_crm.END_MARK),

@@ -10,23 +10,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmzip import codec, groups
+from llmzip.api import compress as codec
 from llmzip.cluster.worker import Worker
+from llmzip.codecs.cram import groups
+from llmzip.codecs.cram.checkpoint import unpack_crammed
+from llmzip.codecs.cram.chunking import Segment, Span
+from llmzip.codecs.cram.executor import Job, WorkerSettings
+from llmzip.codecs.cram.groups import Group, groups_of, unfinished
+from llmzip.codecs.cram.plan import Cut, Part, Plan, plan_parts, tokenised_parts
+from llmzip.codecs.cram.tasks import Crammed, Task
+from llmzip.codecs.input import split_stretches
 from llmzip.config import CompressSettings, ComputeSettings
-from llmzip.cram.checkpoint import unpack_crammed
-from llmzip.cram.chunking import Segment, Span
-from llmzip.cram.tasks import Crammed, Task
-from llmzip.crew import Job, Terms
 from llmzip.errors import Interrupted, SettingsError
-from llmzip.groups import Group, groups_of, unfinished
+from llmzip.lm.loaded import load_for_compression
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import resolve
-from llmzip.planning import Cut, Part, Plan, plan_parts, tokenised_parts
-from llmzip.progress import ChunkEvent, Outlook, Progress
+from llmzip.progress import ChunkEvent, Forecast, Progress
 from llmzip.store.container import read_container
 from llmzip.store.journal import Journal
-from llmzip.triage import split_stretches
-from llmzip.workshop import open_workshop
 from tests.tiny_models import SHORT_TEXT, TEXT
 
 OPTIONS = {"budget_bits": 40.0, "max_steps": 40, "preset": "fast", "context_tokens": 16}
@@ -89,13 +90,13 @@ def test_a_group_is_finished_once_all_its_tokens_are_held(monkeypatch: pytest.Mo
 def test_no_segment_goes_beyond_its_block(
     tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmzip.planning._BLOCK_TOKENS", 50)
+    monkeypatch.setattr("llmzip.codecs.cram.plan._BLOCK_TOKENS", 50)
     own = settings(tiny_model("llama"))
     files = resolve(str(own.model))
     tokens = Tokens.load(files.path)
-    shop = open_workshop(files, tokens, own.compute)
+    loaded = load_for_compression(files, tokens, own.compute)
     parts = tokenised_parts(split_stretches(TEXT[:800].encode()), tokens)
-    plan = plan_parts(parts, shop, own)
+    plan = plan_parts(parts, loaded, own)
     ((part, segments),) = plan.parts
     assert part.ids is not None
     assert sum((segment.ids for segment in segments), ()) == part.ids
@@ -109,7 +110,7 @@ def test_no_segment_goes_beyond_its_block(
 
 
 class InProcess:
-    """A crew that works here, its last job first."""
+    """An executor that works here, its last job first."""
 
     def __init__(self) -> None:
         self.worker = Worker(threads=1)
@@ -119,7 +120,7 @@ class InProcess:
 
     def read(
         self,
-        terms: Terms,
+        shared: WorkerSettings,
         cut: Cut,
         blocks: Sequence[tuple[int, ...]],
         *,
@@ -128,11 +129,11 @@ class InProcess:
     ) -> Iterator[tuple[int, bytes]]:
         for number in reversed(range(len(blocks))):
             self.blocks.append(blocks[number])
-            yield number, self.worker.read(terms, cut, blocks[number])
+            yield number, self.worker.read(shared, cut, blocks[number])
 
     def cram(
         self,
-        terms: Terms,
+        shared: WorkerSettings,
         jobs: Sequence[Job],
         *,
         say: Callable[[str], None],
@@ -141,11 +142,11 @@ class InProcess:
         say("working")
         for job in reversed(jobs):
             self.jobs.append(job)
-            yield self.worker.cram(terms, job, cancel=cancel)
+            yield self.worker.cram(shared, job, cancel=cancel)
 
     def decode(
         self,
-        terms: Terms,
+        shared: WorkerSettings,
         packed: bytes,
         wanted: Sequence[range],
         *,
@@ -154,14 +155,14 @@ class InProcess:
     ) -> Iterator[tuple[range, list[bytes | None]]]:
         for where in reversed(wanted):
             self.ranges.append(where)
-            yield where, self.worker.decode(terms, packed, where, cancel=cancel)
+            yield where, self.worker.decode(shared, packed, where, cancel=cancel)
 
 
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(groups._GROUP_TOKENS, "cpu", 8)
-    monkeypatch.setattr("llmzip.encoding._SEGMENTS_A_JOB", 2)
-    monkeypatch.setattr("llmzip.planning._BLOCK_TOKENS", 30)
+    monkeypatch.setattr("llmzip.codecs.cram.encoder._SEGMENTS_A_JOB", 2)
+    monkeypatch.setattr("llmzip.codecs.cram.plan._BLOCK_TOKENS", 30)
 
 
 def settings(model: Path, **more: object) -> CompressSettings:
@@ -172,14 +173,14 @@ def test_a_crew_gives_the_bytes_of_a_run_here(
     tiny_model: Callable[..., Path], small_groups: None
 ) -> None:
     own = settings(tiny_model("llama"), seed=4)
-    crew, said = InProcess(), list[str]()
+    executor, said = InProcess(), list[str]()
     here = codec.compress_bytes(SHORT_TEXT, own)
     there = codec.compress_bytes(
-        SHORT_TEXT, own, crew=crew, on_progress=lambda event: said.append(event.message)
+        SHORT_TEXT, own, executor=executor, on_progress=lambda event: said.append(event.message)
     )
     assert here == there
-    assert len(crew.jobs) > 2 and len(crew.ranges) > 1 and "working" in said
-    assert len(crew.blocks) > 1
+    assert len(executor.jobs) > 2 and len(executor.ranges) > 1 and "working" in said
+    assert len(executor.blocks) > 1
     assert codec.compress_bytes(SHORT_TEXT, replace(own, seed=5)) != here
 
 
@@ -225,11 +226,11 @@ def test_work_moves_between_here_and_a_crew(
     journal = Journal.open(path)
     tired = Tired()
     with pytest.raises(Interrupted):
-        codec.compress_bytes(SHORT_TEXT, own, journal=journal, crew=tired)
+        codec.compress_bytes(SHORT_TEXT, own, journal=journal, executor=tired)
     journal.close()
     journal = Journal.open(path)
     rested = InProcess()
-    assert codec.compress_bytes(SHORT_TEXT, own, journal=journal, crew=rested) == expected
+    assert codec.compress_bytes(SHORT_TEXT, own, journal=journal, executor=rested) == expected
     journal.remove()
     assert len(tired.jobs) == 1 and len(rested.jobs) >= 1
     assert sum(bool(job.state) for job in rested.jobs) == 1  # what was under way is gone on with
@@ -250,7 +251,7 @@ def test_a_run_of_a_crew_is_gone_on_with_here(
 
     journal = Journal.open(str(tmp_path / "x.part"))
     with pytest.raises(Interrupted):
-        codec.compress_bytes(SHORT_TEXT, own, journal=journal, crew=Once())
+        codec.compress_bytes(SHORT_TEXT, own, journal=journal, executor=Once())
     seen: list[Progress] = []
     assert (
         codec.compress_bytes(SHORT_TEXT, own, journal=journal, on_progress=seen.append) == expected
@@ -261,22 +262,22 @@ def test_a_run_of_a_crew_is_gone_on_with_here(
 
 def test_a_worker_takes_the_margin_of_the_terms(tiny_model: Callable[..., Path]) -> None:
     own = settings(tiny_model("llama"), bits=16)
-    crew = InProcess()
+    executor = InProcess()
 
     class Strict(InProcess):
-        def cram(self, terms: Terms, *args: object, **more: object) -> Iterator[bytes]:
-            return crew.cram(replace(terms, min_margin=0.9), *args, **more)  # type: ignore[arg-type]
+        def cram(self, shared: WorkerSettings, *args: object, **more: object) -> Iterator[bytes]:
+            return executor.cram(replace(shared, min_margin=0.9), *args, **more)  # type: ignore[arg-type]
 
-    codec.compress_bytes(SHORT_TEXT, own, crew=Strict())
-    (job, *_) = crew.jobs
-    terms = Terms(
+    codec.compress_bytes(SHORT_TEXT, own, executor=Strict())
+    (job, *_) = executor.jobs
+    shared = WorkerSettings(
         model=str(own.model), files=resolve(str(own.model)),
         numerics="cpu torch.float32", min_margin=0.9, settings=own,
     )  # fmt: skip
     by_index = {each.index: each for each in job.group.segments}
     margins = [
         chunk.min_margin
-        for chunk in unpack_crammed(crew.worker.cram(terms, job), by_index)
+        for chunk in unpack_crammed(executor.worker.cram(shared, job), by_index)
         if chunk.min_margin is not None
     ]
     assert margins and min(margins) >= 0.9
@@ -286,7 +287,7 @@ def test_a_worker_takes_the_margin_of_the_terms(tiny_model: Callable[..., Path])
 def test_what_a_crew_is_not_for(tiny_model: Callable[..., Path], more: dict[str, object]) -> None:
     own = CompressSettings(model=str(tiny_model("llama")), **more)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="--ray is for cramming"):
-        codec.compress_bytes(SHORT_TEXT, own, crew=InProcess())
+        codec.compress_bytes(SHORT_TEXT, own, executor=InProcess())
 
 
 # What is told meanwhile
@@ -340,17 +341,17 @@ def test_a_chunk_under_way_can_be_looked_at(tiny_model: Callable[..., Path]) -> 
 
 
 def test_time_is_told_before_the_optimiser_begins(tiny_model: Callable[..., Path]) -> None:
-    told: list[Outlook] = []
+    told: list[Forecast] = []
     stages: list[str] = []
 
-    def decline(outlook: Outlook) -> None:
+    def decline(outlook: Forecast) -> None:
         told.append(outlook)
         if outlook.seconds is not None:
             raise Interrupted("rather not")
 
     with pytest.raises(Interrupted, match="rather not"):
         codec.compress_bytes(
-            SHORT_TEXT, settings(tiny_model("llama")), on_outlook=decline,
+            SHORT_TEXT, settings(tiny_model("llama")), on_forecast=decline,
             on_progress=lambda event: stages.append(event.stage),
         )  # fmt: skip
     assert told[-1].seconds is not None and 0 < told[-1].seconds < 600
@@ -362,7 +363,7 @@ def test_threads_of_a_worker_are_given_back(tiny_model: Callable[..., Path]) -> 
         model=str(tiny_model("llama")), compute=ComputeSettings(threads=2), **OPTIONS
     )  # type: ignore[arg-type]
     before = torch.get_num_threads()
-    codec.compress_bytes(SHORT_TEXT, own, crew=InProcess())
+    codec.compress_bytes(SHORT_TEXT, own, executor=InProcess())
     assert torch.get_num_threads() == before
 
 

@@ -27,9 +27,9 @@ from llmzip.lab.texts import (
     words_of_file,
     words_of_vocabulary,
 )
+from llmzip.lm.loaded import LoadedModel
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.tokens import Tokens
-from llmzip.workshop import Workshop
 from tests.lab_study import logits_by_hand, opened_study, texts_of, tiny_shop
 from tests.tiny_models import ARCHITECTURES, TEXT
 
@@ -189,18 +189,18 @@ def test_the_papers_recipe() -> None:
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def shop(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> Workshop:
+def loaded(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> LoadedModel:
     return tiny_shop(tiny_model, request.param)
 
 
-def crammer(shop: Workshop, recipe: Recipe, **more: object) -> Crammer:
-    return Crammer(shop.lm, shop.judge, recipe, start_id=shop.start_id, **more)  # type: ignore[arg-type]
+def crammer(loaded: LoadedModel, recipe: Recipe, **more: object) -> Crammer:
+    return Crammer(loaded.lm, loaded.decode_lm, recipe, start_id=loaded.start_id, **more)  # type: ignore[arg-type]
 
 
-def trials_for(shop: Workshop, *lengths: int, num_mem: int = 1) -> list[Trial]:
+def trials_for(loaded: LoadedModel, *lengths: int, num_mem: int = 1) -> list[Trial]:
     return [
         Trial(sample=sample, num_tokens=length, num_mem=num_mem)
-        for sample in texts_of(shop, count=3, num_tokens=40)
+        for sample in texts_of(loaded, count=3, num_tokens=40)
         for length in lengths
     ]
 
@@ -209,9 +209,9 @@ RECIPES = [Recipe(max_steps=50, patience=30), paper_recipe(max_steps=40, patienc
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
-def test_what_is_reported_was_measured(shop: Workshop, recipe: Recipe) -> None:
+def test_what_is_reported_was_measured(loaded: LoadedModel, recipe: Recipe) -> None:
     """Margins and bits are those of the vectors that are handed out, first token included."""
-    weights = [w.clone() for w in (shop.lm._backend.embedding, shop.lm._backend.head)]
+    weights = [w.clone() for w in (loaded.lm._backend.embedding, loaded.lm._backend.head)]
     seen: dict[tuple[int, int], list[tuple[int, torch.Tensor]]] = {}
 
     def note(runs: list[Run]) -> None:
@@ -219,55 +219,57 @@ def test_what_is_reported_was_measured(shop: Workshop, recipe: Recipe) -> None:
             key = run.trial.sample.index, run.trial.num_tokens
             seen.setdefault(key, []).append((run.step, (run.margins > 0).clone()))  # type: ignore[operator]
 
-    outcomes = list(crammer(shop, recipe, on_step=note).run(trials_for(shop, 4, 16)))
+    outcomes = list(crammer(loaded, recipe, on_step=note).run(trials_for(loaded, 4, 16)))
     assert len(outcomes) == 6
     for outcome in outcomes:
         num_tokens = outcome.trial.num_tokens
         key = outcome.trial.sample.index, num_tokens
         assert [step for step, _ in seen[key]] == list(range(outcome.steps + 1))
-        if shop.lm is shop.judge:
+        if loaded.lm is loaded.decode_lm:
             right = {step: int(found.sum()) for step, found in seen[key]}
             assert outcome.tokens_right == right[outcome.best_step] == max(right.values())
-        check_by_hand(shop, outcome)
+        check_by_hand(loaded, outcome)
     assert all(
         torch.equal(*pair)
-        for pair in zip(weights, (shop.lm._backend.embedding, shop.lm._backend.head), strict=True)
+        for pair in zip(
+            weights, (loaded.lm._backend.embedding, loaded.lm._backend.head), strict=True
+        )
     )
 
 
-def check_by_hand(shop: Workshop, outcome: Outcome) -> None:
+def check_by_hand(loaded: LoadedModel, outcome: Outcome) -> None:
     """Logits from one plain pass over [start | mem | text]."""
-    ids, start = outcome.trial.ids, [] if shop.start_id is None else [shop.start_id]
-    logits = logits_by_hand(shop, outcome.mem, ids[:-1])
+    ids, start = outcome.trial.ids, [] if loaded.start_id is None else [loaded.start_id]
+    logits = logits_by_hand(loaded, outcome.mem, ids[:-1])
     bits = -torch.log_softmax(logits, dim=1)[range(len(ids)), list(ids)] / math.log(2)
     assert torch.allclose(bits, outcome.bits, atol=1e-3)
     assert int((logits.argmax(dim=1) == torch.tensor(ids)).sum()) == outcome.tokens_right
-    without = plain_text(shop.judge, ids, start=start)
+    without = plain_text(loaded.decode_lm, ids, start=start)
     assert outcome.info_gain_bits == pytest.approx(float(without.bits.sum() - bits.sum()), abs=1e-2)
     assert outcome.token_gain == outcome.tokens_right - int(without.right.sum())
 
 
-def test_plain_text_is_the_models_own_view(shop: Workshop) -> None:
-    ids = list(texts_of(shop, count=1, num_tokens=12)[0].ids)
-    start = [] if shop.start_id is None else [shop.start_id]
-    found = plain_text(shop.judge, ids, start=start)
-    embeds = shop.judge.embed(torch.tensor([*start, *ids]))[None]
+def test_plain_text_is_the_models_own_view(loaded: LoadedModel) -> None:
+    ids = list(texts_of(loaded, count=1, num_tokens=12)[0].ids)
+    start = [] if loaded.start_id is None else [loaded.start_id]
+    found = plain_text(loaded.decode_lm, ids, start=start)
+    embeds = loaded.decode_lm.embed(torch.tensor([*start, *ids]))[None]
     live = torch.ones(embeds.shape[:2], dtype=torch.bool)
-    hidden, _ = shop.judge.extend(shop.judge.empty(1), embeds, live)
-    logits = shop.judge.logits(hidden[0])
+    hidden, _ = loaded.decode_lm.extend(loaded.decode_lm.empty(1), embeds, live)
+    logits = loaded.decode_lm.logits(hidden[0])
     predicted = ids if start else ids[1:]
     rows = logits[: len(predicted)]
     bits = -torch.log_softmax(rows, dim=1)[range(len(predicted)), predicted] / math.log(2)
     assert torch.allclose(found.bits[-len(predicted) :], bits, atol=1e-3)
     if not start:  # nothing stands before the first token
-        assert float(found.bits[0]) == pytest.approx(math.log2(shop.judge.vocab_size))
+        assert float(found.bits[0]) == pytest.approx(math.log2(loaded.decode_lm.vocab_size))
         assert not bool(found.right[0])
 
 
-def test_a_run_ends_when_it_is_exact_and_decodes(shop: Workshop) -> None:
+def test_a_run_ends_when_it_is_exact_and_decodes(loaded: LoadedModel) -> None:
     recipe = Recipe(max_steps=200, patience=200)
-    outcomes = list(crammer(shop, recipe).run(trials_for(shop, 4)))
-    decoded = decode_greedily(shop.judge, outcomes, start_id=shop.start_id, batch=2)
+    outcomes = list(crammer(loaded, recipe).run(trials_for(loaded, 4)))
+    decoded = decode_greedily(loaded.decode_lm, outcomes, start_id=loaded.start_id, batch=2)
     exact = 0
     for outcome, greedy in zip(outcomes, decoded, strict=True):
         if outcome.min_margin >= recipe.min_margin:
@@ -277,10 +279,10 @@ def test_a_run_ends_when_it_is_exact_and_decodes(shop: Workshop) -> None:
     assert exact >= 2
 
 
-def test_greedy_decoding_goes_on_from_its_own_mistakes(shop: Workshop) -> None:
+def test_greedy_decoding_goes_on_from_its_own_mistakes(loaded: LoadedModel) -> None:
     recipe = Recipe(max_steps=3, patience=3)
-    (outcome,) = crammer(shop, recipe).run(trials_for(shop, 20)[:1])
-    (greedy,) = decode_greedily(shop.judge, [outcome], start_id=shop.start_id)
+    (outcome,) = crammer(loaded, recipe).run(trials_for(loaded, 20)[:1])
+    (greedy,) = decode_greedily(loaded.decode_lm, [outcome], start_id=loaded.start_id)
     assert greedy.first_wrong is not None
     # Up to the first mistake it is what teacher forcing says.
     right = (outcome.margins > 0).tolist()
@@ -288,22 +290,22 @@ def test_greedy_decoding_goes_on_from_its_own_mistakes(shop: Workshop) -> None:
     assert greedy.first_wrong <= greedy.num_right < 20
 
 
-def test_what_cannot_be_held_is_given_up(shop: Workshop) -> None:
+def test_what_cannot_be_held_is_given_up(loaded: LoadedModel) -> None:
     """A text of 40 tokens is far too long; one of 4 is not given up."""
     recipe = Recipe(max_steps=60, patience=60)
     hasty = replace(recipe, gives_up=True)
-    long, short = trials_for(shop, 40)[:1], trials_for(shop, 4)[:1]
-    ((patient,), (given_up,)) = (crammer(shop, each).run(long) for each in (recipe, hasty))
+    long, short = trials_for(loaded, 40)[:1], trials_for(loaded, 4)[:1]
+    ((patient,), (given_up,)) = (crammer(loaded, each).run(long) for each in (recipe, hasty))
     assert given_up.steps < patient.steps == 60
-    ((one,), (other,)) = (crammer(shop, each).run(short) for each in (recipe, hasty))
+    ((one,), (other,)) = (crammer(loaded, each).run(short) for each in (recipe, hasty))
     assert one.steps == other.steps and torch.equal(one.mem, other.mem)
 
 
-def test_the_loss_for_entropy_leaves_less_of_it(shop: Workshop) -> None:
+def test_the_loss_for_entropy_leaves_less_of_it(loaded: LoadedModel) -> None:
     recipe = Recipe(max_steps=60, patience=60)
-    trials = trials_for(shop, 4)
+    trials = trials_for(loaded, 4)
     left = [
-        sum(float(outcome.bits.sum()) for outcome in crammer(shop, each).run(trials))
+        sum(float(outcome.bits.sum()) for outcome in crammer(loaded, each).run(trials))
         for each in (recipe, recipe.for_entropy())
     ]
     assert left[1] < 0.7 * left[0]
@@ -311,39 +313,39 @@ def test_the_loss_for_entropy_leaves_less_of_it(shop: Workshop) -> None:
     assert paper.for_entropy() is paper
 
 
-def test_the_vectors_kept_have_the_margin(shop: Workshop) -> None:
+def test_the_vectors_kept_have_the_margin(loaded: LoadedModel) -> None:
     """If any of the run's had, however right others were."""
-    if shop.lm is not shop.judge:
+    if loaded.lm is not loaded.decode_lm:
         pytest.skip("the margin is asked for in the optimiser's numerics")
-    for outcome in crammer(shop, Recipe(max_steps=100, patience=100, min_margin=0.5)).run(
-        trials_for(shop, 4, 8)
+    for outcome in crammer(loaded, Recipe(max_steps=100, patience=100, min_margin=0.5)).run(
+        trials_for(loaded, 4, 8)
     ):
         assert outcome.steps == 100 or outcome.min_margin >= 0.49
 
 
-def test_batches_change_nothing_but_noise(shop: Workshop) -> None:
-    if shop.lm is not shop.judge:
+def test_batches_change_nothing_but_noise(loaded: LoadedModel) -> None:
+    if loaded.lm is not loaded.decode_lm:
         pytest.skip("bf16 differs between batches")
     recipe = Recipe(max_steps=6, patience=6)
-    trials = trials_for(shop, 5, 9)
-    alone = {id(o.trial): o for o in crammer(shop, recipe, batch_tokens=1).run(trials)}
-    together = {id(o.trial): o for o in crammer(shop, recipe).run(trials)}
+    trials = trials_for(loaded, 5, 9)
+    alone = {id(o.trial): o for o in crammer(loaded, recipe, batch_tokens=1).run(trials)}
+    together = {id(o.trial): o for o in crammer(loaded, recipe).run(trials)}
     for key, outcome in alone.items():
         assert together[key].tokens_right == pytest.approx(outcome.tokens_right, abs=1)
         assert together[key].info_gain_bits == pytest.approx(outcome.info_gain_bits, abs=2.0)
 
 
-def test_a_text_too_long_for_the_batch_does_not_widen_it(shop: Workshop) -> None:
+def test_a_text_too_long_for_the_batch_does_not_widen_it(loaded: LoadedModel) -> None:
     """On a CPU, whose memory belongs to everyone."""
-    runner = crammer(shop, Recipe(max_steps=1, patience=1), batch_tokens=5)
-    list(runner.run(trials_for(shop, 9)))
+    runner = crammer(loaded, Recipe(max_steps=1, patience=1), batch_tokens=5)
+    list(runner.run(trials_for(loaded, 9)))
     assert runner.batch_tokens == 5
 
 
-def test_vectors_of_different_numbers_do_not_share_a_batch(shop: Workshop) -> None:
+def test_vectors_of_different_numbers_do_not_share_a_batch(loaded: LoadedModel) -> None:
     recipe = Recipe(max_steps=2, patience=2)
-    trials = [*trials_for(shop, 4), *trials_for(shop, 4, num_mem=2)]
-    outcomes = list(crammer(shop, recipe).run(trials))
+    trials = [*trials_for(loaded, 4), *trials_for(loaded, 4, num_mem=2)]
+    outcomes = list(crammer(loaded, recipe).run(trials))
     assert sorted(len(outcome.mem) for outcome in outcomes) == [1, 1, 1, 2, 2, 2]
 
 
@@ -381,14 +383,14 @@ def test_runs_can_be_stopped(lm: FrozenLM, ids: tuple[int, ...]) -> None:
 def test_an_exact_run_at_a_fixed_length_counts(
     tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
-    shop = tiny_shop(tiny_model, "llama")
-    samples = texts_of(shop, count=2, num_tokens=40)
+    loaded = tiny_shop(tiny_model, "llama")
+    samples = texts_of(loaded, count=2, num_tokens=40)
 
     def row(purpose: str, text: int, num_tokens: int, is_exact: bool) -> Row:
         trial = Trial(sample=samples[text], num_tokens=num_tokens)
-        return {**row_head(purpose, "tiny", trial, shop.judge.dim), "exact": is_exact}
+        return {**row_head(purpose, "tiny", trial, loaded.decode_lm.dim), "exact": is_exact}
 
-    with opened_study(shop, tmp_path / "run", Recipe()) as study:
+    with opened_study(loaded, tmp_path / "run", Recipe()) as study:
         study.folder.add(
             [
                 {**row(purpose, text, num_tokens, is_exact), "model": study.model}
@@ -422,12 +424,12 @@ def test_fixed_lengths_go_on_until_vectors_are_full(
     tiny_model: Callable[..., Path], tmp_path: Path, share_held: dict[int, float],
     lengths: list[int],
 ) -> None:  # fmt: skip
-    shop = tiny_shop(tiny_model, "llama")
-    samples = texts_of(shop, count=2, num_tokens=70)
-    with opened_study(shop, tmp_path / "run", Recipe()) as study:
+    loaded = tiny_shop(tiny_model, "llama")
+    samples = texts_of(loaded, count=2, num_tokens=70)
+    with opened_study(loaded, tmp_path / "run", Recipe()) as study:
 
         def row(purpose: str, trial: Trial, is_exact: bool) -> Row:
-            head = row_head(purpose, study.model, trial, shop.judge.dim)
+            head = row_head(purpose, study.model, trial, loaded.decode_lm.dim)
             share = share_held.get(trial.num_tokens, 1.0)
             gain = {"plain_bits": 200.0, "info_gain_bits": 200.0 * share}
             return {**head, **gain, "exact": is_exact, "accuracy": 1.0 if is_exact else 0.9}

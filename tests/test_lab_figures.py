@@ -14,8 +14,8 @@ import pytest
 import llmzip.lab.figures_bits as of_bits
 import llmzip.lab.figures_capacity as of_capacity
 import llmzip.lab.figures_models as of_models
-from llmzip.drawing import PNG_DPI, WIDTH, figure_text, label, new_figure
 from llmzip.errors import InputError
+from llmzip.inspect.style import PNG_DPI, WIDTH, figure_text, label, new_figure
 from llmzip.lab.figures import save
 from llmzip.lab.figures_bits import (
     GreedyPoint,

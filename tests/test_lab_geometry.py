@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from llmzip.cram.optimizer import as_stored
+from llmzip.codecs.cram.optimizer import as_stored
 from llmzip.errors import InputError, Interrupted
 from llmzip.lab.crammer import Run, Trial
 from llmzip.lab.folder import Row, read_rows
 from llmzip.lab.geometry import PAIR_MEASURES, PATH_MEASURES, geometry_summary, measure_geometry
+from llmzip.lab.paths import PATHS, Trail, num_components, on_two_components, read_paths
 from llmzip.lab.recipes import Recipe
-from llmzip.lab.trails import PATHS, Trail, num_components, on_two_components, read_paths
-from llmzip.workshop import Workshop
+from llmzip.lm.loaded import LoadedModel
 from tests.lab_study import (
     accuracy_by_hand,
     decoded_by_hand,
@@ -41,7 +41,7 @@ ASK: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def shop(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> Workshop:
+def loaded(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> LoadedModel:
     return tiny_shop(tiny_model, request.param)
 
 
@@ -97,18 +97,18 @@ def test_long_trails_keep_few_points_and_their_whole_length(num_steps: int) -> N
     assert torch.equal(trail.move, torch.tensor([0.0, best % 2.0]))
 
 
-def test_a_trail_goes_from_the_start_to_the_solution(shop: Workshop, tmp_path: Path) -> None:
-    (sample,) = texts_of(shop, count=1, num_tokens=NUM_TOKENS)
+def test_a_trail_goes_from_the_start_to_the_solution(loaded: LoadedModel, tmp_path: Path) -> None:
+    (sample,) = texts_of(loaded, count=1, num_tokens=NUM_TOKENS)
     trail, points = Trail(), []
 
     def note(runs: Any) -> None:
         trail.add(runs[0])
         points.append(as_stored(runs[0].mem).flatten())
 
-    with opened_study(shop, tmp_path / "run", RECIPE) as study:
+    with opened_study(loaded, tmp_path / "run", RECIPE) as study:
         (outcome,) = study.cram([Trial(sample=sample, num_tokens=6, seed=3)], on_step=note)
     trail.end(outcome)
-    start = as_stored(RECIPE.start(shop.lm, 1, f"3 {sample.key}")).flatten()
+    start = as_stored(RECIPE.start(loaded.lm, 1, f"3 {sample.key}")).flatten()
     assert torch.equal(trail.points[0], start)
     assert torch.equal(trail.points[-1], outcome.mem.flatten())
     assert trail.steps == list(range(outcome.best_step + 1))
@@ -125,9 +125,9 @@ def of(rows: list[Row], purpose: str, **wanted: object) -> list[Row]:
     return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
 
 
-def test_rows_are_of_the_vectors(shop: Workshop, tmp_path: Path) -> None:
-    samples = texts_of(shop, count=1, num_tokens=NUM_TOKENS)
-    with opened_study(shop, tmp_path / "run", RECIPE) as study, seen_outcomes(study) as outcomes:
+def test_rows_are_of_the_vectors(loaded: LoadedModel, tmp_path: Path) -> None:
+    samples = texts_of(loaded, count=1, num_tokens=NUM_TOKENS)
+    with opened_study(loaded, tmp_path / "run", RECIPE) as study, seen_outcomes(study) as outcomes:
         measure_geometry(study, samples, **ASK)
     rows = read_rows(tmp_path / "run")
     solutions = of(rows, "solution")
@@ -136,12 +136,12 @@ def test_rows_are_of_the_vectors(shop: Workshop, tmp_path: Path) -> None:
     assert len(rows) == 3 * 3 + 3 * 3 + 3 * 4 + 3 * 3 * 2 + 3 and rows[-3:] == solutions
     for row in solutions:
         outcome = by_seed[row["seed"]]  # type: ignore[index]
-        assert is_close(row["accuracy"], accuracy_by_hand(shop, outcome))  # type: ignore[arg-type]
-        ids = decoded_by_hand(shop, outcome.mem, NUM_TOKENS)
+        assert is_close(row["accuracy"], accuracy_by_hand(loaded, outcome))  # type: ignore[arg-type]
+        ids = decoded_by_hand(loaded, outcome.mem, NUM_TOKENS)
         right = [a == b for a, b in zip(ids, outcome.trial.ids, strict=True)]
         assert (row["greedy_right"], row["exact"]) == (sum(right), all(right))
     for seed, outcome in by_seed.items():
-        start = as_stored(RECIPE.start(shop.lm, 1, f"{seed} {samples[0].key}"))
+        start = as_stored(RECIPE.start(loaded.lm, 1, f"{seed} {samples[0].key}"))
         length, displacement, components = (
             of(rows, "path", seed=seed, setting=name)[0]["detail"] for name in PATH_MEASURES
         )
@@ -149,7 +149,7 @@ def test_rows_are_of_the_vectors(shop: Workshop, tmp_path: Path) -> None:
         assert length >= displacement * (1 - 1e-5)  # type: ignore[operator]
         assert 1 <= components <= max(1, outcome.best_step)  # type: ignore[operator]
     for a, b in ((0, 1), (0, 2), (1, 2)):
-        check_pair(rows, a, b, by_seed, samples[0].key, shop)
+        check_pair(rows, a, b, by_seed, samples[0].key, loaded)
     for seed in by_seed:
         near = of(rows, "neighbour", seed=seed, detail=1e-4)
         assert [row["setting"] for row in near] == [f"direction {place}" for place in range(3)]
@@ -163,8 +163,8 @@ def test_rows_are_of_the_vectors(shop: Workshop, tmp_path: Path) -> None:
 def test_neighbours_are_as_far_as_they_say(
     tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop = tiny_shop(tiny_model, "opt")
-    samples = texts_of(shop, count=1, num_tokens=NUM_TOKENS)
+    loaded = tiny_shop(tiny_model, "opt")
+    samples = texts_of(loaded, count=1, num_tokens=NUM_TOKENS)
     tried: list[torch.Tensor] = []
     geometry = sys.modules["llmzip.lab.geometry"]  # llmzip.lab has a function of that name
     judged = geometry._tried
@@ -175,7 +175,7 @@ def test_neighbours_are_as_far_as_they_say(
 
     monkeypatch.setattr(geometry, "_tried", note)
     radii = (0.1, 1.0)
-    with opened_study(shop, tmp_path / "run", RECIPE) as study, seen_outcomes(study) as outcomes:
+    with opened_study(loaded, tmp_path / "run", RECIPE) as study, seen_outcomes(study) as outcomes:
         measure_geometry(study, samples, num_tokens=NUM_TOKENS, num_seeds=1, radii=radii)
     (outcome,) = outcomes  # one seed: no pairs
     moves = [mem - outcome.mem for mem in tried]
@@ -188,11 +188,11 @@ def test_neighbours_are_as_far_as_they_say(
 
 
 def check_pair(
-    rows: list[Row], a: int, b: int, by_seed: dict[Any, Any], key: str, shop: Workshop
+    rows: list[Row], a: int, b: int, by_seed: dict[Any, Any], key: str, loaded: LoadedModel
 ) -> None:
     name = f"seeds {a}-{b}"
     one, other = (by_seed[seed].mem.flatten() for seed in (a, b))
-    starts = [as_stored(RECIPE.start(shop.lm, 1, f"{seed} {key}")).flatten() for seed in (a, b)]
+    starts = [as_stored(RECIPE.start(loaded.lm, 1, f"{seed} {key}")).flatten() for seed in (a, b)]
     moves = one - starts[0], other - starts[1]
     found = [of(rows, "pair", setting=f"{name} {each}")[0]["detail"] for each in PAIR_MEASURES]
     mean_move = float(moves[0].norm() + moves[1].norm()) / 2
@@ -212,15 +212,15 @@ def check_pair(
 
 
 def test_a_run_that_was_stopped_goes_on(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
-    shop = tiny_shop(tiny_model, "llama")
-    samples = texts_of(shop, count=3, num_tokens=NUM_TOKENS)
+    loaded = tiny_shop(tiny_model, "llama")
+    samples = texts_of(loaded, count=3, num_tokens=NUM_TOKENS)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    with opened_study(shop, whole, RECIPE) as study:
+    with opened_study(loaded, whole, RECIPE) as study:
         measure_geometry(study, samples, **ASK)
         summary = geometry_summary(study.own_rows)
     for stop in (0, 2):
         with opened_study(
-            shop, parts, RECIPE, cancel_at=lambda _, done, s=stop: done == s
+            loaded, parts, RECIPE, cancel_at=lambda _, done, s=stop: done == s
         ) as study:  # type: ignore[misc]
             with pytest.raises(Interrupted):
                 measure_geometry(study, samples, **ASK)
@@ -229,7 +229,7 @@ def test_a_run_that_was_stopped_goes_on(tiny_model: Callable[..., Path], tmp_pat
     # Paths are written before rows: those of a text without rows are written anew.
     stale = read_paths(parts) + [{**read_paths(parts)[0], "text": 2, "runs": []}]
     (parts / PATHS).write_text(json.dumps({"paths": stale}))
-    with opened_study(shop, parts, RECIPE) as study:
+    with opened_study(loaded, parts, RECIPE) as study:
         measure_geometry(study, samples, **ASK)
         again = geometry_summary(study.own_rows)
     assert timeless_rows(parts) == timeless_rows(whole)
@@ -238,16 +238,16 @@ def test_a_run_that_was_stopped_goes_on(tiny_model: Callable[..., Path], tmp_pat
     places = [point["at"] for point in again[study.model]["interpolation"]]
     assert places == [point["at"] for point in summary[study.model]["interpolation"]]
     assert [point["count"] for point in again[study.model]["interpolation"]] == [9] * 4
-    with opened_study(shop, whole, RECIPE) as study, seen_outcomes(study) as outcomes:
+    with opened_study(loaded, whole, RECIPE) as study, seen_outcomes(study) as outcomes:
         measure_geometry(study, samples, **ASK)
     assert not outcomes and timeless_rows(whole) == timeless_rows(parts)
 
 
 def test_paths_that_are_kept(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
-    shop, path = tiny_shop(tiny_model, "opt"), tmp_path / "run"
-    samples = texts_of(shop, count=2, num_tokens=NUM_TOKENS)
+    loaded, path = tiny_shop(tiny_model, "opt"), tmp_path / "run"
+    samples = texts_of(loaded, count=2, num_tokens=NUM_TOKENS)
     recipe = Recipe(max_steps=90, patience=90, min_margin=50.0)  # which is never reached
-    with opened_study(shop, path, recipe) as study, seen_outcomes(study) as outcomes:
+    with opened_study(loaded, path, recipe) as study, seen_outcomes(study) as outcomes:
         measure_geometry(study, samples, num_tokens=NUM_TOKENS, num_seeds=2, radii=(1.0,))
     best = {(o.trial.sample.index, o.trial.seed): o.best_step for o in outcomes}
     assert max(best.values()) > 60
@@ -268,9 +268,9 @@ def test_paths_that_are_kept(tiny_model: Callable[..., Path], tmp_path: Path) ->
 
 
 def test_texts_that_are_too_short(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
-    shop = tiny_shop(tiny_model, "opt")
-    samples = texts_of(shop, count=1, num_tokens=5)
-    with opened_study(shop, tmp_path / "run", RECIPE) as study:
+    loaded = tiny_shop(tiny_model, "opt")
+    samples = texts_of(loaded, count=1, num_tokens=5)
+    with opened_study(loaded, tmp_path / "run", RECIPE) as study:
         with pytest.raises(InputError, match="fewer than 6 tokens"):
             measure_geometry(study, samples, num_tokens=6)
 

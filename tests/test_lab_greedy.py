@@ -14,7 +14,7 @@ from llmzip.lab.crammer import OPTIMISER_SLACK, Crammer
 from llmzip.lab.folder import read_rows
 from llmzip.lab.greedy import greedy_table, measure_greedy, stop_settings
 from llmzip.lab.recipes import Recipe
-from llmzip.workshop import Workshop
+from llmzip.lm.loaded import LoadedModel
 from tests.lab_study import (
     BF16_ARCH,
     accuracy_by_hand,
@@ -33,7 +33,7 @@ SETTINGS = ["83.3 %", "margin 0", "margin 0.5"]
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def shop(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> Workshop:
+def loaded(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> LoadedModel:
     return tiny_shop(tiny_model, request.param)
 
 
@@ -59,10 +59,10 @@ def test_settings_say_what_they_are() -> None:
 
 
 def test_slack_can_be_done_without(tiny_model: Callable[..., Path]) -> None:
-    shop = tiny_shop(tiny_model, BF16_ARCH)
+    loaded = tiny_shop(tiny_model, BF16_ARCH)
 
     def slack(recipe: Recipe) -> float:
-        return Crammer(shop.lm, shop.judge, recipe, start_id=None).slack
+        return Crammer(loaded.lm, loaded.decode_lm, recipe, start_id=None).slack
 
     assert slack(Recipe()) == OPTIMISER_SLACK and slack(Recipe(slack=False)) == 0.0
 
@@ -70,22 +70,22 @@ def test_slack_can_be_done_without(tiny_model: Callable[..., Path]) -> None:
 # Measuring
 
 
-def test_rows_are_what_vectors_do(shop: Workshop, tmp_path: Path) -> None:
-    samples = texts_of(shop, count=2, num_tokens=NUM_TOKENS)
-    with opened_study(shop, tmp_path / "run", RECIPE) as study, seen_outcomes(study) as outcomes:
+def test_rows_are_what_vectors_do(loaded: LoadedModel, tmp_path: Path) -> None:
+    samples = texts_of(loaded, count=2, num_tokens=NUM_TOKENS)
+    with opened_study(loaded, tmp_path / "run", RECIPE) as study, seen_outcomes(study) as outcomes:
         measure_greedy(study, samples, num_tokens=NUM_TOKENS, margins=MARGINS)
         rows = study.own_rows
     ours = [row for row in rows if " in " not in str(row["setting"])]
     assert [row["setting"] for row in ours] == [s for s in SETTINGS for _ in samples]
     for row, outcome in zip(ours, outcomes, strict=True):
         assert row["purpose"] == "greedy" and row["text"] == outcome.trial.sample.index
-        assert row["accuracy"] == accuracy_by_hand(shop, outcome)
-        decoded = decoded_by_hand(shop, outcome.mem, NUM_TOKENS)
+        assert row["accuracy"] == accuracy_by_hand(loaded, outcome)
+        decoded = decoded_by_hand(loaded, outcome.mem, NUM_TOKENS)
         right = [a == b for a, b in zip(decoded, outcome.trial.ids, strict=True)]
         assert row["greedy_right"] == sum(right)
         assert row["first_wrong"] == (None if all(right) else right.index(False))
         assert row["exact"] == all(right)
-    if shop.lm is shop.judge:
+    if loaded.lm is loaded.decode_lm:
         assert len(rows) == len(ours)
         early = [row for row in ours if row["setting"] == SETTINGS[0]]
         assert all(row["tokens_right"] >= NUM_TOKENS - 1 for row in early)  # type: ignore[operator]
@@ -95,9 +95,9 @@ def test_rows_are_what_vectors_do(shop: Workshop, tmp_path: Path) -> None:
 def test_the_optimisers_own_dtype_has_rows_of_its_own(
     tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
-    shop = tiny_shop(tiny_model, BF16_ARCH)
-    samples = texts_of(shop, count=2, num_tokens=NUM_TOKENS)
-    with opened_study(shop, tmp_path / "run", RECIPE) as study:
+    loaded = tiny_shop(tiny_model, BF16_ARCH)
+    samples = texts_of(loaded, count=2, num_tokens=NUM_TOKENS)
+    with opened_study(loaded, tmp_path / "run", RECIPE) as study:
         measure_greedy(study, samples, num_tokens=NUM_TOKENS, margins=MARGINS)
         rows = study.own_rows
     other = [row for row in rows if str(row["setting"]).endswith(" in bfloat16")]
@@ -118,31 +118,34 @@ def test_the_optimisers_own_dtype_has_rows_of_its_own(
 def test_a_run_that_was_stopped_goes_on(
     tiny_model: Callable[..., Path], tmp_path: Path, arch: str
 ) -> None:
-    shop = tiny_shop(tiny_model, arch)
-    samples = texts_of(shop, count=2, num_tokens=NUM_TOKENS)
+    loaded = tiny_shop(tiny_model, arch)
+    samples = texts_of(loaded, count=2, num_tokens=NUM_TOKENS)
     ask: dict[str, Any] = {"num_tokens": NUM_TOKENS, "margins": MARGINS}
-    with opened_study(shop, tmp_path / "whole", RECIPE) as study:
+    with opened_study(loaded, tmp_path / "whole", RECIPE) as study:
         measure_greedy(study, samples, **ask)
     for stop in (0, 2, 4):
         path = tmp_path / f"parts {stop}"
         at = lambda what, done, stop=stop: done == stop  # noqa: E731
-        with opened_study(shop, path, RECIPE, cancel_at=at) as study:
+        with opened_study(loaded, path, RECIPE, cancel_at=at) as study:
             with pytest.raises(Interrupted):
                 measure_greedy(study, samples, **ask)
             assert len(study.own_rows) == stop * (2 if arch == BF16_ARCH else 1)
-        with opened_study(shop, path, RECIPE) as study:
+        with opened_study(loaded, path, RECIPE) as study:
             measure_greedy(study, samples, **ask)
         assert timeless_rows(path) == timeless_rows(tmp_path / "whole")
     before = read_rows(tmp_path / "whole")
-    with opened_study(shop, tmp_path / "whole", RECIPE) as study, seen_outcomes(study) as outcomes:
+    with (
+        opened_study(loaded, tmp_path / "whole", RECIPE) as study,
+        seen_outcomes(study) as outcomes,
+    ):
         measure_greedy(study, samples, **ask)
     assert not outcomes and read_rows(tmp_path / "whole") == before
 
 
 def test_texts_that_are_too_short(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
-    shop = tiny_shop(tiny_model, "gpt_neox")
-    samples = texts_of(shop, count=1, num_tokens=5)
-    with opened_study(shop, tmp_path / "run", RECIPE) as study:
+    loaded = tiny_shop(tiny_model, "gpt_neox")
+    samples = texts_of(loaded, count=1, num_tokens=5)
+    with opened_study(loaded, tmp_path / "run", RECIPE) as study:
         with pytest.raises(InputError, match="fewer than 6 tokens"):
             measure_greedy(study, samples, num_tokens=6)
 

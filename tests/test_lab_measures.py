@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from llmzip.errors import InputError, ResumeRefused
 from llmzip.lab.entropy import chunk_lengths
 from llmzip.lab.folder import Folder, read_rows, read_settings, read_summary, write_json
-from llmzip.lab.growth import Growth
+from llmzip.lab.length_search import Growth
 from llmzip.lab.measures import (
     Line,
     Spread,

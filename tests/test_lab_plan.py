@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llmzip.errors import InputError, Interrupted
 from llmzip.lab.folder import read_rows
-from llmzip.lab.growth import front_tokens
+from llmzip.lab.length_search import front_tokens
 from llmzip.lab.measures import Spread
 from llmzip.lab.plan import (
     BOOK,
@@ -27,7 +27,7 @@ from llmzip.lab.plan import (
 )
 from llmzip.lab.recipes import Recipe
 from llmzip.lab.rows import number
-from llmzip.workshop import Workshop
+from llmzip.lm.loaded import LoadedModel
 from tests.lab_study import opened_study, seen_outcomes, timeless_rows, tiny_shop
 from tests.tiny_models import ARCHITECTURES, TEXT
 
@@ -37,7 +37,7 @@ ASK: dict[str, Any] = {"chunk_tokens": 8, "num_stretches": 10, "num_trials": 2}
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def shop(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> Workshop:
+def loaded(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> LoadedModel:
     return tiny_shop(tiny_model, request.param)
 
 
@@ -181,8 +181,8 @@ def test_gains_are_of_one_model_source_and_vector() -> None:
 # The study
 
 
-def test_a_book_is_planned(shop: Workshop, tmp_path: Path) -> None:
-    with opened_study(shop, tmp_path / "run", RECIPE) as study, seen_outcomes(study) as outcomes:
+def test_a_book_is_planned(loaded: LoadedModel, tmp_path: Path) -> None:
+    with opened_study(loaded, tmp_path / "run", RECIPE) as study, seen_outcomes(study) as outcomes:
         plan = plan_book(study, BOOK_BYTES, **ASK)
         rows = study.own_rows
     by_purpose = {
@@ -195,30 +195,30 @@ def test_a_book_is_planned(shop: Workshop, tmp_path: Path) -> None:
     assert {row["text"] for row in by_purpose["trial"]} == {2, 7}  # evenly spread
     # Nothing is read but the stretches, and nothing is crammed but two of them.
     assert {outcome.trial.sample.index for outcome in outcomes} == {2, 7}
-    ids = shop.tokens.ids_of(BOOK_BYTES)
+    ids = loaded.tokens.ids_of(BOOK_BYTES)
     assert (plan.original_bytes, plan.num_tokens) == (len(BOOK_BYTES), len(ids))
     rates = [number(row, "plain_bits") / 8 for row in by_purpose["stretch"]]
     assert plan.total_bits == pytest.approx(sum(rates) / 10 * len(ids))
     gain = sum(number(row, "plain_bits") for row in by_purpose["capacity"]) / 2
     assert plan.gain_bits == gain > 0
     assert plan.num_vectors == math.ceil(plan.total_bits / gain)
-    assert plan.bytes_at_16_bits == 2 * shop.judge.dim * plan.num_vectors
+    assert plan.bytes_at_16_bits == 2 * loaded.decode_lm.dim * plan.num_vectors
     for each in by_purpose["trial"]:
         assert number(each, "plain_bits") <= LOAD * gain or each["num_tokens"] == 1
         assert number(each, "seconds") > 0 and number(each, "detail") > 0
     assert plan.optimiser_seconds > 0 and plan.decoding_seconds > 0
 
 
-def test_a_gain_that_is_known_is_not_measured(shop: Workshop, tmp_path: Path) -> None:
-    with opened_study(shop, tmp_path / "run", RECIPE) as study:
+def test_a_gain_that_is_known_is_not_measured(loaded: LoadedModel, tmp_path: Path) -> None:
+    with opened_study(loaded, tmp_path / "run", RECIPE) as study:
         plan = plan_book(study, BOOK_BYTES, gain_bits=(30.0, 50.0), **ASK)
         assert {row["purpose"] for row in study.own_rows} == {"stretch", "trial"}
     assert plan.gain_bits == 40.0 and plan.gain_bits_error == 10.0
 
 
 def test_a_run_that_was_stopped_goes_on(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
-    shop = tiny_shop(tiny_model, "gpt_neox")
-    with opened_study(shop, tmp_path / "whole", RECIPE) as study:
+    loaded = tiny_shop(tiny_model, "gpt_neox")
+    with opened_study(loaded, tmp_path / "whole", RECIPE) as study:
         plan = plan_book(study, BOOK_BYTES, **ASK)
     whole = timeless_rows(tmp_path / "whole", but=lambda row: row["purpose"] == "trial")
     stops: list[tuple[str, set[object]]] = [
@@ -229,24 +229,24 @@ def test_a_run_that_was_stopped_goes_on(tiny_model: Callable[..., Path], tmp_pat
     path = tmp_path / "parts"
     for begins, left in stops:
         at = lambda what, done, begins=begins: what.startswith(begins)  # noqa: E731
-        with opened_study(shop, path, RECIPE, cancel_at=at) as study:
+        with opened_study(loaded, path, RECIPE, cancel_at=at) as study:
             with pytest.raises(Interrupted):
                 plan_book(study, BOOK_BYTES, **ASK)
             assert {row["purpose"] for row in study.own_rows} == left
-    with opened_study(shop, path, RECIPE) as study:
+    with opened_study(loaded, path, RECIPE) as study:
         again = plan_book(study, BOOK_BYTES, **ASK)
     assert timeless_rows(path, but=lambda row: row["purpose"] == "trial") == whole
     assert again.num_vectors == plan.num_vectors
     assert again.gain_bits == pytest.approx(plan.gain_bits, rel=1e-5)
     before = read_rows(path)
-    with opened_study(shop, path, RECIPE) as study, seen_outcomes(study) as outcomes:
+    with opened_study(loaded, path, RECIPE) as study, seen_outcomes(study) as outcomes:
         assert plan_book(study, BOOK_BYTES, **ASK).num_trials == 2
     assert not outcomes and read_rows(path) == before
 
 
 def test_short_books(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
-    shop = tiny_shop(tiny_model, "gpt_neox")
-    with opened_study(shop, tmp_path / "run", RECIPE) as study:
+    loaded = tiny_shop(tiny_model, "gpt_neox")
+    with opened_study(loaded, tmp_path / "run", RECIPE) as study:
         with pytest.raises(InputError, match="no text"):
             plan_book(study, b"", **ASK)
         plan = plan_book(study, b"the", **ASK)
@@ -255,9 +255,9 @@ def test_short_books(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
 
 
 def test_vectors_that_hold_nothing(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
-    shop = tiny_shop(tiny_model, "gpt_neox")
+    loaded = tiny_shop(tiny_model, "gpt_neox")
     recipe = Recipe(max_steps=1, patience=1, min_margin=1000.0)
-    with opened_study(shop, tmp_path / "run", recipe) as study:
+    with opened_study(loaded, tmp_path / "run", recipe) as study:
         with pytest.raises(InputError, match="holds nothing"):
             plan_book(study, BOOK_BYTES, chunk_tokens=40, num_stretches=2, num_trials=1,
                       gain_bits=(0.0,))  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmzip.cram.decode import DecodeChunk, decode_segments
+from llmzip.codecs.cram.greedy import DecodeChunk, decode_segments
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows, segment_start, tokens_and_mem
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.state import State, attention_bias, empty_state, new_positions, stack_states

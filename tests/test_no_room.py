@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from llmzip import arith_decoding, arith_encoding, codec, decoding
+from llmzip.api import compress as codec
+from llmzip.codecs.arith import decoder as arith_decoding
+from llmzip.codecs.arith import encoder as arith_encoding
+from llmzip.codecs.cram import decoder as decoding
 from llmzip.config import CompressSettings
 from llmzip.errors import LimitExceeded
 from llmzip.lab import grids
@@ -18,11 +21,11 @@ from llmzip.lab.batch import Batch
 from llmzip.lab.crammer import Crammer, Trial
 from llmzip.lab.grids import cram_on_grid
 from llmzip.lab.recipes import Recipe
+from llmzip.lm.loaded import LoadedModel
 from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import resolve
 from llmzip.store.container import Container, read_container
-from llmzip.workshop import Workshop
 from tests.lab_study import opened_study, texts_of, tiny_shop
 from tests.tiny_models import TEXT
 
@@ -128,8 +131,8 @@ def test_other_failures_are_not_taken_for_it(
 def coded(model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Container]:
     """Several segments: a random model predicts worse than zstd, and is kept all the same."""
     monkeypatch.setattr(arith_encoding, "pack_stored", lambda data: bytes(1 << 20))
-    monkeypatch.setattr("llmzip.arith.segments._TOKENS_OF_ONE_LANE", 20)
-    monkeypatch.setattr("llmzip.arith.segments._SEGMENT_TOKENS", 40)
+    monkeypatch.setattr("llmzip.codecs.arith.segments._TOKENS_OF_ONE_LANE", 20)
+    monkeypatch.setattr("llmzip.codecs.arith.segments._SEGMENT_TOKENS", 40)
     settings = CompressSettings(model=str(model), codec="arith")
     yield read_container(codec.compress_bytes(PROSE, settings))
 
@@ -166,29 +169,29 @@ def test_a_segment_too_large_to_decode_is_a_limit(
 
 
 @pytest.fixture
-def shop(tiny_model: Callable[..., Path]) -> Workshop:
+def loaded(tiny_model: Callable[..., Path]) -> LoadedModel:
     return tiny_shop(tiny_model, "llama")
 
 
-def trials(shop: Workshop) -> list[Trial]:
-    samples = texts_of(shop, count=5, num_tokens=6)
+def trials(loaded: LoadedModel) -> list[Trial]:
+    samples = texts_of(loaded, count=5, num_tokens=6)
     return [Trial(sample=sample, num_tokens=6) for sample in samples]
 
 
-def cram(shop: Workshop) -> dict[int, tuple[int, float]]:
+def cram(loaded: LoadedModel) -> dict[int, tuple[int, float]]:
     recipe = Recipe(max_steps=30, patience=30)
-    runner = Crammer(shop.lm, shop.judge, recipe, start_id=shop.start_id)
-    outcomes = list(runner.run(trials(shop)))
+    runner = Crammer(loaded.lm, loaded.decode_lm, recipe, start_id=loaded.start_id)
+    outcomes = list(runner.run(trials(loaded)))
     assert len(outcomes) == 5
     return {o.trial.sample.index: (o.steps, o.min_margin) for o in outcomes}
 
 
 @pytest.mark.parametrize("where", ["measure", "gradients"])
 def test_fewer_texts_are_crammed_at_a_time(
-    shop: Workshop, where: str, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And each goes the way it would have gone."""
-    expected = cram(shop)
+    expected = cram(loaded)
     real = getattr(Batch, where)
     sizes: list[int] = []
     steps = 0
@@ -202,7 +205,7 @@ def test_fewer_texts_are_crammed_at_a_time(
         return real(batch, *given)
 
     monkeypatch.setattr(Batch, where, run_out)
-    got = cram(shop)
+    got = cram(loaded)
     assert max(sizes) == 5 and max(sizes[15:]) <= 2
     assert got.keys() == expected.keys()
     for index, (num_steps, margin) in got.items():
@@ -211,26 +214,26 @@ def test_fewer_texts_are_crammed_at_a_time(
 
 
 def test_a_text_too_long_for_the_device_is_a_limit(
-    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def measure(batch: Batch, *given: object) -> None:
         raise torch.OutOfMemoryError("MPS backend out of memory")
 
     monkeypatch.setattr(Batch, "measure", measure)
     with pytest.raises(LimitExceeded, match="one text takes more memory") as caught:
-        cram(shop)
+        cram(loaded)
     assert "fewer --tokens" in caught.value.hint
 
 
 def test_fewer_texts_end_on_a_grid_at_a_time(
-    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = Small(grids._optimise, 2, lambda study, slots, *given: len(slots))
     monkeypatch.setattr(grids, "_optimise", small)
-    with opened_study(shop, tmp_path / "run", Recipe(max_steps=5)) as study:
-        found = cram_on_grid(study, trials(shop), bits=4, preset="fast")
+    with opened_study(loaded, tmp_path / "run", Recipe(max_steps=5)) as study:
+        found = cram_on_grid(study, trials(loaded), bits=4, preset="fast")
         assert [each.outcome.trial.sample.index for each in found] == [0, 1, 2, 3, 4]
         assert small.sizes == [5, 2, 3, 1, 2]
         small._room = 0
         with pytest.raises(LimitExceeded, match="one text takes more memory"):
-            cram_on_grid(study, trials(shop), bits=4, preset="fast")
+            cram_on_grid(study, trials(loaded), bits=4, preset="fast")

@@ -14,16 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from llmzip import codec
+from llmzip.api import compress as codec
+from llmzip.codecs.cram.calibration import BF16_SAFE_MARGIN
+from llmzip.codecs.cram.decoder import decode_chunks_of
 from llmzip.config import CompressSettings, ComputeSettings, DecompressSettings
-from llmzip.cram.calibration import BF16_SAFE_MARGIN
-from llmzip.decoding import decode_chunks_of
 from llmzip.errors import IntegrityError
 from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import DEFAULT_MODEL, MODELS, ModelFiles, resolve
-from llmzip.pieces import restore
 from llmzip.store.container import read_container
+from llmzip.store.pieces import restore
 
 CPU = torch.device("cpu")
 NOISE_OF_MEASURED = 10.0

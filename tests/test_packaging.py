@@ -14,8 +14,8 @@ from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
 from packaging.requirements import Requirement
 
-from llmzip import surroundings
 from llmzip.config import VERSION
+from llmzip.inspect import environment as surroundings
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "llmzip").rglob("*.py"))

@@ -10,7 +10,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from llmzip.errors import IntegrityError, SettingsError
-from llmzip.pieces import Layout, restore
 from llmzip.store.container import (
     Arith,
     ArithRun,
@@ -24,7 +23,8 @@ from llmzip.store.container import (
     content_hash,
     segment_check,
 )
-from llmzip.store.salvage import LostRun
+from llmzip.store.damaged import LostRun
+from llmzip.store.pieces import PieceMap, restore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,8 @@ class Case:
     pieces: list[int | None]  # of each byte
 
     @property
-    def layout(self) -> Layout:
-        return Layout.of(self.container)
+    def layout(self) -> PieceMap:
+        return PieceMap.of(self.container)
 
 
 def a_chunk(text: bytes) -> Chunk:
@@ -318,7 +318,7 @@ def test_a_lost_run_has_no_bytes() -> None:
     runs = [
         LostRun(run.num_bytes) if isinstance(run, StoredRun) else run for run in one.container.runs
     ]
-    layout = Layout.of(one.container, runs)
+    layout = PieceMap.of(one.container, runs)
     for extent in layout.extents(0, len(one.original)):
         assert extent.data is None
         assert set(one.pieces[extent.first : extent.last]) == {extent.piece}

@@ -16,7 +16,13 @@ from xml.etree import ElementTree
 import pytest
 
 import llmzip
-from llmzip.chart import (
+from llmzip.cli import pictures
+from llmzip.cli.main import main
+from llmzip.inspect.pieces import Piece, PieceKind, read_pieces
+from llmzip.inspect.plots import draw_file
+from llmzip.inspect.report import Report, read_report
+from llmzip.inspect.style import PNG_DPI, WIDTH, png_bytes, svg_text
+from llmzip.inspect.terminal_chart import (
     chart_text,
     kinds_along,
     laid_out,
@@ -26,12 +32,6 @@ from llmzip.chart import (
     text_end,
     tracks_of,
 )
-from llmzip.cli import pictures
-from llmzip.cli.main import main
-from llmzip.drawing import PNG_DPI, WIDTH, png_bytes, svg_text
-from llmzip.plots import draw_file
-from llmzip.report import Report, read_report
-from llmzip.report_pieces import Piece, PieceKind, read_pieces
 from tests.tiny_models import SHORT_TEXT
 
 DATA = Path(__file__).resolve().parent / "data"

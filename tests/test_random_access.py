@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import llmzip
-from llmzip import arith_decoding, decoding
-from llmzip.arith.decode import Encoded
 from llmzip.cli.main import main
-from llmzip.cram.decode import DecodeChunk
+from llmzip.codecs.arith import decoder as arith_decoding
+from llmzip.codecs.arith.segment_decoder import Encoded
+from llmzip.codecs.cram import decoder as decoding
+from llmzip.codecs.cram.greedy import DecodeChunk
 from llmzip.errors import IntegrityError, SettingsError
 from llmzip.progress import Progress
 from llmzip.store.container import (

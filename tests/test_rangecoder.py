@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmzip.errors import Corrupt
-from llmzip.store.rangecoder import (
+from llmzip.store.range_coder import (
     MAX_PENDING_BITS,
     MAX_TOTAL,
     ONE,

@@ -16,10 +16,11 @@ import psutil
 import pytest
 import ray_scaling
 
-from llmzip import codec, groups
+from llmzip.api import compress as codec
 from llmzip.cluster.pool import MOST_TRIES, WorkerLost, run_jobs
-from llmzip.cluster.ray_crew import RayCrew, ray_crew
-from llmzip.config import CompressSettings, CrewSettings
+from llmzip.cluster.ray_executor import RayExecutor, ray_executor
+from llmzip.codecs.cram import groups
+from llmzip.config import ClusterSettings, CompressSettings
 from llmzip.errors import Interrupted, LlmzipError, SettingsError
 from llmzip.progress import Progress
 from llmzip.store.journal import Journal
@@ -37,7 +38,7 @@ HANDLED = (signal.SIGINT, signal.SIGTERM)
 # The order of jobs, without Ray
 
 
-class Staff:
+class Pool:
     """Workers that take a turn at every wait; some are lost with a job, some start late."""
 
     def __init__(
@@ -88,14 +89,14 @@ class Staff:
 
 
 def test_every_job_is_done_once_and_few_wait() -> None:
-    staff = Staff(3)
+    staff = Pool(3)
     found = list(run_jobs(staff, range(20)))
     assert sorted(found) == [(number, number * number) for number in range(20)]
     assert staff.most == 2
 
 
 def test_nothing_more_is_handed_out_while_a_result_waits_to_be_taken() -> None:
-    staff = Staff(2)
+    staff = Pool(2)
     results = run_jobs(staff, range(50))
     next(results)
     handed = sum(map(len, staff.queues))
@@ -104,7 +105,7 @@ def test_nothing_more_is_handed_out_while_a_result_waits_to_be_taken() -> None:
 
 def test_work_of_a_lost_worker_is_done_again() -> None:
     said: list[str] = []
-    staff = Staff(2, lose=[3, 3, 5])
+    staff = Pool(2, lose=[3, 3, 5])
     found = list(run_jobs(staff, range(9), say=said.append))
     assert sorted(number for number, _ in found) == list(range(9))
     assert len(staff.replaced) == len(said) == 3
@@ -112,37 +113,37 @@ def test_work_of_a_lost_worker_is_done_again() -> None:
 
 
 def test_a_job_that_costs_one_worker_after_another_ends_the_run() -> None:
-    staff = Staff(2, lose=[1] * MOST_TRIES)
+    staff = Pool(2, lose=[1] * MOST_TRIES)
     with pytest.raises(LlmzipError, match="4 workers were lost") as caught:
         list(run_jobs(staff, range(4)))
     assert caught.value.hint and len(staff.replaced) == MOST_TRIES - 1
 
 
 def test_workers_that_do_not_start_are_given_nothing() -> None:
-    staff = Staff(3, late=2)
+    staff = Pool(3, late=2)
     assert [number for number, _ in run_jobs(staff, range(9))] == list(range(9))
     assert staff.used == {2}
-    late = Staff(3, late=2, starts=3)
+    late = Pool(3, late=2, starts=3)
     assert sorted(number for number, _ in run_jobs(late, range(20))) == list(range(20))
     assert late.used == {0, 1, 2}
 
 
 def test_a_cluster_without_room_is_mentioned_once() -> None:
     said: list[str] = []
-    staff = Staff(2, late=2, starts=200)
+    staff = Pool(2, late=2, starts=200)
     assert len(list(run_jobs(staff, range(4), say=said.append))) == 4
     assert said == ["no worker has started yet: the cluster is busy, or has no room for one"]
 
 
 def test_what_a_job_raises_ends_the_run() -> None:
     with pytest.raises(LlmzipError, match="wrong"):
-        list(run_jobs(Staff(2, wrong=2), range(9)))
+        list(run_jobs(Pool(2, wrong=2), range(9)))
 
 
 def test_a_cancelled_run_hands_nothing_out() -> None:
     cancel = threading.Event()
     cancel.set()
-    staff = Staff(1)
+    staff = Pool(1)
     with pytest.raises(Interrupted):
         list(run_jobs(staff, range(3), cancel=cancel))
     assert staff.queues == [[]]
@@ -221,16 +222,18 @@ def test_two_workers_of_which_one_is_killed(
             victim.kill()
 
     journal = Journal.open(str(tmp_path / "x.part"))
-    with ray_crew(CrewSettings(num_workers=2), say=said.append) as crew:
+    with ray_executor(ClusterSettings(num_workers=2), say=said.append) as executor:
         assert (
-            codec.compress_bytes(BOOK, own, crew=crew, journal=journal, on_progress=kill_one)
+            codec.compress_bytes(
+                BOOK, own, executor=executor, journal=journal, on_progress=kill_one
+            )
             == expected
         )
         journal.remove()
         assert said[0] == "2 workers on the Ray cluster, 1 core each"
         assert sum(line.endswith("was lost; its work is done again") for line in said) == 1
 
-        # Stopped in the middle, and gone on with by the same crew.
+        # Stopped in the middle, and gone on with by the same executor.
         cancel = threading.Event()
         journal = Journal.open(str(tmp_path / "y.part"))
 
@@ -240,19 +243,19 @@ def test_two_workers_of_which_one_is_killed(
 
         with pytest.raises(Interrupted):
             codec.compress_bytes(
-                BOOK, own, crew=crew, journal=journal, on_progress=stop, cancel=cancel
+                BOOK, own, executor=executor, journal=journal, on_progress=stop, cancel=cancel
             )
         assert journal.has_work
-        assert codec.compress_bytes(BOOK, own, crew=crew, journal=journal) == expected
+        assert codec.compress_bytes(BOOK, own, executor=executor, journal=journal) == expected
         journal.remove()
 
         # An error of ours comes back as one.
         broken = CompressSettings(model=str(tiny_model("llama")), **OPTIONS)
-        terms = _terms_with_another_digest(crew, broken)
+        shared = _terms_with_another_digest(executor, broken)
         with pytest.raises(LlmzipError, match="on a worker: .* is not the model of the run") as got:
-            list(crew.decode(terms, expected, [range(1)], say=said.append, cancel=None))
+            list(executor.decode(shared, expected, [range(1)], say=said.append, cancel=None))
         assert got.value.exit_code == 5
-    assert ray.is_initialized()  # it was not the crew's
+    assert ray.is_initialized()  # it was not the executor's
 
 
 @pytest.mark.filterwarnings("default")
@@ -263,8 +266,8 @@ def test_a_cluster_that_has_room_for_one_worker_of_two(
     expected = codec.compress_bytes(BOOK, own)
     somebody = ray.remote(num_cpus=1)(Somebody).remote()
     ray.get(somebody.is_here.remote())
-    with ray_crew(CrewSettings(num_workers=2)) as crew:
-        assert codec.compress_bytes(BOOK, own, crew=crew) == expected
+    with ray_executor(ClusterSettings(num_workers=2)) as executor:
+        assert codec.compress_bytes(BOOK, own, executor=executor) == expected
     ray.kill(somebody)
 
 
@@ -287,12 +290,12 @@ class Somebody:
     def is_here(self) -> None: ...
 
 
-def _terms_with_another_digest(crew: RayCrew, own: CompressSettings) -> Any:
-    from llmzip.crew import Terms
+def _terms_with_another_digest(executor: RayExecutor, own: CompressSettings) -> Any:
+    from llmzip.codecs.cram.executor import WorkerSettings
     from llmzip.lm.zoo import resolve
 
     files = replace(resolve(str(own.model)), digest=bytes(16))
-    return Terms(
+    return WorkerSettings(
         model=str(own.model), files=files, numerics="cpu torch.float32", min_margin=0.05,
         settings=own,
     )  # fmt: skip
@@ -300,20 +303,20 @@ def _terms_with_another_digest(crew: RayCrew, own: CompressSettings) -> Any:
 
 def test_more_cores_than_there_are(cluster: None, tiny_model: Callable[..., Path]) -> None:
     own = CompressSettings(model=str(tiny_model("llama")), **OPTIONS)
-    with ray_crew(CrewSettings(cores=64)) as crew:
+    with ray_executor(ClusterSettings(cores=64)) as executor:
         with pytest.raises(SettingsError, match="no machine of the cluster has 64 cores"):
-            codec.compress_bytes(BOOK, own, crew=crew)
+            codec.compress_bytes(BOOK, own, executor=executor)
 
 
 @pytest.mark.parametrize("bad", [{"num_workers": 0}, {"cores": 0}, {"cores": 10**6}])
 def test_numbers_of_workers_and_cores(bad: dict[str, int]) -> None:
     with pytest.raises(SettingsError, match="a number from 1"):
-        CrewSettings(**bad)
+        ClusterSettings(**bad)
 
 
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SettingsError, match="needs the package ray") as caught:
-        with ray_crew(CrewSettings()):
+        with ray_executor(ClusterSettings()):
             raise AssertionError
     assert caught.value.hint == "pip install ray"

@@ -18,7 +18,7 @@ import zstandard
 from llmzip.errors import FormatError
 from llmzip.store import header
 from llmzip.store.container import GridMem, Ranked, parse_container, write_container
-from llmzip.store.patchplane import ChunkPatches, pack_coded_patches
+from llmzip.store.cram_patches import ChunkPatches, pack_coded_patches
 from llmzip.store.summary import summarise_container
 from llmzip.store.varint import encode_varint
 from tests import reference

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from llmzip.errors import LimitExceeded, NotACrmFile
-from llmzip.report import BitCounts, printable, read_report
-from llmzip.report_text import guard_text, margin_text
+from llmzip.inspect.figures import BitCounts, printable
+from llmzip.inspect.report import read_report
+from llmzip.inspect.text import guard_text, margin_text
 from llmzip.store.container import read_container, write_container
 
 DATA = Path(__file__).parent / "data"
@@ -169,7 +170,7 @@ def test_text_of_an_arith_file_without_vectors_and_of_one_segment(arith):
 
 
 def test_the_words_of_the_guard_are_those_of_the_encoder(arith):
-    from llmzip.arith_encoding import _GUARD_OF_NOISE
+    from llmzip.codecs.arith.encoder import _GUARD_OF_NOISE
 
     assert _GUARD_OF_NOISE == 8 and "at most an eighth" in guard_text(arith.arith)
 

@@ -10,17 +10,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from llmzip import codec
+from llmzip.api import compress as codec
+from llmzip.codecs.cram.chunking import Segment, plan_segments
+from llmzip.codecs.cram.engine import Engine
+from llmzip.codecs.cram.fixing import fix_some, fixed_share
+from llmzip.codecs.cram.greedy import decode_chunks
+from llmzip.codecs.cram.optimizer import as_stored
+from llmzip.codecs.cram.presets import EFFORTS, chunk_budget_bits, grid_plan
+from llmzip.codecs.cram.rounding import (
+    Candidate,
+    GridGoal,
+    GridPlan,
+    Rounding,
+    next_steps,
+    round_steps,
+)
+from llmzip.codecs.cram.settings import EngineSettings
+from llmzip.codecs.cram.tasks import Crammed, Task
 from llmzip.config import CompressSettings, DecompressSettings
-from llmzip.cram.chunking import Segment, plan_segments
-from llmzip.cram.decode import decode_chunks
-from llmzip.cram.effort import EFFORTS, chunk_budget_bits, grid_plan
-from llmzip.cram.engine import Engine
-from llmzip.cram.fixing import fix_some, fixed_share
-from llmzip.cram.optimizer import as_stored
-from llmzip.cram.rounding import Candidate, GridGoal, GridPlan, Rounding, next_steps, round_steps
-from llmzip.cram.settings import EngineSettings
-from llmzip.cram.tasks import Crammed, Task
 from llmzip.lm.model import FrozenLM
 from llmzip.store.container import GridMem, read_container
 from llmzip.store.vectors import grid_values, quantise_step, step_value

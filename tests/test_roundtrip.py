@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmzip import codec
+from llmzip.api import compress as codec
 from llmzip.config import CompressSettings, ComputeSettings, DecompressSettings
 from llmzip.errors import (
     Corrupt,

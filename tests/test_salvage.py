@@ -17,7 +17,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmzip import codec
+from llmzip.api import compress as codec
+from llmzip.api.salvage import Salvaged, mark, salvage_bytes
 from llmzip.cli.main import main
 from llmzip.config import DecompressSettings
 from llmzip.errors import (
@@ -30,7 +31,6 @@ from llmzip.errors import (
 )
 from llmzip.lm.tokens import Tokens
 from llmzip.progress import Progress
-from llmzip.salvage import Salvaged, mark, salvage_bytes
 from llmzip.store.container import (
     Container,
     CramRun,
@@ -39,8 +39,8 @@ from llmzip.store.container import (
     read_container,
     write_container,
 )
+from llmzip.store.damaged import LostRun, read_damaged
 from llmzip.store.header import COLUMNS_ZSTD, CRC_BYTES, HAS_LITERAL, encode_header
-from llmzip.store.salvage import LostRun, read_damaged
 from llmzip.store.varint import MAX_VARINT, encode_varint
 from llmzip.store.vectors import MAX_STEP, STEP_UNIT
 from tests.held_text import (
@@ -706,7 +706,7 @@ def test_many_gaps_are_not_all_listed(
     found = Salvaged(
         data=b"x", gaps=gaps, original_bytes=300, num_pieces=60, num_intact=30, noun="chunk"
     )
-    monkeypatch.setattr("llmzip.salvage.salvage_bytes", lambda *args, **more: found)
+    monkeypatch.setattr("llmzip.api.salvage.salvage_bytes", lambda *args, **more: found)
     assert run(b"") == (6, b"x")
     lines = capfd.readouterr().err.splitlines()
     assert lines[1] == "lost: bytes 0 to 3"

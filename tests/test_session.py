@@ -25,12 +25,15 @@ import pytest
 import torch
 
 import llmzip
-from llmzip import arith_encoding, fileobjects, options, session
-from llmzip import models as models_module
+from llmzip.api import open as fileobjects
+from llmzip.api import options
+from llmzip.api import sessions as session
+from llmzip.codecs.arith import encoder as arith_encoding
 from llmzip.errors import Interrupted, ModelMismatch, SettingsError
-from llmzip.models import Models
+from llmzip.lm import cache as models_module
+from llmzip.lm.cache import Models
+from llmzip.lm.torch_settings import borrowed_torch
 from llmzip.progress import Progress
-from llmzip.runtime import borrowed_torch
 from tests.tiny_models import SHORT_TEXT
 
 CRAM = {"budget_bits": 40.0, "max_steps": 20, "preset": "fast", "context_tokens": 0}
@@ -51,7 +54,7 @@ def llama(tiny_model: Callable[..., Path]) -> str:
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is loaded, in order."""
     seen: list[str] = []
-    for name in ("open_workshop", "load_model"):
+    for name in ("load_for_compression", "load_model"):
         real = getattr(models_module, name)
 
         def call(
@@ -67,7 +70,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_model_is_loaded_once(llama: str, loads: list[str]) -> None:
     with llmzip.Compressor(model=llama, **CRAM) as compressor:  # type: ignore[arg-type]
         packed = [compressor.compress(text) for text in TEXTS]
-        assert loads == ["open_workshop"]
+        assert loads == ["load_for_compression"]
     assert packed == [llmzip.compress(text, model=llama, **CRAM) for text in TEXTS]  # type: ignore[arg-type]
     loads.clear()
     with llmzip.Decompressor(model=llama) as decompressor:
@@ -101,17 +104,17 @@ def test_another_model_takes_the_place_of_the_first(
 
 
 def test_a_workshop_decodes_too(llama: str, loads: list[str]) -> None:
-    from llmzip import codec
+    from llmzip.api import compress as codec
     from llmzip.config import CompressSettings, DecompressSettings
 
     models = Models()
     own = CompressSettings(model=llama, **CRAM)  # type: ignore[arg-type]
     packed = codec.compress_bytes(SHORT_TEXT, own, models=models)
     found = codec.decompress_bytes(packed, DecompressSettings(model=llama), models=models)
-    assert found == SHORT_TEXT and loads == ["open_workshop"]
+    assert found == SHORT_TEXT and loads == ["load_for_compression"]
     models.close()
     assert codec.compress_bytes(SHORT_TEXT, own, models=models) == packed
-    assert loads == ["open_workshop"] * 2
+    assert loads == ["load_for_compression"] * 2
 
 
 def test_closed(llama: str) -> None:
@@ -362,7 +365,7 @@ def test_closing_waits_for_the_call_under_way(
     closing.join(60)
     waiting.join(60)
     assert errors == ["this Compressor is closed"]
-    assert compressor._models is not None and compressor._models._shop is None  # nothing is kept
+    assert compressor._models is not None and compressor._models._loaded is None  # nothing is kept
 
 
 def test_runs_side_by_side_leave_no_thread_the_count_of_another() -> None:

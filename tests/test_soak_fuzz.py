@@ -40,7 +40,7 @@ FILES = list(fuzz.starts().values())
 PARTS = [take_apart(data) for data in golden().values()]
 
 
-def judge(data: bytes) -> Verdict:
+def decode_lm(data: bytes) -> Verdict:
     """A verdict within the limit of time; any exception but an LlmzipError is a failure."""
     began = time.process_time()
     try:
@@ -69,7 +69,7 @@ def test_a_case_of_fuzzing_can_be_made_again() -> None:
 
 def test_changed_files_get_behind_the_first_checks() -> None:
     verdicts = [
-        judge(mutate.mutate(FILES[number % len(FILES)], FILES, Random(number)))
+        decode_lm(mutate.mutate(FILES[number % len(FILES)], FILES, Random(number)))
         for number in range(300)
     ]
     assert 30 < verdicts.count("sound") < 270
@@ -120,7 +120,7 @@ def test_a_campaign_that_dies_is_a_failure() -> None:
 )
 def test_any_bytes(front: bytes, fields: bytes, body: bytes, is_signed: bool) -> None:
     data = seal(front, fields, body)
-    judge(data if is_signed else data[:11] + fields + body)
+    decode_lm(data if is_signed else data[:11] + fields + body)
 
 
 @settings(max_examples=500, derandomize=True, database=None, deadline=None)
@@ -129,7 +129,7 @@ def test_any_plane_in_a_sound_file(index: int, plane: str, data: st.DataObject) 
     parts = PARTS[index]
     size = len(parts.plane(plane))
     new = data.draw(st.binary(max_size=40) | st.binary(min_size=size, max_size=size))
-    judge(assemble(parts.header, {n: parts.plane(n) for n in PLANES} | {plane: new}))
+    decode_lm(assemble(parts.header, {n: parts.plane(n) for n in PLANES} | {plane: new}))
 
 
 # Headers
@@ -149,7 +149,7 @@ def test_headers_near_their_limits(index: int, data: st.DataObject) -> None:
         head = encode_header(header)
     except ValueError:  # a byte above 255
         return
-    judge(signed(head[:-CRC_BYTES], b"".join(map(parts.plane, PLANES))))
+    decode_lm(signed(head[:-CRC_BYTES], b"".join(map(parts.plane, PLANES))))
     try:
         found, size = read_header(head)
     except LlmzipError:

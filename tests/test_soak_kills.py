@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmzip import existing
+from llmzip.api import existing
 from llmzip.config import CompressSettings
 from llmzip.store.journal import Journal
 from tests.soak.child import in_child

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 import llmzip
-from llmzip import arith_encoding
 from llmzip.cli.main import main
+from llmzip.codecs.arith import encoder as arith_encoding
 from llmzip.errors import LimitExceeded
 from llmzip.store import limits, summary
 from llmzip.store.container import (

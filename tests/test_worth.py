@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 import llmzip
-from llmzip.assembly import Draft, stored_draft
-from llmzip.codec import estimate_bytes
+from llmzip.api.compress import estimate_bytes
+from llmzip.codecs.cram.chunking import Segment, Span
+from llmzip.codecs.cram.plan import Part, Plan
+from llmzip.codecs.cram.presets import grid_plan
+from llmzip.codecs.cram.worth import GROWTH_BYTES, is_worth_cramming, smaller_draft
 from llmzip.config import CompressSettings
-from llmzip.cram.chunking import Segment, Span
-from llmzip.cram.effort import grid_plan
-from llmzip.planning import Part, Plan
-from llmzip.worth import GROWTH_BYTES, is_worth_cramming, smaller_draft
+from llmzip.store.stored import Draft, stored_draft
 from tests.tiny_models import SHORT_TEXT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,7 +88,7 @@ def test_a_file_does_not_grow(more: int, is_stored: bool) -> None:
 def test_no_step_is_made_for_a_small_text(
     tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmzip.cram.engine import Engine
+    from llmzip.codecs.cram.engine import Engine
 
     def fail(*args: object, **more: object) -> None:
         raise AssertionError("a step")

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llmzip.arith import wrap as wrap_module
-from llmzip.arith.wrap import choose_wrap, num_joints, rewrap, unwrap, walk_flags
+from llmzip.codecs.arith import line_breaks as wrap_module
+from llmzip.codecs.arith.line_breaks import choose_wrap, num_joints, rewrap, unwrap, walk_flags
 from llmzip.errors import Corrupt
-from llmzip.store.rangecoder import RangeReader, RangeWriter
+from llmzip.store.range_coder import RangeReader, RangeWriter
 
 # Lines that are broken for the verse's sake, most of them of 40 columns or more.
 SONNETS = b"""\

@@ -1,8 +1,7 @@
 """The commands by name: which module has each, and what the overview says of it.
 
 Owns the table, and that a command's module is imported only when that command is run, explained or
-completed: `llmzip --help` reads the table alone. Called by `cli.main` and by
-`scripts/make_cli_docs.py`.
+completed: `llmzip --help` reads the table alone.
 """
 
 from __future__ import annotations

@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from llmzip import config
-from llmzip.cli import options, words
+from llmzip.cli import options
+from llmzip.cli import settings as words
 from llmzip.cli.console import write_json, write_text
 from llmzip.cli.forecast import time_text
-from llmzip.cli.job import JobSettings, Tools, run_dry
+from llmzip.cli.job import run_dry
 from llmzip.cli.preflight import size_text
 from llmzip.cli.startup import heavy_imports
 from llmzip.cli.tables import plain_table
+from llmzip.cli.work import JobSettings, Tools
 from llmzip.errors import InputError
+from llmzip.inspect.figures import MODEL_NOT_COUNTED
 from llmzip.progress import Progress, check_cancelled
-from llmzip.report import MODEL_NOT_COUNTED
 
 if TYPE_CHECKING:
-    from llmzip.comparison import Contender
+    from llmzip.inspect.baselines import Contender
 
 SCHEMA = 1
 _MAX_OUTPUT_BYTES = config.DecompressSettings.max_output_bytes
@@ -68,7 +70,7 @@ def compare(
     def work(data: bytes, tools: Tools) -> tuple[int, list[Contender], int | None]:
         if not data:
             raise InputError("an empty file is as small as it can be")
-        from llmzip.comparison import others
+        from llmzip.inspect.baselines import others
 
         found = list(others(data))
         if crm is not None:
@@ -89,7 +91,7 @@ def compare(
 
 def _finished(crm: str, data: bytes) -> Contender:
     """A file that compress has made of this one."""
-    from llmzip.comparison import Contender
+    from llmzip.inspect.baselines import Contender
     from llmzip.store.container import content_hash
     from llmzip.store.opening import open_file
 
@@ -108,11 +110,11 @@ def _ours(
 ) -> tuple[list[Contender], int | None]:
     """Both codecs, measured or forecast; and the size of the model on the disk."""
     with heavy_imports():
-        from llmzip.codec import estimate_bytes
-        from llmzip.comparison import Contender
+        from llmzip.api.compress import estimate_bytes
+        from llmzip.inspect.baselines import Contender
+        from llmzip.inspect.roundtrip import round_trip
+        from llmzip.lm.cache import Models
         from llmzip.lm.zoo import DEFAULT_MODEL, resolve
-        from llmzip.models import Models
-        from llmzip.roundtrip import round_trip
     models = Models()
     more: dict[str, Any] = {"on_progress": tools.on_progress, "cancel": tools.stop.cancel}
     arith = replace(settings, codec="arith", preset=config.CompressSettings.preset)
@@ -183,7 +185,7 @@ def _seconds(seconds: float | None, about: str) -> str:
 
 
 def _notes(size: int, found: Sequence[Contender], model_bytes: int | None) -> list[str]:
-    from llmzip.comparison import break_even_bytes
+    from llmzip.inspect.baselines import break_even_bytes
 
     notes = []
     if any(each.is_forecast for each in found):
@@ -208,7 +210,7 @@ def _notes(size: int, found: Sequence[Contender], model_bytes: int | None) -> li
 
 
 def _fields(size: int, found: Sequence[Contender], model_bytes: int | None) -> dict[str, Any]:
-    from llmzip.comparison import break_even_bytes
+    from llmzip.inspect.baselines import break_even_bytes
 
     rivals = [each for each in found if not each.is_ours]
     return {

@@ -1,7 +1,7 @@
 """What the shell is offered when it completes a value.
 
 Owns the choice of words and files. Where nothing is offered, the shell completes names of files by
-itself. Called by the shell's library, through `cli.options` and the commands.
+itself.
 """
 
 from __future__ import annotations

@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from llmzip import config
-from llmzip.cli import options, words
+from llmzip.cli import options
+from llmzip.cli import settings as words
 from llmzip.cli.console import say, write_json, write_text
 from llmzip.cli.events import done_event, errors_told
 from llmzip.cli.forecast import forecast_fields, forecast_text
 from llmzip.cli.helpers import Helpers
 from llmzip.cli.inputs import Input, check_together, inputs_of, result_in, run_each, with_targets
-from llmzip.cli.job import JobSettings, Outcome, Places, Tools, run_dry, run_job
+from llmzip.cli.job import run_dry, run_job
 from llmzip.cli.names import SUFFIX, kept_suffix, packed_names
 from llmzip.cli.startup import heavy_imports
-from llmzip.report import Report, read_report
-from llmzip.report_text import compare_text, count_text, larger_text
+from llmzip.cli.work import JobSettings, Outcome, Places, Tools
+from llmzip.inspect.report import Report, read_report
+from llmzip.inspect.text import compare_text, count_text, larger_text
 
 if TYPE_CHECKING:
-    from llmzip.estimate import Estimate
+    from llmzip.codecs.cram.estimate import Estimate
 
 _Defaults = config.CompressSettings
 _MOST_GROWTH, _MOST_OVERHEAD = 16, 1 << 16  # of a file against its text
@@ -112,7 +114,7 @@ def compress(
     )  # fmt: skip
     with Helpers(
         keeps_models=len(found) > 1,
-        crew=words.crew_settings(ray, workers=ray_workers, cores=ray_cores),
+        executor=words.cluster_settings(ray, workers=ray_workers, cores=ray_cores),
     ) as helpers:
 
         def run(one: Input) -> None:
@@ -133,10 +135,10 @@ def _is_no_result(path: str) -> bool:
 def _forecast(job: JobSettings, settings: config.CompressSettings, helpers: Helpers) -> None:
     def work(data: bytes, tools: Tools) -> Estimate:
         with heavy_imports():
-            from llmzip.codec import estimate_bytes
+            from llmzip.api.compress import estimate_bytes
         return estimate_bytes(
             data, settings, **helpers.models(),
-            on_progress=tools.on_progress, on_outlook=tools.on_outlook, cancel=tools.stop.cancel,
+            on_progress=tools.on_progress, on_forecast=tools.on_forecast, cancel=tools.stop.cancel,
         )  # fmt: skip
 
     name, estimate = run_dry(job, work, on_read=_warn_if_compressed)
@@ -149,16 +151,16 @@ def _forecast(job: JobSettings, settings: config.CompressSettings, helpers: Help
 def _run(job: JobSettings, settings: config.CompressSettings, helpers: Helpers) -> None:
     def work(data: bytes, tools: Tools) -> bytes:
         with heavy_imports():
-            from llmzip.codec import compress_bytes
+            from llmzip.api.compress import compress_bytes
         return compress_bytes(
-            data, settings, **helpers.models(), **helpers.crew(tools), suffix=_suffix(tools.places),
-            journal=tools.journal, on_progress=tools.on_progress, on_outlook=tools.on_outlook,
-            cancel=tools.stop.cancel,
+            data, settings, **helpers.models(), **helpers.executor(tools),
+            suffix=_suffix(tools.places), journal=tools.journal, on_progress=tools.on_progress,
+            on_forecast=tools.on_forecast, cancel=tools.stop.cancel,
         )  # fmt: skip
 
     def find(data: bytes, places: Places) -> bytes | str:
         with heavy_imports():
-            from llmzip.existing import difference
+            from llmzip.api.existing import difference
         with open(places.target or "", "rb") as file:
             packed = file.read(_MOST_GROWTH * len(data) + _MOST_OVERHEAD)
         return difference(packed, data, settings, suffix=_suffix(places)) or packed

@@ -1,7 +1,7 @@
 """The two output streams: people read stderr, programs read stdout.
 
 Owns how lines reach the terminal and how data reaches stdout, closed or broken streams included.
-Knows nothing of commands. Called by the rest of `cli`.
+Knows nothing of commands.
 """
 
 from __future__ import annotations

@@ -9,21 +9,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmzip import config
-from llmzip.cli import options, words
+from llmzip.cli import options
+from llmzip.cli import settings as words
 from llmzip.cli.completing import crm_files
 from llmzip.cli.console import say, write_json
 from llmzip.cli.events import SCHEMA, done_event, errors_told
 from llmzip.cli.helpers import Helpers
 from llmzip.cli.inputs import Input, check_together, inputs_of, result_in, run_each, with_targets
-from llmzip.cli.job import Find, JobSettings, Outcome, Places, Tools, Work, run_job
+from llmzip.cli.job import run_job
 from llmzip.cli.names import is_crm, restored_names
 from llmzip.cli.startup import heavy_imports
+from llmzip.cli.work import Find, JobSettings, Outcome, Places, Tools, Work
 from llmzip.errors import FormatError, InputError, IntegrityError, LimitExceeded, SettingsError
-from llmzip.report import Report, read_report
-from llmzip.report_text import count_text
+from llmzip.inspect.report import Report, read_report
+from llmzip.inspect.text import count_text
 
 if TYPE_CHECKING:
-    from llmzip.salvage import Salvaged
+    from llmzip.api.salvage import Salvaged
 
 _MOST_GAPS_SHOWN = 20
 _READ_BYTES = 1 << 22
@@ -106,10 +108,10 @@ def decompress(
 def _run(job: JobSettings, settings: config.DecompressSettings, helpers: Helpers) -> None:
     def work(data: bytes, tools: Tools) -> bytes:
         with heavy_imports():
-            from llmzip.codec import decompress_bytes
+            from llmzip.api.compress import decompress_bytes
         return decompress_bytes(
             data, settings, **helpers.models(),
-            on_progress=tools.on_progress, on_outlook=tools.on_outlook, cancel=tools.stop.cancel,
+            on_progress=tools.on_progress, on_forecast=tools.on_forecast, cancel=tools.stop.cancel,
         )  # fmt: skip
 
     looked_at: list[Report] = []
@@ -152,14 +154,14 @@ def _salvage(job: JobSettings, settings: config.DecompressSettings, helpers: Hel
 
     def work(data: bytes, tools: Tools) -> bytes:
         with heavy_imports():
-            from llmzip.salvage import salvage_bytes
+            from llmzip.api.salvage import salvage_bytes
         found.append(
             salvage_bytes(
                 data,
                 settings,
                 **helpers.models(),
                 on_progress=tools.on_progress,
-                on_outlook=tools.on_outlook,
+                on_forecast=tools.on_forecast,
                 cancel=tools.stop.cancel,
             )
         )

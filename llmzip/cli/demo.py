@@ -6,19 +6,21 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llmzip import config
-from llmzip.cli import options, words
+from llmzip.cli import options
+from llmzip.cli import settings as words
 from llmzip.cli.console import write_text
 from llmzip.cli.preflight import agrees, somebody_answers
 from llmzip.cli.progress import show_progress
 from llmzip.cli.signals import stop_on_signals
 from llmzip.cli.startup import heavy_imports
 from llmzip.errors import Interrupted
+from llmzip.inspect.figures import MODEL_NOT_COUNTED, printable
+from llmzip.inspect.report import read_report
+from llmzip.inspect.text import count_text
 from llmzip.lm import zoo
-from llmzip.report import MODEL_NOT_COUNTED, printable, read_report
-from llmzip.report_text import count_text
 
 if TYPE_CHECKING:
-    from llmzip.roundtrip import Trip
+    from llmzip.inspect.roundtrip import Trip
 
 _NAMES = {"cram": "llmzip, vectors", "arith": "llmzip --codec arith"}
 
@@ -42,7 +44,7 @@ def demo(
     with stop_on_signals() as stop, stop.at_once():
         _ask_for_model(model or zoo.DEFAULT_MODEL, is_allowed=yes or offline)
         with heavy_imports():
-            from llmzip.demonstration import TEXT, demonstrate
+            from llmzip.inspect.demo import TEXT, demonstrate
         write_text(f"a text of {len(TEXT)} bytes:\n{_quoted(TEXT)}\n")
         with show_progress(quiet=False, verbose=False, watch=True) as show:
             trips = list(

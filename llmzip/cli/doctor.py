@@ -10,15 +10,16 @@ from textwrap import wrap
 import typer
 
 from llmzip import config
-from llmzip.cli import options, words
+from llmzip.cli import options
+from llmzip.cli import settings as words
 from llmzip.cli.console import write_json, write_text
 from llmzip.cli.signals import stop_on_signals
 from llmzip.cli.startup import heavy_imports
-from llmzip.findings import Finding, Status, exit_code_of
-from llmzip.report import printable
-from llmzip.report_text import count_text
+from llmzip.inspect.checks import Check, Status, exit_code_of
+from llmzip.inspect.figures import printable
+from llmzip.inspect.text import count_text
 
-_Show = Callable[[Finding], None]
+_Show = Callable[[Check], None]
 _TOPIC_COLUMNS = 12
 _MARKS: dict[Status, tuple[str, str]] = {
     "ok": ("ok", "green"),
@@ -44,10 +45,10 @@ def doctor(
     compute = words.compute_settings(
         device=device, threads=threads, batch=None, attention=attention
     )
-    found: list[Finding] = []
+    found: list[Check] = []
     with stop_on_signals() as stop, _shown(json=json) as show:
         with heavy_imports():
-            from llmzip.checkup import examine
+            from llmzip.inspect.doctor import examine
         for each in examine(model=model, revision=revision, compute=compute, cancel=stop.cancel):
             found.append(each)
             show(each)
@@ -61,7 +62,7 @@ def doctor(
         raise typer.Exit(code)
 
 
-def _conclusion(found: list[Finding]) -> str:
+def _conclusion(found: list[Check]) -> str:
     counts = [
         count_text(number, noun)
         for noun in ("problem", "warning")
@@ -82,7 +83,7 @@ def _shown(*, json: bool) -> Iterator[_Show]:
         yield lambda finding: write_text(_plain(finding))
 
 
-def _plain(finding: Finding) -> str:
+def _plain(finding: Check) -> str:
     """Columns, wrapped, as they can be pasted anywhere."""
     start = f"{_MARKS[finding.status][0]:8} {finding.topic:{_TOPIC_COLUMNS}}"
     space = " " * len(start)
@@ -103,7 +104,7 @@ def _terminal() -> Iterator[_Show]:
 
     console = Console(highlight=False)
 
-    def show(finding: Finding) -> None:
+    def show(finding: Check) -> None:
         mark, style = _MARKS[finding.status]
         text = Text(printable(finding.text), overflow="fold")
         if finding.hint:

@@ -1,6 +1,6 @@
 """Progress as JSON lines on standard output, for programs.
 
-Owns the schema, which docs/EVENTS.md describes. Called by `cli.job` and the commands.
+Owns the schema, which docs/EVENTS.md describes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from llmzip.errors import InputError, SettingsError
 from llmzip.progress import Progress
 
 if TYPE_CHECKING:
-    from llmzip.cli.job import JobSettings, Outcome
-    from llmzip.report import Report
+    from llmzip.cli.work import JobSettings, Outcome
+    from llmzip.inspect.report import Report
 
 SCHEMA = 1
 

@@ -9,16 +9,19 @@ from typing import Annotated
 import typer
 
 from llmzip import config
-from llmzip.cli import options, words
+from llmzip.cli import options
+from llmzip.cli import settings as words
 from llmzip.cli.console import write_json, write_text
-from llmzip.cli.job import JobSettings, Tools, run_dry
+from llmzip.cli.job import run_dry
 from llmzip.cli.pictures import plan_picture, write_chart, write_picture
 from llmzip.cli.startup import heavy_imports
 from llmzip.cli.tables import is_terminal, plain_table, write_table
+from llmzip.cli.work import JobSettings, Tools
 from llmzip.errors import SettingsError
-from llmzip.report import Report, printable, read_report
-from llmzip.report_pieces import WHY, Piece, pieces_of
-from llmzip.report_text import count_text
+from llmzip.inspect.figures import printable
+from llmzip.inspect.pieces import WHY, Piece, pieces_of
+from llmzip.inspect.report import Report, read_report
+from llmzip.inspect.text import count_text
 
 SCHEMA = 1
 _LEFT = ("kind", "text")  # columns of words
@@ -85,7 +88,7 @@ def explain(
         if no_model or not report.needs_model:
             return report, pieces
         with heavy_imports():
-            from llmzip.explain import explain_pieces
+            from llmzip.inspect.explain import explain_pieces
         return report, explain_pieces(
             found, pieces, settings, on_progress=tools.on_progress, cancel=tools.stop.cancel
         )

@@ -1,7 +1,6 @@
 """What is said of an error, and the exit code that it has.
 
-Owns the words around a message, and whether a traceback is among them. Called by `cli.main`,
-`cli.inputs` and `cli.job`.
+Owns the words around a message, and whether a traceback is among them.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import traceback
 
 from llmzip.cli.console import PipeClosed, say
 from llmzip.errors import MEMORY_HINT, Interrupted, LimitExceeded, LlmzipError, lacks_memory
-from llmzip.report import printable
+from llmzip.inspect.figures import printable
 
 _shows_tracebacks = False
 

@@ -2,7 +2,7 @@
 
 Owns the checks made before any work, and publishing: a result is whole, synced and read back under
 a private name before it gets its own, and no other file is lost on the way. Knows nothing of
-containers. Called by `cli.job` and `cli.pictures`.
+containers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llmzip.cli.sources import STDIO, Source
 from llmzip.cli.startup import check_path
 from llmzip.cli.temporary import take_away_stale, temporary, temporary_name
 from llmzip.errors import InputError
-from llmzip.store.disk import directory_of, name_new, sync_name, write_all
+from llmzip.store.atomic import directory_of, name_new, sync_name, write_all
 
 _READ_BYTES = 1 << 22
 

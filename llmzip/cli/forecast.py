@@ -1,7 +1,6 @@
 """What `compress --dry-run` says: a forecast as text and as JSON.
 
-Owns the words of a forecast and of a time. Knows nothing of how it was made. Called by
-`cli.compress`.
+Owns the words of a forecast and of a time. Knows nothing of how it was made.
 """
 
 from __future__ import annotations
@@ -9,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmzip.config import CompressSettings
-from llmzip.report import MODEL_NOT_COUNTED, FileCodec
-from llmzip.report_text import count_text
+from llmzip.inspect.figures import MODEL_NOT_COUNTED, FileCodec
+from llmzip.inspect.text import count_text
 
 if TYPE_CHECKING:
-    from llmzip.estimate import Estimate
+    from llmzip.codecs.cram.estimate import Estimate
 
 SCHEMA = 1
 

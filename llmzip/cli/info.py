@@ -15,8 +15,9 @@ from llmzip.cli.inputs import inputs_of, run_each
 from llmzip.cli.pictures import plan_picture, write_chart, write_picture
 from llmzip.cli.sources import STDIO, naming, open_source
 from llmzip.errors import SettingsError
-from llmzip.report import printable, read_report
-from llmzip.report_pieces import read_pieces
+from llmzip.inspect.figures import printable
+from llmzip.inspect.pieces import read_pieces
+from llmzip.inspect.report import read_report
 
 
 def info(

@@ -1,7 +1,6 @@
 """Several inputs in one run: which files, where each result goes, and what the run ends with.
 
-Owns the walk through directories and going on after a failure. Knows nothing of the work. Called by
-`cli.compress`, `cli.decompress` and `cli.test`.
+Owns the walk through directories and going on after a failure. Knows nothing of the work.
 """
 
 from __future__ import annotations

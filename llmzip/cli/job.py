@@ -1,7 +1,7 @@
 """One file in, one file out: the frame that compress and decompress share.
 
 Owns the order of things: refuse what cannot end well, read, work, publish; a dry job ends with the
-work. Knows nothing of what the work is. Called by `cli.compress`, `cli.decompress` and `cli.test`.
+work. Knows nothing of what the work is.
 """
 
 from __future__ import annotations
@@ -10,83 +10,24 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TypeVar
 
 from llmzip.cli.console import say
 from llmzip.cli.events import JsonEvents
 from llmzip.cli.files import Target, already_there, plan_target, publish
-from llmzip.cli.kept import Kept, kept_work, remove_finished_work
 from llmzip.cli.preflight import check_disk, consider
-from llmzip.cli.progress import Timer, show_progress, status_line
+from llmzip.cli.progress import show_progress
+from llmzip.cli.resume import Kept, kept_work, remove_finished_work
 from llmzip.cli.signals import Stop, stop_on_signals
 from llmzip.cli.sources import STDIO, Source, naming, open_source
+from llmzip.cli.status import Timer, status_line
+from llmzip.cli.work import Find, JobSettings, OnRead, Outcome, Places, Tools, Work
 from llmzip.errors import InputError, SettingsError
-from llmzip.progress import OnOutlook, OnProgress, Outlook, Progress, check_cancelled
-from llmzip.report import printable
-from llmzip.store.disk import sync_file, sync_name
-
-if TYPE_CHECKING:
-    from llmzip.store.journal import Journal
+from llmzip.inspect.figures import printable
+from llmzip.progress import Forecast, Progress, check_cancelled
+from llmzip.store.atomic import sync_file, sync_name
 
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobSettings:
-    """What the user said about files and messages."""
-
-    file: str
-    output: str | None = None
-    target: str | None = None  # of a file, where nothing else is named
-    force: bool = False
-    restart: bool = False  # drop what an earlier run left
-    remove: bool = False  # the input, once the result is safely on disk
-    json: bool
-    tells: bool = False  # what happens is told in JSON, too, not only what came of it
-    quiet: bool
-    verbose: bool
-    watch: bool = False  # show a chunk under way, on a terminal
-    figures: bool = True  # of progress
-    yes: bool = False  # do not ask
-
-
-@dataclass(frozen=True, kw_only=True)
-class Places:
-    """The files that a job reads and writes; None: standard input and output, and the like."""
-
-    source: str | None
-    target: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tools:
-    """What a job lends to its work."""
-
-    places: Places
-    on_progress: OnProgress
-    on_outlook: OnOutlook
-    stop: Stop
-    journal: Journal | None = None
-
-
-Work: TypeAlias = Callable[[bytes, Tools], _Result]
-OnRead: TypeAlias = Callable[[bytes], None]
-# Of an input's bytes: the bytes of an output that is there, if they are what the work would give;
-# else what they are instead.
-Find: TypeAlias = Callable[[bytes, Places], bytes | str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a job did. The names are ready to print."""
-
-    source_name: str
-    target_name: str
-    source_data: bytes
-    result: bytes
-    seconds: float
-    is_new: bool = True  # else it was there
 
 
 def run_job(
@@ -250,17 +191,17 @@ def _work(
                 tells(event)
             show(event)
 
-        def consider_outlook(outlook: Outlook) -> None:
+        def consider_outlook(forecast: Forecast) -> None:
             with stop.at_once():  # a question is answered by a signal, too
                 if not consider(
-                    outlook, yes=settings.yes, quiet=settings.quiet, paused=show.paused
+                    forecast, yes=settings.yes, quiet=settings.quiet, paused=show.paused
                 ):
                     stop.give_up()
 
         above = "\n" if show.holds_line else ""
         stop.status = lambda: above + status_line(last, seconds=timer.seconds(last.stage))
         tools = Tools(
-            places=places, on_progress=tell, on_outlook=consider_outlook, stop=stop,
+            places=places, on_progress=tell, on_forecast=consider_outlook, stop=stop,
             journal=kept.journal if kept else None,
         )  # fmt: skip
         result = work(data, tools)

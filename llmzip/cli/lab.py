@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmzip import config
-from llmzip.cli import options, words
+from llmzip.cli import options
+from llmzip.cli import settings as words
 from llmzip.cli.console import say, write_json, write_text
 from llmzip.cli.panels import PanelCommand
-from llmzip.cli.progress import show_progress, status_line
+from llmzip.cli.progress import show_progress
 from llmzip.cli.signals import stop_on_signals
 from llmzip.cli.startup import check_path, heavy_imports
+from llmzip.cli.status import status_line
 from llmzip.errors import InputError, SettingsError
+from llmzip.inspect.figures import printable
 from llmzip.progress import Progress
-from llmzip.report import printable
 
 if TYPE_CHECKING:
     from llmzip.lab.studies import LabSettings

@@ -15,11 +15,11 @@ from typing import Annotated, Any
 import typer
 
 from llmzip import __version__
+from llmzip.cli.aliases import in_our_words
 from llmzip.cli.commands import LazyGroup
 from llmzip.cli.console import PipeClosed, flush_stdout, unwritten, write_text
 from llmzip.cli.failures import exit_code_of, print_error, show_tracebacks
 from llmzip.cli.signals import HINT
-from llmzip.cli.spellings import in_our_words
 from llmzip.cli.startup import prepare_process
 from llmzip.errors import Interrupted
 

@@ -11,9 +11,9 @@ from llmzip.cli.completing import model_names
 from llmzip.cli.console import say, write_text
 from llmzip.cli.progress import show_progress
 from llmzip.cli.signals import stop_on_signals
+from llmzip.inspect.figures import printable
 from llmzip.lm import zoo
 from llmzip.progress import Progress
-from llmzip.report import printable
 
 app = typer.Typer(
     help="List, fetch and check language models.",

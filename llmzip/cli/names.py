@@ -1,7 +1,6 @@
 """Names of files: what ours end in, what a result is called, what somebody may have meant.
 
-Owns the suffix, and how an original's own suffix goes into a container and comes back. Called by
-the commands, `cli.sources` and `cli.completing`.
+Owns the suffix, and how an original's own suffix goes into a container and comes back.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The options that commands share, each described once.
 
 Owns names, help texts and environment variables; `cli.words` owns what becomes of their words.
-Defaults and limits belong to `config`. Called by the commands.
+Defaults and limits belong to `config`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Options in groups: how the help of a command with many of them is laid out.
 
 Owns the titles of the groups and the class of command that shows them. typer groups options only
-where it draws with rich, which help here does without. Called by `cli.options` and `cli.main`.
+where it draws with rich, which help here does without.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """`--plot` and `--chart`: a file's figures as a picture, or drawn in letters.
 
-Owns which files a picture may become, and how wide a chart is. Called by `cli.info` and
-`cli.explain`.
+Owns which files a picture may become, and how wide a chart is.
 """
 
 from __future__ import annotations
@@ -20,10 +19,11 @@ from llmzip.cli.console import say, write_text
 from llmzip.cli.files import Target, plan_target, publish
 from llmzip.cli.sources import STDIO, Source
 from llmzip.errors import InputError, SettingsError
-from llmzip.report import Report, printable
+from llmzip.inspect.figures import printable
+from llmzip.inspect.report import Report
 
 if TYPE_CHECKING:
-    from llmzip.report_pieces import Piece
+    from llmzip.inspect.pieces import Piece
 
 _SUFFIXES = (".png", ".svg")
 _WIDEST = 120
@@ -65,8 +65,8 @@ def plan_picture(output: str | None, file: str, *, force: bool) -> Picture | Non
 
 def write_picture(picture: Picture, report: Report, pieces: Sequence[Piece], *, name: str) -> None:
     """Draw and publish. Raises InputError."""
-    from llmzip.drawing import png_bytes, svg_text
-    from llmzip.plots import draw_file
+    from llmzip.inspect.plots import draw_file
+    from llmzip.inspect.style import png_bytes, svg_text
 
     figure = draw_file(report, pieces, name=os.path.basename(name) or name)
     path = picture.target.name
@@ -79,7 +79,7 @@ def write_picture(picture: Picture, report: Report, pieces: Sequence[Piece], *, 
 def write_chart(report: Report, pieces: Sequence[Piece]) -> None:
     """On standard output, as wide as the terminal; in ASCII where that is all that can be shown.
     Raises InputError."""
-    from llmzip.chart import BLOCKS, FILLS, chart_text
+    from llmzip.inspect.terminal_chart import BLOCKS, FILLS, chart_text
 
     encoding = (sys.stdout.encoding if sys.stdout is not None else None) or "utf-8"
     try:

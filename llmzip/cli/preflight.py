@@ -1,6 +1,6 @@
 """What is looked at before a long run: room on the disk, memory, time.
 
-Owns what is refused, what is asked and what is only said. Called by `cli.job`.
+Owns what is refused, what is asked and what is only said.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from llmzip.cli.console import say
 from llmzip.cli.files import Target
 from llmzip.cli.forecast import time_text
 from llmzip.errors import LimitExceeded
-from llmzip.progress import Outlook
-from llmzip.store.disk import directory_of
+from llmzip.progress import Forecast
+from llmzip.store.atomic import directory_of
 
 LONG_SECONDS = 600.0
 _SPARE_BYTES = 1 << 20
@@ -41,7 +41,7 @@ def check_disk(target: Target, wanted_bytes: int, *, yes: bool) -> None:
 
 
 def consider(
-    outlook: Outlook,
+    forecast: Forecast,
     *,
     yes: bool,
     quiet: bool,
@@ -54,15 +54,15 @@ def consider(
     """
     if yes:
         return True
-    needs, free = outlook.needs_bytes, outlook.free_bytes
+    needs, free = forecast.needs_bytes, forecast.free_bytes
     if needs is not None and free is not None and needs > free:
         raise LimitExceeded(
             f"the model needs about {size_text(needs)} of memory, {size_text(free)} are free",
             hint="close something, take a smaller model, or go on all the same with -y",
         )
-    if outlook.seconds is None or outlook.seconds <= LONG_SECONDS:
+    if forecast.seconds is None or forecast.seconds <= LONG_SECONDS:
         return True
-    line = f"this will take about {time_text(outlook.seconds)}"
+    line = f"this will take about {time_text(forecast.seconds)}"
     if not somebody_answers():
         if not quiet:
             say(line)

@@ -1,8 +1,7 @@
 """SIGINT and SIGTERM as an orderly stop, SIGUSR1 as a question.
 
 Owns the handlers while a command runs, the exit code that a signal leads to, and that the command
-ends in time whatever it is doing. Knows nothing of what is being stopped. Called by `cli.job`,
-`cli.lab` and `cli.model`.
+ends in time whatever it is doing. Knows nothing of what is being stopped.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Input files and streams: opened, read, and named in what is said of them.
 
 Owns what may be read, how much, and that it does not change meanwhile. Knows nothing of containers.
-Called by `cli.job`, `cli.info` and `cli.files`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from llmzip.errors import (
     ModelMismatch,
     NotACrmFile,
 )
-from llmzip.ram import free_ram_bytes
+from llmzip.lm.ram import free_ram_bytes
 
 STDIO = "-"
 _PART_BYTES = 1 << 22

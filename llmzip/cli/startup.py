@@ -1,7 +1,6 @@
 """What the command arranges before it works: where it runs, how threads wait, faster imports.
 
 Owns what is changed of the process, whose owner the command is; the library changes none of it.
-Called by `cli.main` and by the commands.
 
 Threads of OpenMP, which torch computes with, wait for each other in a loop, milliseconds long. On
 an idle machine that is quickest. Beside another busy process it takes the core from the very thread

@@ -1,7 +1,6 @@
 """Tables on standard output: for a person at a terminal, and plain for all others.
 
-Owns how columns are laid out. Knows nothing of what is in them. Called by `cli.explain`
-and `cli.compare`.
+Owns how columns are laid out. Knows nothing of what is in them.
 """
 
 from __future__ import annotations

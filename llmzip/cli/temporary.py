@@ -1,6 +1,6 @@
 """The private file that a result is written to before it has its name.
 
-Owns where it lies, its lock, and what becomes of one that a killed run left. Called by `cli.files`.
+Owns where it lies, its lock, and what becomes of one that a killed run left.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from hashlib import blake2b
 from io import FileIO
 
 from llmzip.errors import InputError
-from llmzip.store.disk import NEW_FILE, OLD_FILE, directory_of, is_at, lock
+from llmzip.store.atomic import NEW_FILE, OLD_FILE, directory_of, is_at, lock
 
 
 @contextmanager

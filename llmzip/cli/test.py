@@ -8,16 +8,18 @@ from typing import Annotated
 import typer
 
 from llmzip import config
-from llmzip.cli import options, words
+from llmzip.cli import options
+from llmzip.cli import settings as words
 from llmzip.cli.completing import crm_files
 from llmzip.cli.console import say, write_json
 from llmzip.cli.helpers import Helpers
 from llmzip.cli.inputs import inputs_of, run_each
-from llmzip.cli.job import JobSettings, Tools, run_dry
+from llmzip.cli.job import run_dry
 from llmzip.cli.names import is_crm
 from llmzip.cli.startup import heavy_imports
-from llmzip.report import Report, make_report, read_report
-from llmzip.report_text import count_text
+from llmzip.cli.work import JobSettings, Tools
+from llmzip.inspect.report import Report, make_report, read_report
+from llmzip.inspect.text import count_text
 
 _Defaults = config.DecompressSettings
 _TESTED = {
@@ -83,10 +85,10 @@ def _test(
     def work(data: bytes, tools: Tools) -> tuple[Report, str]:
         if full:
             with heavy_imports():
-                from llmzip.codec import decompress_bytes
+                from llmzip.api.compress import decompress_bytes
             decompress_bytes(
                 data, settings, **helpers.models(),
-                on_progress=tools.on_progress, on_outlook=tools.on_outlook,
+                on_progress=tools.on_progress, on_forecast=tools.on_forecast,
                 cancel=tools.stop.cancel,
             )  # fmt: skip
             return read_report(data, max_output_bytes=settings.max_output_bytes), "full"

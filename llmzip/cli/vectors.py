@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from llmzip import config
-from llmzip.cli import options, words
+from llmzip.cli import options
+from llmzip.cli import settings as words
 from llmzip.cli.console import say
-from llmzip.cli.job import JobSettings, Tools, run_job
+from llmzip.cli.job import run_job
 from llmzip.cli.names import SUFFIX, is_crm
+from llmzip.cli.work import JobSettings, Tools
 from llmzip.errors import SettingsError
 
 _DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
@@ -32,7 +34,9 @@ def vectors(
         raise SettingsError(f"--dtype is bf16 or fp32, not {dtype!r}")
 
     def work(data: bytes, tools: Tools) -> bytes:
-        from llmzip.export import export_vectors  # here: numpy, which --help need not wait for
+        from llmzip.inspect.export import (
+            export_vectors,  # here: numpy, which --help need not wait for
+        )
 
         return export_vectors(data, dtype_name=_DTYPES[dtype], max_output_bytes=max_output)
 

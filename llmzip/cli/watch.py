@@ -1,7 +1,7 @@
 """A chunk coming into focus: what `compress --watch` shows.
 
 Owns the picture of one chunk under way, and how often it is drawn. Knows nothing of how chunks are
-crammed. Called by `cli.progress`.
+crammed.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from llmzip.cli.progress import Timer, status_line
+from llmzip.cli.status import Timer, status_line
+from llmzip.inspect.figures import printable
 from llmzip.progress import Progress
-from llmzip.report import printable
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType

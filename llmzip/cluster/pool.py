@@ -1,7 +1,7 @@
 """Jobs among workers: who does what, what is done again, and how much waits.
 
 Owns the order of jobs, how many of them are with a worker at a time, and what becomes of those of a
-worker that is lost. Knows nothing of Ray, nor of what a job is. Called by `cluster.ray_crew`.
+worker that is lost. Knows nothing of Ray, nor of what a job is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class WorkerLost(Exception):
     """A worker has ended, and what it was given with it."""
 
 
-class Staff(Protocol[_Job_contra, _Result_co, _Handle]):
+class Pool(Protocol[_Job_contra, _Result_co, _Handle]):
     """How workers are reached. They go by numbers."""
 
     def ready(self) -> Collection[int]:
@@ -58,7 +58,7 @@ class _Given(Generic[_Job]):
 
 
 def run_jobs(
-    staff: Staff[_Job, _Result, _Handle],
+    staff: Pool[_Job, _Result, _Handle],
     jobs: Sequence[_Job],
     *,
     say: Callable[[str], None] = lambda line: None,
@@ -103,7 +103,7 @@ def run_jobs(
 
 
 def _hand_out(
-    staff: Staff[_Job, _Result, _Handle],
+    staff: Pool[_Job, _Result, _Handle],
     waiting: deque[tuple[int, _Job]],
     given: dict[_Handle, _Given[_Job]],
 ) -> None:

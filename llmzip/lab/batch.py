@@ -2,7 +2,7 @@
 
 Owns the layout of a batch, [start token | mem | text] without left context, so that all a text has
 to go by is in its vectors, and the way back from its loss to the vectors. Knows nothing of runs or
-recipes' ends. Called by `llmzip.lab.crammer`.
+recipes' ends.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmzip.cram.optimizer import as_stored
+from llmzip.codecs.cram.optimizer import as_stored
 from llmzip.lab.recipes import Recipe
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows
 from llmzip.lm.model import FrozenLM
@@ -75,7 +75,7 @@ class Batch:
         return self._leaf.grad.float().flatten(1)
 
     @torch.no_grad()
-    def judge(self, mem: Tensor) -> tuple[Tensor, Tensor]:
+    def decode_lm(self, mem: Tensor) -> tuple[Tensor, Tensor]:
         """Margins and surprisal of all tokens given vectors: [N] each. mem: [B, K, D]."""
         hidden = self._forward(mem.to(self._lm.device, self._lm.dtype)).flatten(0, 1)
         hidden = hidden[self._places]

@@ -1,7 +1,6 @@
 """How much vectors hold: the longest exact text, and the paper's capacity at 99 %.
 
-Owns the two protocols and which rows they leave. Knows nothing of tables or pictures. Called by the
-studies `capacity`, `scaling`, `lengths` and `utilisation`.
+Owns the two protocols and which rows they leave. Knows nothing of tables or pictures.
 
 Exact: for each text, the longest front that greedy decoding gives back, by `lab.growth`. At 99 %,
 as Kuratov et al. 2025: every text is crammed at fixed lengths, from random vectors; the capacity is
@@ -16,7 +15,7 @@ from typing import TypeAlias
 
 from llmzip.lab.crammer import Outcome, Trial
 from llmzip.lab.folder import Row, Value
-from llmzip.lab.growth import RESOLUTION, Growth, front_tokens
+from llmzip.lab.length_search import RESOLUTION, Growth, front_tokens
 from llmzip.lab.measures import AT_99, BINS, mean_accuracy
 from llmzip.lab.rows import number, row_head
 from llmzip.lab.study import Study
@@ -133,7 +132,7 @@ def _final_row(study: Study, search: _Search, num_mem: int, bits: int) -> Row:
         setting = "cut off" if search.growth.is_cut_off else ""
         return {**search.best_row, "purpose": "capacity", "setting": setting}
     trial = Trial(sample=search.sample, num_tokens=0, num_mem=num_mem, seed=study.seed)
-    head = row_head("capacity", study.model, trial, study.shop.judge.dim, bits=bits)
+    head = row_head("capacity", study.model, trial, study.loaded.decode_lm.dim, bits=bits)
     return {**head, "plain_bits": 0.0, "info_gain_bits": 0.0, "exact": False}
 
 

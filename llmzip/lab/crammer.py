@@ -2,7 +2,7 @@
 
 Owns the run of many trials side by side, as many as the device holds: measure, decide, then step,
 so that the vectors which are reported are those which were measured. The first token counts like
-every other. Knows nothing of capacity or files. Called by the studies.
+every other. Knows nothing of capacity or files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from llmzip.cram.optimizer import as_stored
+from llmzip.codecs.cram.optimizer import as_stored
 from llmzip.lab.batch import Batch, Plain, plain_text
 from llmzip.lab.recipes import Mover, Recipe
 from llmzip.lab.texts import Sample
@@ -111,7 +111,7 @@ class Crammer:
     def __init__(
         self,
         lm: FrozenLM,
-        judge: FrozenLM,
+        decode_lm: FrozenLM,
         recipe: Recipe,
         *,
         start_id: int | None,
@@ -119,13 +119,13 @@ class Crammer:
         on_step: OnStep = lambda runs: None,
         cancel: threading.Event | None = None,
     ) -> None:
-        """lm: optimises. judge: says what vectors do, in the decoder's numerics. batch_tokens: of
-        a step to begin with. on_step: sees all runs under way after each measurement, before they
-        move."""
-        self._lm, self._judge, self._recipe = lm, judge, recipe
+        """lm: optimises. decode_lm: says what vectors do, in the decoder's numerics. batch_tokens:
+        of a step to begin with. on_step: sees all runs under way after each measurement, before
+        they move."""
+        self._lm, self._decode_lm, self._recipe = lm, decode_lm, recipe
         self._on_step, self._cancel = on_step, cancel
         # The optimiser's own numerics are off by so much now and then.
-        needs_slack = recipe.slack and recipe.until == 1 and lm is not judge
+        needs_slack = recipe.slack and recipe.until == 1 and lm is not decode_lm
         self.slack = OPTIMISER_SLACK if needs_slack else 0.0
         self._wanted = recipe.min_margin + self.slack
         self._start = segment_start(start_id)
@@ -178,7 +178,7 @@ class Crammer:
 
     def plain(self, ids: Sequence[int]) -> Plain:
         """Read a text without vectors."""
-        return plain_text(self._judge, ids, start=self._start)
+        return plain_text(self._decode_lm, ids, start=self._start)
 
     def _has_room(self, runs: Sequence[Run], trial: Trial) -> bool:
         if trial.num_mem != runs[0].trial.num_mem:
@@ -260,7 +260,7 @@ class Crammer:
     ) -> Outcome:
         """What vectors do for a trial, in the decoder's numerics. mem: [K, D] holding bf16
         values."""
-        margins, bits = Batch(self._judge, self._start, [trial.ids]).judge(mem[None])
+        margins, bits = Batch(self._decode_lm, self._start, [trial.ids]).decode_lm(mem[None])
         return Outcome(
             trial=trial,
             mem=mem.cpu(),

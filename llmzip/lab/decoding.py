@@ -1,6 +1,6 @@
 """Vectors decoded as a file's would be, though nothing is patched.
 
-Owns what is noted of it. Called by the studies.
+Owns what is noted of it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from llmzip.cram.decode import decode_chunks
+from llmzip.codecs.cram.greedy import decode_chunks
 from llmzip.lab.crammer import Outcome
 from llmzip.lm.layout import segment_start
 from llmzip.lm.model import FrozenLM
@@ -29,7 +29,7 @@ class Greedy:
 
 @torch.no_grad()
 def decode_greedily(
-    judge: FrozenLM, outcomes: Sequence[Outcome], *, start_id: int | None, batch: int = 8
+    decode_lm: FrozenLM, outcomes: Sequence[Outcome], *, start_id: int | None, batch: int = 8
 ) -> list[Greedy]:
     """Decode vectors as a file's would be: fp32, token by token, nothing patched. All of them have
     as many vectors."""
@@ -38,7 +38,7 @@ def decode_greedily(
     while group := list(islice(left, batch)):
         lengths = [outcome.trial.num_tokens for outcome in group]
         decoded, _ = decode_chunks(
-            judge, judge.empty(len(group)), [segment_start(start_id)] * len(group),
+            decode_lm, decode_lm.empty(len(group)), [segment_start(start_id)] * len(group),
             torch.stack([outcome.mem for outcome in group]), lengths, [{}] * len(group),
         )  # fmt: skip
         for row, outcome in enumerate(group):

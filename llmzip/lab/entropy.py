@@ -1,7 +1,7 @@
 """Cross-entropy before and after cramming: what can be held, and what is left of the rest.
 
 Owns the study `entropy`, Figure 3 of Kuratov et al. 2025: texts of many lengths, some held, some
-beyond what their vectors can. Knows nothing of pictures. Called by `lab.runs`.
+beyond what their vectors can. Knows nothing of pictures.
 """
 
 from __future__ import annotations

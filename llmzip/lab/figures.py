@@ -1,7 +1,7 @@
 """What the pictures of the lab have in common, and how one becomes two files.
 
-Owns the looks of texts, models and published figures; `llmzip.drawing` owns those of all pictures.
-Does not know what is drawn. Called by the modules `figures_*`, which draw.
+Owns the looks of texts, models and published figures; `llmzip.inspect.style` owns those of all
+pictures. Does not know what is drawn.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from llmzip.drawing import (
+from llmzip.errors import InputError
+from llmzip.inspect.style import (
     BLUE,
     GREEN,
     ORANGE,
@@ -31,7 +32,6 @@ from llmzip.drawing import (
     png_bytes,
     svg_text,
 )
-from llmzip.errors import InputError
 from llmzip.lab.folder import write_whole
 
 HATCH = "////"  # of published figures

@@ -1,8 +1,7 @@
 """Pictures of what becomes of bits: cross-entropy before and after, bits per dimension, and greedy
 decoding.
 
-Owns the pictures of the studies `entropy`, `rate` and `greedy`. Reads no files. Called by the
-studies.
+Owns the pictures of the studies `entropy`, `rate` and `greedy`. Reads no files.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from llmzip.drawing import (
+from llmzip.inspect.style import (
     BLUE,
     FAINT,
     GREEN,

@@ -1,6 +1,6 @@
 """Pictures of how much vectors hold: beside others' figures, and by the number of vectors.
 
-Owns the pictures of the studies `capacity` and `scaling`. Reads no files. Called by the studies.
+Owns the pictures of the studies `capacity` and `scaling`. Reads no files.
 
 Full marks are ours, hollow or hatched ones published.
 """
@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from llmzip.drawing import (
+from llmzip.inspect.style import (
     HALO,
     INK,
     MARKERS,

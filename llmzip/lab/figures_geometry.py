@@ -1,7 +1,6 @@
 """The picture of where vectors lie that hold the same text.
 
-Owns the picture of the study `geometry`. Reads no files and computes no projection. Called by the
-study.
+Owns the picture of the study `geometry`. Reads no files and computes no projection.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
-from llmzip.drawing import (
+from llmzip.inspect.style import (
     BLUE,
     HALO,
     INK,

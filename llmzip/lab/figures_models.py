@@ -1,6 +1,6 @@
 """Pictures that compare models: the longest text that one vector holds, and the bound.
 
-Owns the pictures of the studies `lengths` and `utilisation`. Reads no files. Called by the studies.
+Owns the pictures of the studies `lengths` and `utilisation`. Reads no files.
 
 Full marks are ours, hollow or hatched ones published.
 """
@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from llmzip.drawing import (
+from llmzip.inspect.style import (
     FAINT,
     QUIET,
     STRIPE,

@@ -1,7 +1,7 @@
 """A run's folder: settings, rows as they come, and what is made of them.
 
 Owns the files' names, that a run goes on where it was stopped, and that rows of other settings
-never get mixed. Knows nothing of what the rows mean. Called by the studies and by `lab.report`.
+never get mixed. Knows nothing of what the rows mean.
 
 settings.json, rows.csv (one line a trial, tidy), summary.json, NAME.png and NAME.svg.
 """
@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 from llmzip.config import VERSION
 from llmzip.errors import InputError, ResumeRefused
-from llmzip.store.disk import lock
+from llmzip.store.atomic import lock
 
 Value: TypeAlias = str | int | float | bool | None
 Row: TypeAlias = dict[str, Value]

@@ -3,7 +3,6 @@ between them and around them.
 
 Owns the study `geometry`, after Progressive Cramming (Tarasov et al. 2026): principal components
 and length of a path, distance of solutions over how far they moved. Knows nothing of pictures.
-Called by `lab.runs_more`.
 
 Rows, where setting and detail say what each is of:
 - "path": `seed`'s; setting "length", "displacement" or "components for 99 %", detail its value.
@@ -27,14 +26,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmzip.cram.optimizer import as_stored, seeded
+from llmzip.codecs.cram.optimizer import as_stored, seeded
 from llmzip.lab.crammer import Outcome, Run, Trial
 from llmzip.lab.folder import Row, Value
 from llmzip.lab.measures import Spread, mean_of
+from llmzip.lab.paths import Trail, keep_paths, num_components
 from llmzip.lab.rows import greedy_accuracy, number, row_head, trial_row
 from llmzip.lab.study import Study
 from llmzip.lab.texts import Sample, check_length
-from llmzip.lab.trails import Trail, keep_paths, num_components
 from llmzip.progress import check_cancelled
 
 RADII = (0.01, 0.03, 0.1, 0.3, 1.0)  # of neighbours, as shares of the solution's length

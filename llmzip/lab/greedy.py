@@ -2,7 +2,7 @@
 
 Owns the study `greedy`, the brittleness table of Progressive Cramming (Tarasov et al. 2026): runs
 stopped just short of all tokens, at all of them, and at all of them with a margin, each decoded
-token by token. Knows nothing of pictures. Called by `lab.runs_more`.
+token by token. Knows nothing of pictures.
 
 Rows: purpose "greedy", setting "99 %" or "margin 0.5", detail the margin asked for. A run is
 stopped by the optimiser's own numerics; all figures of a row are in the decoder's, fp32. Where the
@@ -108,11 +108,11 @@ def _left(study: Study, samples: Sequence[Sample], setting: Setting, num_mem: in
 def _rows(study: Study, setting: Setting, outcomes: Sequence[Outcome]) -> list[Row]:
     """Of every outcome, decoded whether all of it is right or not. Those in the decoder's numerics
     come last: a text that has one has them all."""
-    shop, margin = study.shop, setting.recipe.min_margin
+    loaded, margin = study.loaded, setting.recipe.min_margin
     rows: list[Row] = []
-    if shop.lm is not shop.judge:
+    if loaded.lm is not loaded.decode_lm:
         check_cancelled(study.cancel)
-        crammer = Crammer(shop.lm, shop.lm, setting.recipe, start_id=shop.start_id)
+        crammer = Crammer(loaded.lm, loaded.lm, setting.recipe, start_id=loaded.start_id)
         other = [
             crammer.outcome(
                 each.trial, each.mem,
@@ -120,8 +120,8 @@ def _rows(study: Study, setting: Setting, outcomes: Sequence[Outcome]) -> list[R
             )
             for each in outcomes
         ]  # fmt: skip
-        decoded = decode_greedily(shop.lm, other, start_id=shop.start_id)
-        name = f"{setting.name} in {str(shop.lm.dtype).removeprefix('torch.')}"
+        decoded = decode_greedily(loaded.lm, other, start_id=loaded.start_id)
+        name = f"{setting.name} in {str(loaded.lm.dtype).removeprefix('torch.')}"
         rows += [
             trial_row("greedy", study.model, outcome, greedy, setting=name, detail=margin)
             for outcome, greedy in zip(other, decoded, strict=True)

@@ -1,7 +1,7 @@
 """Trials whose vectors end on a grid of few bits, as `compress` stores them.
 
 Owns the loop around `cram.optimizer.Rows` with a plan for the grid, without patches: every token
-must be right. Knows nothing of capacity. Called by `lab.rate`.
+must be right. Knows nothing of capacity.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from llmzip.codecs.cram.chunking import Segment, Span
+from llmzip.codecs.cram.contexts import Contexts
+from llmzip.codecs.cram.optimizer import Rows, Slot, as_stored, start_slot
+from llmzip.codecs.cram.presets import grid_plan
+from llmzip.codecs.cram.rounding import GridGoal, GridPlan
+from llmzip.codecs.cram.tasks import Task
 from llmzip.config import Preset
-from llmzip.cram.chunking import Segment, Span
-from llmzip.cram.contexts import Contexts
-from llmzip.cram.effort import grid_plan
-from llmzip.cram.optimizer import Rows, Slot, as_stored, start_slot
-from llmzip.cram.rounding import GridGoal, GridPlan
-from llmzip.cram.tasks import Task
 from llmzip.lab.batch import Plain
 from llmzip.lab.crammer import LESS, Crammer, Outcome, Trial
 from llmzip.lab.study import Study
 from llmzip.lm.devices import no_room, out_of_room
 from llmzip.lm.layout import segment_start
 from llmzip.progress import check_cancelled
-from llmzip.store.gridplane import pack_grids
+from llmzip.store.cram_grids import pack_grids
 from llmzip.store.vectors import GridMem
 
 
@@ -51,7 +51,7 @@ def cram_on_grid(
     found: list[GridOutcome] = []
     error = out_of_room(
         lambda: found.extend(_side_by_side(study, trials, bits=bits, preset=preset)),
-        study.shop.lm.device,
+        study.loaded.lm.device,
     )
     if error is not None:
         if len(trials) == 1:
@@ -67,12 +67,12 @@ def _side_by_side(
 ) -> list[GridOutcome]:
     plan = grid_plan(preset, bits, None)
     assert plan is not None, "vectors of 16 bits have no grid"
-    shop = study.shop
+    loaded = study.loaded
     crammer = study.crammer()
     goal = GridGoal(limit=0, wanted=study.recipe.min_margin + crammer.slack)
     slots = [
         start_slot(
-            shop.lm, _task(study, trial, index, crammer.plain(trial.ids)),
+            loaded.lm, _task(study, trial, index, crammer.plain(trial.ids)),
             trial.num_mem, trial.seed, goal=goal,
         )
         for index, trial in enumerate(trials)
@@ -90,7 +90,7 @@ def _task(study: Study, trial: Trial, index: int, plain: Plain) -> Task:
     segment = Segment(
         index=index,
         offset=0,
-        start_ids=tuple(segment_start(study.shop.start_id)),
+        start_ids=tuple(segment_start(study.loaded.start_id)),
         ids=trial.ids,
         surprisal_bits=bits,
         spans=(Span(start=0, end=trial.num_tokens, surprisal_bits=sum(bits)),),
@@ -100,7 +100,7 @@ def _task(study: Study, trial: Trial, index: int, plain: Plain) -> Task:
 
 def _optimise(study: Study, slots: Sequence[Slot], plan: GridPlan, wanted: float) -> None:
     """Until every slot is settled: it is right, or its last step has come."""
-    lm = study.shop.lm
+    lm = study.loaded.lm
     going = list(slots)
     while going:
         rows = Rows(lm, Contexts(lm), going, min_margin=wanted, plan=plan)

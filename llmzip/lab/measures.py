@@ -1,7 +1,7 @@
 """The paper's measures and ours, from rows.
 
 Owns their definitions; docs/LAB.md describes them. Nats exist here alone: everything else counts in
-bits. Knows nothing of models or files. Called by the studies.
+bits. Knows nothing of models or files.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a book needs: vectors, bytes and time, without cramming all of it.
 
 Owns the study `plan`: stretches of a text are read, a few are crammed, the rest is reckoned. Knows
-nothing of files. Called by `lab.runs_more`.
+nothing of files.
 
 Rows: "stretch", read without vectors (`seconds`: of reading). "growth" and "capacity" as in
 `lab.capacity`, of the first texts, where nobody says what a vector holds. "trial": the front of a
@@ -23,7 +23,7 @@ from llmzip.errors import InputError
 from llmzip.lab.capacity import search_exact
 from llmzip.lab.crammer import Trial
 from llmzip.lab.folder import Row
-from llmzip.lab.growth import front_tokens
+from llmzip.lab.length_search import front_tokens
 from llmzip.lab.measures import Spread
 from llmzip.lab.rows import number, row_head, trial_row
 from llmzip.lab.study import Study
@@ -93,7 +93,7 @@ def plan_book(
     coordinate holds, of what one of 16 does. scaling: what each of many vectors holds, of what one
     holds alone. Raises InputError where the book has no tokens, or vectors hold nothing of it.
     """
-    ids = study.shop.tokens.ids_of(data)
+    ids = study.loaded.tokens.ids_of(data)
     if not ids:
         raise InputError("there is no text to plan for")
     chunk_tokens = max(1, min(chunk_tokens, study.most_tokens, len(ids)))
@@ -113,7 +113,7 @@ def plan_book(
     _run_trials(study, tried, LOAD * gain.mean)
     return reckon(
         study.own_rows, model=study.model, original_bytes=len(data), num_tokens=len(ids),
-        mem_dim=study.shop.judge.dim, max_positions=study.shop.judge.max_positions,
+        mem_dim=study.loaded.decode_lm.dim, max_positions=study.loaded.decode_lm.max_positions,
         gain=gain, bits=bits, held_share=held_share, scaling=scaling,
     )  # fmt: skip
 
@@ -159,7 +159,7 @@ def _read_stretches(study: Study, stretches: Sequence[Sample], num_tokens: int) 
             trial = Trial(sample=sample, num_tokens=num_tokens, num_mem=0, seed=study.seed)
             plain = crammer.plain(trial.ids)
             rows.append({
-                **row_head("stretch", study.model, trial, study.shop.judge.dim),
+                **row_head("stretch", study.model, trial, study.loaded.decode_lm.dim),
                 "seconds": time.monotonic() - began, "plain_right": int(plain.right.sum()),
                 "plain_bits": float(plain.bits.sum()),
             })  # fmt: skip

@@ -1,7 +1,7 @@
 """What others have measured: figures of papers, with their sources, for comparison.
 
 Owns the figures' units and what each is comparable with. The figures themselves are in
-published.json. Knows nothing of our own rows. Called by the pictures, the report and the studies.
+published.json. Knows nothing of our own rows.
 
 Two measures are about: "at 99" (Kuratov et al. 2025), the longest length with a mean teacher-forced
 accuracy of 0.99, whose gains are means of runs beyond it; and "exact" (Tarasov et al. 2026), the

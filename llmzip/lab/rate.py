@@ -1,7 +1,7 @@
 """Bits per dimension against what vectors hold.
 
 Owns the study `rate`: the longest exact text for vectors of 16 bits, as they are, and of fewer, on
-a grid as `compress` makes it. Knows nothing of how a grid is reached. Called by `lab.runs`.
+a grid as `compress` makes it. Knows nothing of how a grid is reached.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from llmzip.codecs.cram.presets import held_share
 from llmzip.config import Preset
-from llmzip.cram.effort import held_share
 from llmzip.lab.capacity import CramAll, search_exact
 from llmzip.lab.crammer import Outcome, Trial
 from llmzip.lab.folder import Row

@@ -1,7 +1,6 @@
 """How vectors are optimised in the lab: llmzip's own way, or that of the paper.
 
-Owns the start, the loss and the step of each recipe. Knows nothing of texts or results. Called by
-`lab.crammer`.
+Owns the start, the loss and the step of each recipe. Knows nothing of texts or results.
 
 Sources: the paper's recipe (AdamW, rate 0.01, betas 0.9 and 0.9, decay 0.01, a start as large as
 the embeddings spread, up to 5,000 steps) is that of Kuratov et al. 2025; Progressive Cramming
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from llmzip.cram.curvature import Curvature
-from llmzip.cram.optimizer import (
+from llmzip.codecs.cram.curvature import Curvature
+from llmzip.codecs.cram.optimizer import (
     LONGEST_STEP_OF_INIT_RMS,
     MARGIN_GOAL,
     STEP_OF_INIT_RMS,

@@ -2,7 +2,7 @@
 
 Owns which parts the page has and that nothing in it can act: text of files is escaped, pictures are
 data, and the page's policy allows its own script and style alone. Does not know how a study is
-measured. Called by the studies and by `cli.lab`.
+measured.
 """
 
 from __future__ import annotations

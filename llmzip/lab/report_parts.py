@@ -1,7 +1,7 @@
 """What a report shows, as tables and texts: made of a folder's summary and rows.
 
 Owns how figures of any summary become cells, and tokens become coloured text. Knows nothing of
-HTML. Called by `lab.report`.
+HTML.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmzip.inspect.figures import printable
 from llmzip.lab.folder import Row
 from llmzip.lab.published import (
     Origin,
@@ -22,7 +23,6 @@ from llmzip.lab.published import (
     published_margins,
     published_scaling,
 )
-from llmzip.report import printable
 
 # Upper ends of the classes of surprisal, bits; the last class is open.
 BUCKETS = (0.5, 1.0, 2.0, 4.0, 8.0, 12.0)

@@ -1,6 +1,6 @@
 """What is written of one trial: a flat row, the same columns in every study.
 
-Owns the columns and their meaning. Knows nothing of files. Called by the studies.
+Owns the columns and their meaning. Knows nothing of files.
 """
 
 from __future__ import annotations

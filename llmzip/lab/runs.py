@@ -1,7 +1,6 @@
 """The studies of capacity, each from settings to a finished folder.
 
-Owns what each one measures and which tables it ends with. Knows no terminal. Called by
-`llmzip.lab`.
+Owns what each one measures and which tables it ends with. Knows no terminal.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from llmzip.lab.entropy import (
 from llmzip.lab.figures_bits import RatePoint, draw_entropy, draw_rate
 from llmzip.lab.figures_capacity import draw_capacity, draw_scaling
 from llmzip.lab.figures_models import Utilisation, draw_lengths, draw_utilisation
-from llmzip.lab.growth import front_tokens
+from llmzip.lab.length_search import front_tokens
 from llmzip.lab.measures import CapacityFigures, Spread, bound_tokens, capacity_figures
 from llmzip.lab.published import published_capacities, published_for, published_scaling
 from llmzip.lab.rate import measure_rate, rate_summary
@@ -103,7 +102,7 @@ def utilisation(
     with opened_lab("utilisation", settings, tell=tell, cancel=cancel) as lab:
         sizes: dict[str, int] = {}
         for study in lab.studies():
-            sizes[study.model] = study.shop.tokens.vocab_size
+            sizes[study.model] = study.loaded.tokens.vocab_size
             _measure(lab, study, with_bins=True)
         figures = capacity_figures(lab.folder.rows)
         bounds = [
@@ -132,8 +131,8 @@ def entropy(
     with opened_lab("entropy", settings, tell=tell, cancel=cancel) as lab:
         for study in lab.studies():
             num_mem = settings.num_mem[0]
-            expected = num_mem * expected_tokens(study.shop)
-            for samples in settings.texts.samples(study.shop, num_mem=num_mem, seed=study.seed):
+            expected = num_mem * expected_tokens(study.loaded)
+            for samples in settings.texts.samples(study.loaded, num_mem=num_mem, seed=study.seed):
                 most = min(len(sample.ids) for sample in samples)
                 measure_entropy(
                     study, samples, lengths=chunk_lengths(expected, most), num_mem=num_mem
@@ -159,10 +158,10 @@ def rate(
     with opened_lab("rate", settings, tell=tell, cancel=cancel, more=more) as lab:
         for study in lab.studies():
             num_mem = settings.num_mem[0]
-            for samples in settings.texts.samples(study.shop, num_mem=num_mem, seed=study.seed):
+            for samples in settings.texts.samples(study.loaded, num_mem=num_mem, seed=study.seed):
                 measure_rate(
                     study, samples, bits=bits, num_mem=num_mem, preset=preset,
-                    first_bits=first_bits(study.shop, num_mem),
+                    first_bits=first_bits(study.loaded, num_mem),
                 )  # fmt: skip
         curve = rate_summary(lab.folder.rows)
         summary = _summary("rate", [], [rate_table(curve)], curve=curve)
@@ -182,10 +181,10 @@ def _measure(lab: Lab, study: Study, *, with_bins: bool) -> list[list[Sample]]:
     """Capacity for every number of vectors and source. Returns the samples of each source."""
     settings = lab.settings
     measure = measure_capacity if with_bins else search_exact
-    sources = settings.texts.samples(study.shop, num_mem=max(settings.num_mem), seed=study.seed)
+    sources = settings.texts.samples(study.loaded, num_mem=max(settings.num_mem), seed=study.seed)
     for samples in sources:
         for num_mem in settings.num_mem:
-            first = first_bits(study.shop, num_mem)
+            first = first_bits(study.loaded, num_mem)
             measure(study, samples, num_mem=num_mem, first_bits=first)
     return sources
 
@@ -193,7 +192,7 @@ def _measure(lab: Lab, study: Study, *, with_bins: bool) -> list[list[Sample]]:
 def _view(study: Study, sample: Sample) -> dict[str, Any]:
     """What one vector makes of the front of a text, token by token."""
     ids = sample.ids[: study.most_tokens]
-    num_tokens = front_tokens(study.plain_bits(ids), first_bits(study.shop, 1))
+    num_tokens = front_tokens(study.plain_bits(ids), first_bits(study.loaded, 1))
     trial = Trial(sample=sample, num_tokens=num_tokens, seed=study.seed)
     title = f"{study.model}: {sample.name}, {num_tokens} tokens in one vector"
     return token_view(study, trial, title=title)

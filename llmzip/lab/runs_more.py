@@ -1,7 +1,6 @@
 """The studies of what vectors are like, each from settings to a finished folder.
 
-Owns what each one measures and which tables it ends with. Knows no terminal. Called by
-`llmzip.lab`.
+Owns what each one measures and which tables it ends with. Knows no terminal.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llmzip.codecs.cram.presets import held_share
 from llmzip.config import BITS
-from llmzip.cram.effort import held_share
 from llmzip.errors import InputError, SettingsError
 from llmzip.lab.figures_bits import draw_greedy, greedy_points
 from llmzip.lab.figures_geometry import Curve, SolutionPath, draw_geometry
@@ -21,6 +20,7 @@ from llmzip.lab.folder import Row
 from llmzip.lab.geometry import geometry_summary, measure_geometry
 from llmzip.lab.greedy import MARGINS, greedy_table, measure_greedy
 from llmzip.lab.measures import Spread
+from llmzip.lab.paths import read_paths
 from llmzip.lab.plan import BookPlan, plan_book
 from llmzip.lab.published import published_brittleness, published_margins
 from llmzip.lab.runs import Summary, quiet
@@ -35,7 +35,6 @@ from llmzip.lab.studies import (
 from llmzip.lab.study import Study, Tell
 from llmzip.lab.tables import Table, table
 from llmzip.lab.texts import Sample
-from llmzip.lab.trails import read_paths
 
 _LOAD = 0.7  # of what vectors are expected to hold: every run is to end with all tokens right
 
@@ -99,9 +98,9 @@ def plan(
         "plan", settings, tell=tell, cancel=cancel, more={"bits": bits, "search": search}
     ) as lab:
         for study in lab.studies():
-            known = () if search else (held_bits(study.shop),)
+            known = () if search else (held_bits(study.loaded),)
             found = plan_book(
-                study, data, chunk_tokens=expected_tokens(study.shop), gain_bits=known,
+                study, data, chunk_tokens=expected_tokens(study.loaded), gain_bits=known,
                 num_trials=settings.texts.count, bits=bits, held_share=held_share(bits),
             )  # fmt: skip
             plans.append(found)
@@ -116,8 +115,8 @@ def plan(
 def _loaded(lab: Lab, study: Study, num_mem: int) -> list[tuple[list[Sample], int]]:
     """Samples of each source, and how many of their tokens vectors hold without much trouble."""
     texts = lab.settings.texts
-    wanted = texts.tokens or max(2, int(_LOAD * num_mem * expected_tokens(study.shop)))
-    found = texts.samples(study.shop, num_mem=num_mem, seed=study.seed)
+    wanted = texts.tokens or max(2, int(_LOAD * num_mem * expected_tokens(study.loaded)))
+    found = texts.samples(study.loaded, num_mem=num_mem, seed=study.seed)
     return [(samples, min(wanted, len(samples[0].ids))) for samples in found]
 
 

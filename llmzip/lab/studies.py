@@ -1,7 +1,6 @@
 """The studies from settings to a finished folder: texts, measurements, summary, pictures, report.
 
-Owns what each study measures by default and the order of its parts. Knows no terminal. Called by
-`cli.lab` and, through `llmzip.lab`, by whoever measures from Python.
+Owns what each study measures by default and the order of its parts. Knows no terminal.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from llmzip.codecs.cram.calibration import calibration_of
 from llmzip.config import VERSION, ComputeSettings
 from llmzip.errors import InputError, SettingsError
 from llmzip.lab.folder import Folder, Value, finite
@@ -32,8 +32,8 @@ from llmzip.lab.texts import (
     words_of_file,
     words_of_vocabulary,
 )
+from llmzip.lm.loaded import LoadedModel
 from llmzip.lm.zoo import DEFAULT_MODEL
-from llmzip.workshop import Workshop
 
 # What a vector holds, of what it gains in the calibration's few steps (default model: 2.9).
 _HELD_OF_GAIN, _FIRST_SHARE = 2.5, 0.7
@@ -61,19 +61,19 @@ class Texts:
         if self.count < 1 or (self.tokens is not None and self.tokens < 2):
             raise SettingsError("--texts is 1 at least, --tokens 2")
 
-    def samples(self, shop: Workshop, *, num_mem: int, seed: int) -> list[list[Sample]]:
+    def samples(self, loaded: LoadedModel, *, num_mem: int, seed: int) -> list[list[Sample]]:
         """The samples of each source. Raises InputError where a source has too few."""
-        length = self.tokens or int(_ROOM * num_mem * expected_tokens(shop))
-        length = min(length, shop.judge.max_positions - num_mem - 1)
+        length = self.tokens or int(_ROOM * num_mem * expected_tokens(loaded))
+        length = min(length, loaded.decode_lm.max_positions - num_mem - 1)
         ask = {"count": self.count, "num_tokens": length}
         found = []
         if self.files:
-            found.append(natural_samples(self.files, shop.tokens, seed=seed, **ask))
+            found.append(natural_samples(self.files, loaded.tokens, seed=seed, **ask))
         if self.table:
-            found.append(table_samples(self.table, shop.tokens, **ask))
+            found.append(table_samples(self.table, loaded.tokens, **ask))
         if self.use_random:
-            words = words_of_file(self.words) if self.words else words_of_vocabulary(shop.tokens)
-            found.append(random_samples(words, shop.tokens, seed=seed, **ask))
+            words = words_of_file(self.words) if self.words else words_of_vocabulary(loaded.tokens)
+            found.append(random_samples(words, loaded.tokens, seed=seed, **ask))
         return found
 
     def facts(self) -> dict[str, Value | Sequence[Value]]:
@@ -137,9 +137,9 @@ class Lab:
                 offline=settings.offline,
                 compute=settings.compute,
                 report=lambda line: self.tell(line, 0, 0),
-            ) as shop:
+            ) as loaded:
                 yield Study(
-                    shop=shop, folder=self.folder, recipe=settings.recipe, seed=settings.seed,
+                    loaded=loaded, folder=self.folder, recipe=settings.recipe, seed=settings.seed,
                     tell=self.tell, cancel=self.cancel,
                 )  # fmt: skip
 
@@ -163,19 +163,19 @@ def opened_lab(
         yield Lab(settings=settings, folder=folder, tell=tell, cancel=cancel)
 
 
-def held_bits(shop: Workshop) -> float:
+def held_bits(loaded: LoadedModel) -> float:
     """Surprisal that one vector may hold, as far as the calibration tells."""
-    return _HELD_OF_GAIN * shop.calibration().gain_bits
+    return _HELD_OF_GAIN * calibration_of(loaded).gain_bits
 
 
-def expected_tokens(shop: Workshop) -> int:
+def expected_tokens(loaded: LoadedModel) -> int:
     """Tokens of natural text that one vector may hold."""
-    return max(4, int(held_bits(shop) / _USUAL_TOKEN_BITS))
+    return max(4, int(held_bits(loaded) / _USUAL_TOKEN_BITS))
 
 
-def first_bits(shop: Workshop, num_mem: int) -> float:
+def first_bits(loaded: LoadedModel, num_mem: int) -> float:
     """Where the search for the longest exact length begins: what is hardly ever too much."""
-    return _FIRST_SHARE * num_mem * held_bits(shop)
+    return _FIRST_SHARE * num_mem * held_bits(loaded)
 
 
 def versions() -> dict[str, str]:

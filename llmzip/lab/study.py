@@ -1,7 +1,7 @@
 """A study under way: the model it runs on, where its rows go, and how far it is.
 
 Owns what all studies need: the model, batches of trials, decoding. Knows nothing of what is being
-asked. Called by every study.
+asked.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from llmzip.lab.folder import Folder, Row
 from llmzip.lab.recipes import Recipe
 from llmzip.lab.rows import trial_row
 from llmzip.lab.texts import Sample
+from llmzip.lm.loaded import LoadedModel, load_for_compression
 from llmzip.lm.tokens import Tokens
+from llmzip.lm.torch_settings import borrowed_torch
 from llmzip.lm.zoo import resolve
 from llmzip.progress import check_cancelled
-from llmzip.runtime import borrowed_torch
-from llmzip.workshop import Workshop, open_workshop
 
 # Takes what is being done, how much of it is done, and of how much.
 Tell: TypeAlias = Callable[[str, int, int], None]
@@ -37,7 +37,7 @@ _TOGETHER = {"cpu": 8, "cuda": 64, "mps": 16}
 class Study:
     """One model and one folder."""
 
-    shop: Workshop
+    loaded: LoadedModel
     folder: Folder
     recipe: Recipe
     seed: int
@@ -48,7 +48,7 @@ class Study:
     @property
     def model(self) -> str:
         """The model's name in rows."""
-        return self.shop.files.model_id
+        return self.loaded.files.model_id
 
     @property
     def own_rows(self) -> list[Row]:
@@ -58,7 +58,7 @@ class Study:
     @property
     def most_tokens(self) -> int:
         """That a text may have beside one vector and the start token."""
-        return self.shop.judge.max_positions - 2
+        return self.loaded.decode_lm.max_positions - 2
 
     def cram(
         self,
@@ -80,8 +80,8 @@ class Study:
     ) -> Crammer:
         """What crams with the study's recipe, or another one, and reads texts without vectors."""
         return Crammer(
-            self.shop.lm, self.shop.judge, recipe or self.recipe,
-            start_id=self.shop.start_id, batch_tokens=self.batch_tokens, on_step=on_step,
+            self.loaded.lm, self.loaded.decode_lm, recipe or self.recipe,
+            start_id=self.loaded.start_id, batch_tokens=self.batch_tokens, on_step=on_step,
             cancel=self.cancel,
         )  # fmt: skip
 
@@ -94,7 +94,7 @@ class Study:
         self, left: Sequence[Sample], what: str, *, done: int, total: int
     ) -> Iterator[Sequence[Sample]]:
         """Samples in groups that are worked on side by side, told of before each."""
-        together = _TOGETHER[self.shop.lm.device.type]
+        together = _TOGETHER[self.loaded.lm.device.type]
         for at in range(0, len(left), together):
             self.tell(what, done + at, total)
             yield left[at : at + together]
@@ -102,7 +102,7 @@ class Study:
     def decode(self, outcomes: Sequence[Outcome]) -> list[Greedy]:
         """Greedily, as a file would be."""
         check_cancelled(self.cancel)
-        return decode_greedily(self.shop.judge, outcomes, start_id=self.shop.start_id)
+        return decode_greedily(self.loaded.decode_lm, outcomes, start_id=self.loaded.start_id)
 
     def rows_of(
         self, purpose: str, outcomes: Sequence[Outcome], **more: str | float | int
@@ -125,8 +125,8 @@ def opened_model(
     offline: bool = False,
     compute: ComputeSettings,
     report: Callable[[str], None],
-) -> Iterator[Workshop]:
+) -> Iterator[LoadedModel]:
     """A model, found or fetched. Raises ModelUnavailable."""
     with borrowed_torch(compute.threads):
         files = resolve(model, revision=revision, offline=offline, report=report)
-        yield open_workshop(files, Tokens.load(files.path), compute)
+        yield load_for_compression(files, Tokens.load(files.path), compute)

@@ -1,7 +1,6 @@
 """Results as tables, for terminals, the summary and the report.
 
 Owns the words over each column and how a figure is rounded. Knows nothing of how it was measured.
-Called by `lab.runs`.
 """
 
 from __future__ import annotations

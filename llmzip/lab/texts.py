@@ -1,7 +1,7 @@
 """The texts that are crammed: natural ones from files, random words, and any table's `text` column.
 
 Owns how a source becomes samples of enough tokens, the same ones for the same seed. Knows nothing
-of vectors. Called by the studies.
+of vectors.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A text coming into focus: which tokens are right at which step.
 
-Owns what is recorded of one run, for the report. Called by the studies.
+Owns what is recorded of one run, for the report.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def token_view(study: Study, trial: Trial, *, title: str) -> dict[str, Any]:
     if len(steps) > _MOST_STEPS:
         last = len(steps) - 1
         steps = [steps[round(i * last / (_MOST_STEPS - 1))] for i in range(_MOST_STEPS)]
-    tokens = study.shop.tokens
+    tokens = study.loaded.tokens
     return {
         "title": title,
         "steps": steps,

@@ -1,7 +1,6 @@
 """Where a model runs: the device, its fastest dtype, its memory.
 
-Owns every question whose answer depends on the kind of device. Knows nothing of models. Called by
-`codec`, `encoding` and `cram.engine`.
+Owns every question whose answer depends on the kind of device. Knows nothing of models.
 """
 
 from __future__ import annotations

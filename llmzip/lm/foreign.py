@@ -4,7 +4,6 @@ Owns every use of transformers: loading from a local directory, the two kinds of
 values; a recurrence), and the check that an architecture unknown to our tests computes the same
 through `extend` as through its own front door. The only module that imports transformers, and only
 inside functions, because that takes seconds. Knows nothing of mem vectors, tokens or files of ours.
-Called by `model`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The one owner of the sequence [start token | context | mem | chunk].
 
-Says how a chunk's inputs are laid out and which row predicts which token: the last mem vector's
-row predicts chunk token 0, the row of chunk token j predicts chunk token j + 1, and the last
-chunk token is never read. Knows nothing of how rows are computed. Called by `cram.chunking`,
-`cram.optimizer` and `cram.decode`.
+Says how a chunk's inputs are laid out and which row predicts which token: the last mem vector's row
+predicts chunk token 0, the row of chunk token j predicts chunk token j + 1, and the last chunk
+token is never read. Knows nothing of how rows are computed.
 """
 
 from __future__ import annotations

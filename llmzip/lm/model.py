@@ -1,8 +1,8 @@
 """FrozenLM: a language model that only ever reads; its weights never change and never ask for a
 gradient.
 
-Owns loading, dtype, device and the choice between the native forward pass and the one in
-`foreign`. Knows nothing of chunks or files. Called by `cram` and `codec`.
+Owns loading, dtype, device and the choice between the native forward pass and the one in `foreign`.
+Knows nothing of chunks or files.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Owns the arithmetic of Llama-shaped decoders (RMSNorm, rotary positions, grouped-query attention,
 SwiGLU), so that the default model starts without importing transformers (seconds) and no weight
-ever asks for a gradient. Knows nothing of mem vectors, tokens or files. Called by `model`.
-Architecture: Touvron et al. 2023; weights are read under their Hugging Face names.
+ever asks for a gradient. Knows nothing of mem vectors, tokens or files. Architecture: Touvron et
+al. 2023; weights are read under their Hugging Face names.
 """
 
 from __future__ import annotations

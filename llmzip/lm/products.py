@@ -1,7 +1,7 @@
 """Products with frozen matrices, in the layout that this machine multiplies fastest.
 
 Owns the choice of layout and the one autograd function that gives a gradient to the input alone.
-Knows nothing of models. Called by `native` and `model`.
+Knows nothing of models.
 """
 
 from __future__ import annotations

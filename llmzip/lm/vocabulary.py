@@ -2,7 +2,7 @@
 tokenizer without the steps that would change the text.
 
 Owns the two ways in which vocabularies write bytes down (GPT-2's alphabet, SentencePiece's marks).
-Knows nothing of the text to be encoded. Called by `tokens`.
+Knows nothing of the text to be encoded.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Owns the cache directory and the order in which places are searched. Never loads a model: it hands
 out a directory and an identity, and `lm.model` does the rest. A `.crm` file decides nothing here;
-only what the user named is looked up. Called by `lm.model`, `codec` and the `model` commands.
+only what the user named is looked up.
 """
 
 from __future__ import annotations

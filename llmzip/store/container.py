@@ -1,8 +1,7 @@
 """The `.crm` file: the only reader and the only writer. docs/FORMAT.md is the description.
 
 Owns the order of the planes, their checksum and the end mark, and when each size is checked. Does
-not know the language model, tokens' text, or the file system. Called by `llmzip.codec` and
-`llmzip.report`.
+not know the language model, tokens' text, or the file system.
 """
 
 from __future__ import annotations
@@ -14,15 +13,16 @@ from zlib import crc32
 
 from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES
 from llmzip.errors import FormatError, SettingsError
-from llmzip.store.arithfields import least_columns_bytes
-from llmzip.store.arithplane import (
+from llmzip.store.arith_fields import least_columns_bytes
+from llmzip.store.arith_payload import Arith, ArithRun, ArithSegment
+from llmzip.store.arith_planes import (
     ArithColumns,
     encode_arith_columns,
     encode_arith_planes,
     read_arith_planes,
 )
-from llmzip.store.arithrecords import Arith, ArithRun, ArithSegment
-from llmzip.store.columns import Columns, RunTotals, encode_columns
+from llmzip.store.cram_columns import Columns, RunTotals, encode_columns
+from llmzip.store.cram_planes import Content, encode_planes, read_planes
 from llmzip.store.header import (
     BF16_SAFE,
     COLUMNS_ZSTD,
@@ -34,9 +34,8 @@ from llmzip.store.header import (
     Header,
     encode_header,
 )
-from llmzip.store.modelfields import ModelFields
+from llmzip.store.model_fields import ModelFields
 from llmzip.store.opening import END_MARK, OpenedFile, Sizes, open_file
-from llmzip.store.planes import Content, encode_planes, read_planes
 from llmzip.store.records import (
     Chunk,
     Container,

@@ -1,7 +1,7 @@
 """The header of a `.crm` file: all that can be known without reading a chunk.
 
 Owns the magic, the version and feature bits, the header's fields and its checksum, and the layout
-of the planes behind it. Does not know what is in the planes. Called by `llmzip.store.container`.
+of the planes behind it. Does not know what is in the planes.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from zlib import crc32
 
 from llmzip.errors import Corrupt, NotACrmFile, Truncated, UnsupportedVersion
-from llmzip.store.arithfields import check_arith_fields
-from llmzip.store.coded import check_coded
-from llmzip.store.columns import TableSize
-from llmzip.store.modelfields import (
+from llmzip.store.arith_fields import check_arith_fields
+from llmzip.store.cram_columns import TableSize
+from llmzip.store.cram_fields import check_coded
+from llmzip.store.model_fields import (
     HAS_ARITH,
     HAS_CODED,
     HAS_LITERAL,

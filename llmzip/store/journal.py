@@ -1,7 +1,7 @@
 """Work in progress on disk: what is done of a compression, so that a run that was stopped goes on.
 
 Owns the `.part` file beside an output: whose work it is, its records, its lock. Does not know what
-a record says. Made by `llmzip.cli.job`, written by `llmzip.encoding` and `llmzip.arith_encoding`.
+a record says.
 
 The file is a magic, then records, only ever appended and each synced. A record is a u8 and two u32,
 the sizes of what follows: a name, bytes that are *kept*, bytes of a *state* that takes the place of
@@ -24,8 +24,8 @@ from zlib import crc32
 import zstandard
 
 from llmzip.errors import InputError, ResumeRefused
-from llmzip.store.disk import NEW_FILE, OLD_FILE, is_at, lock, sync_name, write_all
-from llmzip.store.journalparts import NEW, Contents, Place, difference, note, read_at
+from llmzip.store.atomic import NEW_FILE, OLD_FILE, is_at, lock, sync_name, write_all
+from llmzip.store.journal_records import NEW, Contents, Place, difference, note, read_at
 
 MAGIC = b"\x89CRMPART\r\n\x1a\n\x01"  # the last byte: layout of the records
 _SIZES = struct.Struct("<BII")

@@ -1,7 +1,6 @@
 """What a file may ask for without being asked whether it is meant.
 
-Owns the limits and their defaults. Knows nothing of how a file is read. Called by
-`llmzip.store.opening`, `llmzip.store.planes`, `llmzip.store.salvage` and `llmzip.codec`.
+Owns the limits and their defaults. Knows nothing of how a file is read.
 """
 
 from __future__ import annotations

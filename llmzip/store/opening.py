@@ -1,8 +1,7 @@
 """The checks that every reader of a `.crm` file makes first, in the order of docs/FORMAT.md.
 
 Owns the file's frame: sizes, the body's checksum, the end mark, where each plane lies; and reading
-the columns. Does not know vectors, patches and streams. Called by `llmzip.store.container` and
-`llmzip.store.summary`.
+the columns. Does not know vectors, patches and streams.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ from dataclasses import dataclass
 from zlib import crc32
 
 from llmzip.errors import Corrupt, Truncated
-from llmzip.store.arithplane import ArithColumns, decode_arith_columns, max_columns_bytes
-from llmzip.store.columns import Columns, decode_columns
+from llmzip.store.arith_planes import ArithColumns, decode_arith_columns, max_columns_bytes
+from llmzip.store.cram_columns import Columns, decode_columns
 from llmzip.store.header import COLUMNS_ZSTD, CRC_BYTES, Header, read_header
 from llmzip.store.limits import check_size
 from llmzip.store.squeeze import frame_content_bytes, unsqueeze

@@ -2,8 +2,7 @@
 
 Owns the dataclasses (re-exported by `container`) but those of arith files, the hash of the original
 bytes, the checks of a chunk and of a segment, and the one-byte scale of margins. Does not know how
-any of it is laid out in a file. Called by `llmzip.store.container`, `llmzip.codec` and
-`llmzip.report`.
+any of it is laid out in a file.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from typing import TypeAlias
 import numpy as np
 
 from llmzip.errors import Corrupt
-from llmzip.store.arithrecords import Arith, ArithRun, check_arith, check_text
-from llmzip.store.columns import MAX_CHUNK_TOKENS
+from llmzip.store.arith_payload import Arith, ArithRun, check_arith, check_text
+from llmzip.store.cram_columns import MAX_CHUNK_TOKENS
 from llmzip.store.residual import MAX_TOKEN_ID, Patch, check_patches
 from llmzip.store.suffix import check_suffix
 from llmzip.store.varint import MAX_VARINT
@@ -129,7 +128,7 @@ class Container:
     bf16_safe: bool = False
     arith: Arith | None = None
     suffix: str = ""  # that the original's name had, with its dot; nothing: none, or not known
-    settings_check: int | None = None  # of model and settings, for `llmzip.existing`
+    settings_check: int | None = None  # of model and settings, for `llmzip.api.existing`
 
     @property
     def chunks(self) -> tuple[Chunk, ...]:

@@ -1,8 +1,7 @@
 """Patches: what the mem vectors of a chunk do not carry, and its plain form of varints.
 
 Owns what a patch may be and the coding of (position, token id) pairs in files with raw vectors.
-Does not know why a token was patched, nor what its id means. Called by `llmzip.store.planes` (and
-`records` for the rules).
+Does not know why a token was patched, nor what its id means.
 """
 
 from __future__ import annotations

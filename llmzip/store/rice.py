@@ -1,7 +1,6 @@
 """Rice codes: lists of small integers in whole bits, for the columns of coded files.
 
-Owns the bits and the choice of their one parameter. Does not know what the numbers mean. Called by
-`llmzip.store.columns`.
+Owns the bits and the choice of their one parameter. Does not know what the numbers mean.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """zstd for the planes that may profit from it: never larger, never a bomb.
 
 Owns the choice between raw and zstd bytes and the safe way back. Does not know what the bytes are.
-Called by `llmzip.store.container`.
 """
 
 from __future__ import annotations

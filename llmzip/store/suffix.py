@@ -1,7 +1,6 @@
 """The suffix of an original's name, which a container may keep.
 
-Owns which texts are one: a file can never name a path by it. Called by `llmzip.store.header`,
-`llmzip.store.records` and `llmzip.cli.names`.
+Owns which texts are one: a file can never name a path by it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The figures of a `.crm` file, without decoding its coded planes.
 
-Owns which figures the header and the columns give. Does not know what anyone shows of them. Called
-by `llmzip.report`.
+Owns which figures the header and the columns give. Does not know what anyone shows of them.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES
-from llmzip.store.arithplane import ArithColumns
+from llmzip.store.arith_planes import ArithColumns
 from llmzip.store.container import read_chunks, read_container
 from llmzip.store.header import Header
 from llmzip.store.opening import OpenedFile, Sizes, open_file

@@ -1,8 +1,7 @@
 """Variable-length integers and a bounds-checked reader: the primitives of every plane.
 
 Owns the integer coding (LEB128, shortest form only, below 2**63; zigzag for signed values) and the
-rule that no read may leave its buffer. Does not know what the numbers mean. Called by the other
-modules of `llmzip.store`.
+rule that no read may leave its buffer. Does not know what the numbers mean.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Owns the two forms a mem array takes: raw bf16 bit patterns, `mem: [n, K, D] uint16` (n chunks, K
 vectors each, D dimensions), and `GridMem`, small integers times a step per vector, with the exact
 rule that turns the second into the first. Does not know torch, entropy coding, the chunks, or the
-file around the plane. Called by `llmzip.store.container` and by whoever makes or reads vectors.
+file around the plane.
 """
 
 from __future__ import annotations

@@ -18,7 +18,9 @@ from typing import Any
 from unittest.mock import patch
 
 import llmzip
-from llmzip import arith_encoding, codec, models
+from llmzip.api import compress as codec
+from llmzip.codecs.arith import encoder as arith_encoding
+from llmzip.lm import cache as models
 from llmzip.lm.tokens import Tokens
 from llmzip.store.container import StoredRun, content_hash, read_container, write_container
 from tests.soak.damage import all_edits, try_edit

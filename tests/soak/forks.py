@@ -23,12 +23,12 @@ from pathlib import Path
 import torch
 import transformers.models.llama.modeling_llama  # noqa: F401 - else every child imports it
 
-import llmzip.codec  # noqa: F401
+import llmzip.api.compress  # noqa: F401
 import llmzip.store.summary  # noqa: F401
-from llmzip import workshop
 from llmzip.cli import progress
 from llmzip.cli.main import main
-from llmzip.cram import engine
+from llmzip.codecs.cram import engine
+from llmzip.lm import loaded as workshop
 from llmzip.store import journal
 from tests.soak import faults
 from tests.soak.parts import chunks_in

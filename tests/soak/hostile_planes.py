@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from llmzip.errors import Corrupt, LimitExceeded, UnsupportedVersion
 from llmzip.store.container import Ranked
-from llmzip.store.patchplane import ChunkPatches, pack_coded_patches
+from llmzip.store.cram_patches import ChunkPatches, pack_coded_patches
 from tests.soak.files import FRONT_BYTES, MAGIC, PLANES, Parts, seal
 from tests.soak.frames import BLOCK_BYTES, Frame, rle_blocks, skippable
 from tests.soak.hostile import (

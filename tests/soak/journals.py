@@ -276,6 +276,6 @@ def _snapshot(directory: Path) -> dict[str, object]:
 
 
 def _another_version() -> None:
-    from llmzip import codec
+    from llmzip.api import compress as codec
 
     codec.VERSION = "0.0.9"  # type: ignore[misc]

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from llmzip.assembly import seal, stored_draft
 from llmzip.errors import LlmzipError
+from llmzip.store.stored import seal, stored_draft
 from tests.soak import faults, forks
 from tests.soak.forks import Child, Ended, Tuning
 from tests.soak.outcome import Tally, Verdict, peak_mb

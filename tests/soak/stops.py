@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmzip import models
-from llmzip.cram.engine import Engine
+from llmzip.codecs.cram.engine import Engine
+from llmzip.lm import cache as models
 from tests.soak import faults, forks
 from tests.soak.forks import Child, Ended, told_chunks
 from tests.soak.outcome import Outcome
@@ -105,7 +105,7 @@ STAGES = {
     "the result is published": _has_kept("result"),
 }
 LONG_CALLS: dict[str, tuple[Any, str]] = {
-    "the model is loaded": (models, "open_workshop"),
+    "the model is loaded": (models, "load_for_compression"),
     "chunks are certified": (Engine, "_certify"),
 }
 

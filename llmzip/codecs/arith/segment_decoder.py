@@ -1,0 +1,174 @@
+"""Streams to tokens, the language model read a token at a time: the decompressor's only path.
+
+Owns how lanes of several segments are read side by side, in rows of one batch. Does not know files
+or checks.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmzip.codecs.arith.lanes import Lanes
+from llmzip.codecs.arith.reader import Reader, Steps
+from llmzip.codecs.arith.stream import SegmentCoder, without_model
+from llmzip.codecs.arith.token_odds import Floats, TokenOdds
+from llmzip.errors import Corrupt
+from llmzip.progress import check_cancelled
+from llmzip.store.range_coder import RangeReader
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """A segment to be decoded."""
+
+    lanes: Lanes
+    stream: bytes
+
+
+class SegmentDecoder:
+    """One segment under way: its coder, and the tokens so far."""
+
+    def __init__(self, token_odds: TokenOdds, encoded: Encoded) -> None:
+        self.lanes = encoded.lanes
+        self.reader = RangeReader(encoded.stream, what="stream")
+        self._token_odds = token_odds
+        self._coder = SegmentCoder(self.reader, token_odds.tree, encoded.lanes.num_lanes)
+        self.has_failed = False  # wrong tokens, or bytes that are no code of any
+
+    def next_token(self, lane: int, masses: Floats | None) -> int:
+        """Read a lane's next token. masses: [num_leaves + 1], None where nothing stands before
+        it."""
+        if not self.has_failed:
+            try:
+                return self._read_token(lane, masses)
+            except Corrupt:
+                self.has_failed = True
+        return int(self._token_odds.tree.leaf_tokens[0])
+
+    def _read_token(self, lane: int, masses: Floats | None) -> int:
+        grid = self._coder.read_grid(lane)
+        if grid is None:
+            return self._coder.token(lane, without_model, None)
+        if masses is None:  # log-odds of 0, rounded as all others are
+            even = grid.value(0.0)
+            return self._coder.token(lane, lambda _depth, _node: even, None)
+        node_odds, value = self._token_odds.node_odds, grid.value
+        return self._coder.token(lane, lambda _depth, node: value(node_odds(masses, node)), None)
+
+    @property
+    def ids(self) -> list[int]:
+        """All tokens read, in the text's order."""
+        return [token for past in self._coder.predictor.pasts for token in past]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    segment: SegmentDecoder
+    lane: int
+    num_tokens: int
+
+
+def decode_wave(
+    reader: Reader,
+    token_odds: TokenOdds,
+    wave: Sequence[Encoded],
+    *,
+    batch: int,
+    on_tokens: Callable[[int], None] = lambda num_tokens: None,
+    cancel: threading.Event | None = None,
+) -> list[SegmentDecoder]:
+    """Decode segments side by side, `batch` rows in each pass of the model. on_tokens: gets how
+    many were read since the last call."""
+    segments = [SegmentDecoder(token_odds, encoded) for encoded in wave]
+    rows: list[_Row] = []
+    prefixes: list[Steps] = []
+    for segment in segments:
+        lanes = segment.lanes
+        steps = reader.open_prefix(lanes.prefix_tokens)
+        for _ in range(lanes.prefix_tokens):
+            check_cancelled(cancel)
+            steps.read(_take([_Row(segment=segment, lane=0, num_tokens=0)], steps))
+        on_tokens(lanes.prefix_tokens)
+        for lane, (first, last) in enumerate(lanes.spans):
+            rows.append(_Row(segment=segment, lane=lane, num_tokens=last - first))
+            prefixes.append(steps)
+    # Rows of one batch share their slots: only those with as long a prefix can.
+    groups: list[tuple[list[_Row], Steps]] = []
+    for slots in sorted({steps.state.num_slots for steps in prefixes}):
+        alike = [i for i, steps in enumerate(prefixes) if steps.state.num_slots == slots]
+        for begin in range(0, len(alike), batch):
+            part = alike[begin : begin + batch]
+            longest = max(rows[i].num_tokens for i in part)
+            opened = reader.open_lanes([prefixes[i] for i in part], longest)
+            groups.append(([rows[i] for i in part], opened))
+    del prefixes
+    for step in range(max(row.num_tokens for row in rows)):
+        check_cancelled(cancel)
+        num_read = 0
+        for at, (group, steps) in enumerate(groups):
+            going = [i for i, row in enumerate(group) if row.num_tokens > step]
+            if not going:
+                continue
+            if len(going) < len(group):
+                order = steps.keep(going)
+                group = [group[i] for i in order]
+                groups[at] = (group, steps)
+            ids = _take(group, steps)
+            num_read += len(ids)
+            if any(row.num_tokens > step + 1 for row in group):
+                steps.read(ids)
+        on_tokens(num_read)
+    return segments
+
+
+def _take(rows: Sequence[_Row], steps: Steps) -> list[int]:
+    """The next token of each row, read from its segment's stream."""
+    masses = steps.masses()
+    ids = [0] * len(rows)
+    for i in sorted(range(len(rows)), key=lambda i: rows[i].lane):  # the stream's order
+        row = rows[i]
+        ids[i] = row.segment.next_token(row.lane, None if masses is None else masses[i])
+    return ids
+
+
+def measure_noise(
+    reader: Reader,
+    token_odds: TokenOdds,
+    lanes: Lanes,
+    ids: Sequence[int],
+    odds: Floats,
+    *,
+    num_steps: int,
+    cancel: threading.Event | None = None,
+) -> float:
+    """How far the decoder's log-odds are from `odds` at most, over the prefix and the first steps
+    of all lanes, read side by side and one by one. In nats."""
+    noise = 0.0
+
+    def note(steps: Steps, places: Sequence[int]) -> None:
+        nonlocal noise
+        masses = steps.masses()
+        if masses is not None:
+            found = token_odds.path_odds(masses, np.array([ids[i] for i in places]))
+            noise = max(noise, float(np.abs(found - odds[list(places)]).max()))
+
+    prefix = reader.open_prefix(lanes.prefix_tokens)
+    for place in range(lanes.prefix_tokens):
+        check_cancelled(cancel)
+        note(prefix, [place])
+        prefix.read([ids[place]])
+    spans = lanes.spans
+    for group in (spans, spans[:1]):
+        steps = reader.open_lanes([prefix] * len(group), num_steps)
+        for step in range(min(num_steps, *(last - first for first, last in group), 1 << 30)):
+            check_cancelled(cancel)
+            places = [first + step for first, _ in group]
+            note(steps, places)
+            steps.read([ids[i] for i in places])
+    assert math.isfinite(noise)
+    return noise

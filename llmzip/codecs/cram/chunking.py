@@ -1,0 +1,238 @@
+"""Where chunks end: tokens -> segments -> chunks, by surprisal and never by length.
+
+Owns the surprisal pass and the two rules: a chunk closes when the next token would take it over the
+budget, a segment closes when its next chunk would see more than `context_tokens` of left context.
+The surprisal is taken with the context that the decoder will have: all earlier tokens of the
+segment. Knows nothing of mem vectors. Source of the idea that cross-entropy, not length, sets how
+much a vector holds: Kuratov et al. 2025.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from llmzip.lm.layout import pad_ids, segment_start
+from llmzip.lm.model import FrozenLM
+
+# Bounds the memory of one optimiser row, however predictable the text.
+MAX_CHUNK_TOKENS = 256  # for each vector of a chunk
+_MOST_CHUNK_TOKENS = 2048  # whatever the vectors
+TAIL_LOAD = 1.2  # of the budget, for the last chunk of a text alone
+_TAIL_TOKENS = 32  # how far ahead the end of the text is looked for
+_EVENING_STEPS = 12
+_BLOCK_TOKENS = 64  # tokens read at a time while looking for a segment's end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Tokens [start, end) of a segment: one chunk."""
+
+    start: int
+    end: int
+    surprisal_bits: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """Tokens that share a chain of left context, and its chunks."""
+
+    index: int
+    offset: int  # of the first token, in the run of tokens that was cut
+    start_ids: tuple[int, ...]  # what stands before the first token: the start token or nothing
+    ids: tuple[int, ...]
+    surprisal_bits: tuple[float, ...]  # per token
+    spans: tuple[Span, ...]
+
+    def from_token(self, first: int) -> Segment:
+        """What is left of it from a token on, which then begins anew. The spans stay."""
+        return replace(
+            self,
+            offset=self.offset + first,
+            ids=self.ids[first:],
+            surprisal_bits=self.surprisal_bits[first:],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rule:
+    """When chunks and segments close."""
+
+    context_tokens: int
+    budget_bits: float
+    max_chunk_tokens: int
+    spared: float  # share of a chunk's tokens that its vectors need not hold: the least expected
+
+    def is_over(self, load: _Load, token_bits: float) -> bool:
+        """Whether a chunk of this load has no room for one token more."""
+        if load.num_tokens >= self.max_chunk_tokens:
+            return True
+        return load.with_token(token_bits, self.spared) > self.budget_bits
+
+
+class _Load:
+    """The surprisal of an open chunk's tokens."""
+
+    def __init__(self) -> None:
+        self._sorted: list[float] = []  # ascending
+        self.bits = 0.0
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self._sorted)
+
+    def add(self, token_bits: float) -> None:
+        insort(self._sorted, token_bits)
+        self.bits += token_bits
+
+    def with_token(self, token_bits: float, spared: float) -> float:
+        """Bits to be held with one token more, the least expected ones spared."""
+        num_spared = int(spared * (self.num_tokens + 1))
+        if not num_spared:
+            return self.bits + token_bits
+        most = sorted([token_bits, *self._sorted[-num_spared:]])[-num_spared:]
+        return self.bits + token_bits - sum(most)
+
+
+def longest_chunk(num_mem: int) -> int:
+    """Tokens that a chunk of `num_mem` vectors may have at most."""
+    return min(MAX_CHUNK_TOKENS * num_mem, _MOST_CHUNK_TOKENS)
+
+
+@torch.no_grad()
+def plan_segments(
+    lm: FrozenLM,
+    ids: Sequence[int],
+    *,
+    start_id: int | None,
+    context_tokens: int,
+    budget_bits: float,
+    max_chunk_tokens: int = MAX_CHUNK_TOKENS,
+    spared: float = 0.0,
+) -> Iterator[Segment]:
+    """Cut tokens into segments and chunks, in order; every token is in exactly one chunk.
+
+    spared: share of a chunk's tokens, the least expected, that count nothing.
+    """
+    rule = _Rule(
+        context_tokens=context_tokens,
+        budget_bits=budget_bits,
+        max_chunk_tokens=max_chunk_tokens,
+        spared=spared,
+    )
+    begin = index = 0
+    start_ids = segment_start(start_id)
+    while begin < len(ids):
+        segment = _next_segment(lm, index, begin, start_ids, ids[begin:], rule)
+        yield segment
+        index += 1
+        begin += len(segment.ids)
+
+
+def _next_segment(
+    lm: FrozenLM,
+    index: int,
+    offset: int,
+    start_ids: Sequence[int],
+    ids: Sequence[int],
+    rule: _Rule,
+) -> Segment:
+    reader = _Reader(lm, start_ids, ids)
+    spans: list[Span] = []
+    start, load, takes_tail = 0, _Load(), False
+    for position in range(len(ids)):
+        surprisal = reader.surprisal(position)
+        is_full = position > start and rule.is_over(load, surprisal)
+        if is_full and not takes_tail:
+            takes_tail = _tail_fits(reader, start, position, len(ids), rule)
+        if is_full and not takes_tail:
+            spans.append(Span(start=start, end=position, surprisal_bits=load.bits))
+            start, load = position, _Load()
+            if position > rule.context_tokens:
+                break
+        load.add(surprisal)
+    else:
+        spans.append(Span(start=start, end=len(ids), surprisal_bits=load.bits))
+        spans = _evened(spans, reader.bits, rule)
+    num_tokens = spans[-1].end
+    return Segment(
+        index=index,
+        offset=offset,
+        start_ids=tuple(start_ids),
+        ids=tuple(ids[:num_tokens]),
+        surprisal_bits=tuple(reader.bits[:num_tokens]),
+        spans=tuple(spans),
+    )
+
+
+def _tail_fits(reader: _Reader, start: int, position: int, end: int, rule: _Rule) -> bool:
+    """Whether the text ends so soon that its last bits go into the open chunk, over budget.
+
+    A vector of their own would be wasted on them.
+    """
+    if end - position > _TAIL_TOKENS or end - start > rule.max_chunk_tokens:
+        return False
+    bits = sorted(reader.surprisal(later) for later in range(start, end))
+    kept = bits[: len(bits) - int(rule.spared * len(bits))]
+    return sum(kept) <= TAIL_LOAD * rule.budget_bits
+
+
+def _evened(spans: list[Span], bits: Sequence[float], rule: _Rule) -> list[Span]:
+    """As many chunks of more equal load, so that the last one of a text is not a small rest that
+    takes a vector all the same."""
+    low, high = 0.0, TAIL_LOAD * rule.budget_bits
+    for _ in range(_EVENING_STEPS):
+        middle = (low + high) / 2
+        found = _cut(bits, replace(rule, budget_bits=middle))
+        if len(found) <= len(spans):
+            spans, high = found, middle
+        else:
+            low = middle
+    return spans
+
+
+def _cut(bits: Sequence[float], rule: _Rule) -> list[Span]:
+    spans: list[Span] = []
+    start, load = 0, _Load()
+    for position, token_bits in enumerate(bits):
+        if position > start and rule.is_over(load, token_bits):
+            spans.append(Span(start=start, end=position, surprisal_bits=load.bits))
+            start, load = position, _Load()
+        load.add(token_bits)
+    return [*spans, Span(start=start, end=len(bits), surprisal_bits=load.bits)]
+
+
+class _Reader:
+    """Reads a segment block by block, as far as it is asked."""
+
+    def __init__(self, lm: FrozenLM, start_ids: Sequence[int], ids: Sequence[int]) -> None:
+        self._lm, self._ids = lm, ids
+        self._state = lm.empty(1)
+        self.bits: list[float] = []
+        self._last = None  # hidden state that predicts the next token
+        if start_ids:
+            self._last = self._read(start_ids)[-1:]
+
+    def _read(self, ids: Sequence[int]) -> torch.Tensor:
+        block, live = pad_ids([ids], self._lm.device)
+        hidden, self._state = self._lm.extend(self._state, self._lm.embed(block), live)
+        return hidden[0]  # [T, Dh]
+
+    def surprisal(self, position: int) -> float:
+        while len(self.bits) <= position:
+            block = self._ids[len(self.bits) : len(self.bits) + _BLOCK_TOKENS]
+            hidden = self._read(block)
+            targets = torch.tensor(list(block), dtype=torch.int64, device=hidden.device)
+            if self._last is None:
+                # Nothing stands before the first token: any of the vocabulary, equally.
+                self.bits.append(math.log2(self._lm.vocab_size))
+                predicting, targets = hidden[:-1], targets[1:]
+            else:
+                predicting = torch.cat([self._last, hidden[:-1]])
+            self.bits.extend(self._lm.surprisal_bits(predicting, targets).tolist())
+            self._last = hidden[-1:]
+        return self.bits[position]

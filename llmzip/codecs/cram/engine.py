@@ -1,0 +1,308 @@
+"""The cram engine: many chunks under way at once, each until it is exact.
+
+Owns the queue and the decisions: which chunks share a batch, when one has had enough steps, what is
+accepted, split or stored token by token. A finished chunk leaves at once and the next takes its
+place. Nothing is accepted before `decode.decode_chunks` reproduced it from the vectors as they will
+be stored. Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from llmzip.codecs.cram.contexts import Contexts
+from llmzip.codecs.cram.greedy import decode_chunks
+from llmzip.codecs.cram.optimizer import Rows, Slot, as_stored, start_slot
+from llmzip.codecs.cram.presets import most_patches, stop_rule
+from llmzip.codecs.cram.rounding import GridGoal
+from llmzip.codecs.cram.settings import EngineSettings
+from llmzip.codecs.cram.state import EngineState, OnSave, OnStep, OnTask, SlotView, num_right
+from llmzip.codecs.cram.tasks import Crammed, Task, split, step_tokens
+from llmzip.errors import Interrupted
+from llmzip.lm.devices import (
+    MemoryGauge,
+    first_step_tokens,
+    no_room,
+    out_of_room,
+    steps_a_look,
+    trim_heap,
+)
+from llmzip.lm.model import FrozenLM
+from llmzip.progress import check_cancelled
+from llmzip.store.residual import Ranked
+
+LITERAL_TOKENS = 8  # a stubborn chunk this short is stored token by token
+# Chunks certified together, by the positions that the decoder holds for them: a step for many rows
+# costs little more than one for a few, but each position takes memory.
+_CERTIFY_POSITIONS = 2048
+_CERTIFY_ROWS = 24
+_HURRIED_STEP_TOKENS = 128
+_OPTIMISER_SLACK = 0.2  # logits
+_SAVE_SECONDS = 20.0  # between two times that what is under way is saved, if no chunk is accepted
+
+
+class Engine:
+    """Crams chunks from a queue.
+
+    `lm` optimises, `decode_lm` (the decoder's numerics, fp32) certifies; often they are one model.
+    """
+
+    def __init__(
+        self,
+        lm: FrozenLM,
+        decode_lm: FrozenLM,
+        settings: EngineSettings,
+        *,
+        on_step: OnStep = lambda num_right, view: None,
+        on_task: OnTask = lambda what, task, steps: None,
+        on_save: OnSave | None = None,
+        cancel: threading.Event | None = None,
+    ) -> None:
+        """on_save: called with chunks just accepted and what is under way then; now and then
+        and when the run is cancelled, with no chunks."""
+        self._lm, self._decode_lm, self._settings = lm, decode_lm, settings
+        self._on_step, self._on_task, self._on_save = on_step, on_task, on_save
+        self._cancel = cancel
+        self._saved_at = time.monotonic()
+        self._contexts = Contexts(lm)
+        self._judge_contexts = self._contexts if decode_lm is lm else Contexts(decode_lm)
+        self._num_right_waiting = 0  # tokens of chunks that wait for certification
+        self.certify_seconds = 0.0  # spent in decoding finished chunks
+        self._last_certify_seconds = 0.0
+        self.chunk_steps = 0  # steps so far, of every chunk and all attempts
+        self.token_steps = 0  # tokens computed in optimiser steps so far, of all attempts
+        self._may_stop = stop_rule(
+            step_price_bits=settings.step_price_bits,
+            max_steps=settings.max_steps,
+            patches=settings.patches,
+            max_patches=settings.max_patches,
+        )
+        # The optimiser's own numerics are off by so much now and then.
+        slack = _OPTIMISER_SLACK if settings.grid is not None and decode_lm is not lm else 0.0
+        self._wanted = settings.min_margin + slack
+        self._gauge = MemoryGauge(lm.device) if settings.batch_tokens is None else None
+        self._batch_tokens = settings.batch_tokens or first_step_tokens(lm.device)
+        if settings.deadline is not None and lm.device.type == "cpu":
+            # Fewer chunks under way at a time: fewer that are not finished when time is up.
+            self._batch_tokens = min(self._batch_tokens, _HURRIED_STEP_TOKENS)
+
+    def run(self, tasks: Iterator[Task], state: EngineState | None = None) -> Iterator[Crammed]:
+        """Cram every task, yielding chunks as they are accepted, in no fixed order.
+
+        A task may come back as several chunks (split) or as a literal one; its tokens are always
+        covered, unless the deadline passes first. state: of an earlier run on the same tasks, to go
+        on from; it is used up.
+        """
+        state = state or EngineState()
+        queue = islice(tasks, state.taken, None)
+        exhausted = False
+        while True:
+            try:
+                accepted = self._take_stock(state)
+                if accepted or self._is_save_due():
+                    self._save(accepted, state)
+                yield from accepted
+                if self._is_late() or (exhausted and not state.slots and not state.again):
+                    return
+                exhausted = self._fill(state, queue)
+                if state.slots and not self._is_late():
+                    self._advance(state)
+                if self._is_late():  # what is nearly right may still do, with more patches
+                    state.finished.extend(slot for slot in state.slots if self._may_do(slot))
+                    state.slots = []
+            except Interrupted:
+                self._save([], state)
+                raise
+
+    def _take_stock(self, state: EngineState) -> list[Crammed]:
+        """Certify finished chunks, unless there is time to wait for more of them."""
+        finished = state.finished
+        self._num_right_waiting = sum(num_right(slot) for slot in finished)
+        over = self._is_late() or not state.slots
+        if not finished or not (over or not self._can_wait(finished)):
+            return []
+        began = time.monotonic()
+        outcomes = list(self._certify(finished))
+        self._last_certify_seconds = time.monotonic() - began
+        self.certify_seconds += self._last_certify_seconds
+        trim_heap(self._decode_lm.device)
+        state.again.extend(each for each in outcomes if not isinstance(each, Crammed))
+        state.finished = []
+        self._num_right_waiting = 0
+        return [each for each in outcomes if isinstance(each, Crammed)]
+
+    def _save(self, accepted: Sequence[Crammed], state: EngineState) -> None:
+        if self._on_save is not None:
+            self._on_save(accepted, state)
+        self._saved_at = time.monotonic()
+
+    def _is_save_due(self) -> bool:
+        return self._on_save is not None and time.monotonic() > self._saved_at + _SAVE_SECONDS
+
+    def _fill(self, state: EngineState, queue: Iterator[Task]) -> bool:
+        """Start tasks while there is room; says whether the queue is empty."""
+        while not self._is_late():
+            if not state.again:
+                task = next(queue, None)
+                if task is None:
+                    return True
+                state.again.append(task)
+                state.taken += 1
+            if state.slots and not self._fits(state.slots, state.again[0]):
+                return False
+            new = state.again.pop(0)
+            state.slots.append(new if isinstance(new, Slot) else self._start(new))
+        return False
+
+    def _is_late(self) -> bool:
+        """Whether the deadline is so near that what is crammed can just be certified and decoded
+        once more, which takes about as long."""
+        deadline = self._settings.deadline
+        if deadline is None:
+            return False
+        return time.monotonic() + self.certify_seconds + self._last_certify_seconds > deadline
+
+    def _start(self, task: Task) -> Slot:
+        goal = None
+        if self._settings.grid is not None:
+            goal = GridGoal(limit=self._most_patches(task), wanted=self._wanted)
+        if not task.steps_so_far:
+            self._on_task("started", task, 0)
+        return start_slot(self._lm, task, self._settings.num_mem, self._settings.seed, goal=goal)
+
+    def _fits(self, slots: Sequence[Slot], task: Task | Slot) -> bool:
+        new = task.task if isinstance(task, Slot) else task
+        together = [new, *(slot.task for slot in slots)]
+        return step_tokens(together, self._settings.num_mem) <= self._batch_tokens
+
+    def _advance(self, state: EngineState) -> None:
+        """Step until some slot is settled, it is time to save, or time is up. For lack of memory,
+        half of the slots are put off."""
+        slots = state.slots
+        error = out_of_room(lambda: self._steps(slots), self._lm.device)
+        trim_heap(self._lm.device)
+        if error is not None:
+            if len(slots) == 1:
+                raise no_room("one chunk", hint="or a smaller --budget-bits") from error
+            self._gauge = None  # the device has said what fits
+            self._batch_tokens //= 2
+            kept = len(slots) // 2
+            state.again.extend(slots[kept:])
+            del slots[kept:]
+        elif self._gauge is not None:
+            self._batch_tokens = self._gauge.step_tokens(self._batch_tokens)
+        state.finished.extend(slot for slot in slots if slot.is_settled)
+        state.slots = [slot for slot in slots if not slot.is_settled]
+
+    def _steps(self, slots: Sequence[Slot]) -> None:
+        grid = self._settings.grid
+        rows = Rows(self._lm, self._contexts, slots, min_margin=self._wanted, plan=grid)
+        between_looks = steps_a_look(self._lm.device)
+        while True:
+            num_tokens = rows.num_tokens
+            for _ in range(between_looks):
+                check_cancelled(self._cancel)
+                rows.measure()
+                if grid is None:
+                    rows.settle(self._may_stop)
+                rows.step()
+            rows.look()
+            self.chunk_steps += between_looks * len(slots)
+            self.token_steps += between_looks * num_tokens
+            now_right = self._num_right_waiting + sum(num_right(slot) for slot in slots)
+            self._on_step(now_right, lambda: self._view(slots, rows))
+            is_settled = any(slot.is_settled for slot in slots)
+            if is_settled or self._is_save_due() or self._is_late():
+                return
+
+    def _view(self, slots: Sequence[Slot], rows: Rows) -> SlotView:
+        """The oldest chunk under way, right after a look."""
+        return SlotView(slot=slots[0], margins=rows.margins(0), wanted=self._wanted)
+
+    def _can_wait(self, finished: Sequence[Slot]) -> bool:
+        """Whether another chunk may join those that wait for certification."""
+        longest = max(slot.task.start + slot.task.num_tokens for slot in finished)
+        positions = (len(finished) + 1) * (longest + self._settings.num_mem)
+        return positions <= _CERTIFY_POSITIONS and len(finished) < _CERTIFY_ROWS
+
+    @torch.no_grad()
+    def _certify(self, slots: Sequence[Slot]) -> Iterator[Crammed | Task | Slot]:
+        """Decode finished chunks as the decompressor will.
+
+        Wrong and unsafe tokens become patches.
+        """
+        stored = [as_stored(slot.mem) for slot in slots]
+        truth = [dict(enumerate(slot.task.ids)) for slot in slots]
+        guard = self._settings.min_margin
+        decoded, _ = decode_chunks(
+            self._decode_lm, self._judge_contexts.before([slot.task for slot in slots]),
+            [[] for _ in slots], torch.stack(stored),
+            [slot.task.num_tokens for slot in slots], truth,
+            rank_below=None if self._settings.grid is None else guard, cancel=self._cancel,
+        )  # fmt: skip
+        for row, slot in enumerate(slots):
+            margins = decoded.margins[row, : slot.task.num_tokens].tolist()
+            yield from self._verdict(slot, stored[row], margins, decoded.ranked[row])
+
+    def _verdict(
+        self, slot: Slot, stored: Tensor, margins: list[float], ranked: Mapping[int, Ranked]
+    ) -> Iterator[Crammed | Task | Slot]:
+        """ranked: other names of tokens that have few bits."""
+        task, wanted = slot.task, self._settings.min_margin
+        weak = [position for position, margin in enumerate(margins) if not margin >= wanted]
+        steps = slot.grid_steps
+        if len(weak) <= self._most_patches(task):
+            kept = set(range(task.num_tokens)) - set(weak)
+            yield Crammed(
+                task=task,
+                mem=stored.to("cpu", torch.bfloat16),
+                patches=tuple((p, ranked.get(p, task.ids[p])) for p in weak),
+                min_margin=min((margins[position] for position in kept), default=None),
+                steps=slot.step,
+                grid_steps=None if steps is None else steps.cpu(),
+            )
+        elif slot.step < self._last_step:
+            self._on_task("refused", task, slot.step)
+            yield self._once_more(slot)
+        elif task.num_tokens <= LITERAL_TOKENS:
+            patches = tuple(enumerate(task.ids))
+            yield Crammed(task=task, mem=None, patches=patches, min_margin=None, steps=slot.step)
+        else:
+            self._on_task("split", task, slot.step)
+            yield from split(task, context_tokens=self._settings.context_tokens)
+
+    @property
+    def _last_step(self) -> int:
+        grid = self._settings.grid
+        return self._settings.max_steps if grid is None else grid.last_step
+
+    def _once_more(self, slot: Slot) -> Task | Slot:
+        """What a chunk does next that the decoder has refused."""
+        task, grid = slot.task, self._settings.grid
+        if grid is None or slot.rounding is None:
+            return Task(
+                segment=task.segment, start=task.start, end=task.end,
+                warm_mem=slot.mem, steps_so_far=slot.step,
+            )  # fmt: skip
+        slot.rounding.refuse(slot.step, grid)
+        slot.mem, slot.curvature = slot.rounding.starting_point()
+        slot.is_settled = False
+        return slot
+
+    def _most_patches(self, task: Task) -> int:
+        return int(most_patches(torch.tensor(task.num_tokens), self._settings.max_patches))
+
+    def _may_do(self, slot: Slot) -> bool:
+        """Whether a chunk that has not settled has few enough wrong tokens to be worth a trial."""
+        if slot.rounding is not None:  # only vectors on the grid can be stored
+            if slot.rounding.held is None:
+                return False
+            slot.mem = slot.rounding.leave().mem
+            return True
+        return 0 <= slot.num_wrong <= self._most_patches(slot.task)

@@ -1,0 +1,120 @@
+"""Chunks in groups that are crammed apart from each other, here or elsewhere, to the same bits.
+
+Owns how a plan falls into groups, the work on one of them, and what is said while it goes on. A
+chunk's vectors depend in their last bits on which chunks share its batch; none ever shares one with
+a chunk of another group, so it does not matter where a group is crammed, nor in which order. Knows
+nothing of files or journals.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+from llmzip.codecs.cram.calibration import BF16_SAFE_MARGIN, calibration_of
+from llmzip.codecs.cram.chunking import Segment
+from llmzip.codecs.cram.engine import Engine
+from llmzip.codecs.cram.plan import Plan
+from llmzip.codecs.cram.presets import EFFORTS
+from llmzip.codecs.cram.rounding import GridPlan
+from llmzip.codecs.cram.settings import EngineSettings
+from llmzip.codecs.cram.state import OnSave, OnStep, OnTask
+from llmzip.codecs.cram.tasks import Crammed, Task, tasks_of
+from llmzip.config import DEFAULT_MAX_STEPS, CompressSettings
+from llmzip.lm.loaded import LoadedModel
+
+# Tokens of a group, several batches: a batch runs empty at a group's end. On an accelerator, whose
+# batches grow with its memory, an empty one costs as much as a full one.
+_GROUP_TOKENS = {"cpu": 1024, "cuda": 1 << 17, "mps": 8192}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Neighbouring segments of a plan, and what the whole plan has in common."""
+
+    segments: tuple[Segment, ...]
+    context_tokens: int
+    grid: GridPlan | None  # None: vectors are stored as bf16
+
+    @property
+    def index(self) -> int:
+        """Which one it is: the index of its first segment."""
+        return self.segments[0].index
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(segment.ids) for segment in self.segments)
+
+    @property
+    def tasks(self) -> Iterator[Task]:
+        """Every chunk, in order."""
+        return tasks_of(self.segments)
+
+
+def groups_of(plan: Plan, device: str) -> list[Group]:
+    """All segments of a plan in groups of about the same size. device: the kind that crams."""
+    groups: list[list[Segment]] = []
+    room = 0
+    for segment in plan.segments:
+        if room <= 0:
+            groups.append([])
+            room = _GROUP_TOKENS[device]
+        groups[-1].append(segment)
+        room -= len(segment.ids)
+    return [
+        Group(segments=tuple(found), context_tokens=plan.context_tokens, grid=plan.grid)
+        for found in groups
+    ]
+
+
+def unfinished(groups: Iterable[Group], chunks: Collection[Crammed]) -> list[Group]:
+    """The groups of which these chunks leave tokens out."""
+    held: dict[int, int] = {}
+    for chunk in chunks:
+        index = chunk.task.segment.index
+        held[index] = held.get(index, 0) + chunk.task.num_tokens
+    return [
+        group
+        for group in groups
+        if any(held.get(each.index, 0) < len(each.ids) for each in group.segments)
+    ]
+
+
+def wanted_margin(loaded: LoadedModel, settings: CompressSettings) -> float:
+    """Logits by which every token that is no patch must lead."""
+    return BF16_SAFE_MARGIN if settings.bf16_safe else calibration_of(loaded).min_margin
+
+
+def make_engine(
+    plan: Plan | Group,
+    loaded: LoadedModel,
+    settings: CompressSettings,
+    *,
+    min_margin: float | None = None,
+    deadline: float | None = None,
+    on_step: OnStep = lambda num_right, view: None,
+    on_task: OnTask = lambda what, task, steps: None,
+    on_save: OnSave | None = None,
+    cancel: threading.Event | None = None,
+) -> Engine:
+    """The engine for a plan's chunks. min_margin: None: of `wanted_margin`."""
+    return Engine(
+        loaded.lm,
+        loaded.decode_lm,
+        EngineSettings(
+            num_mem=settings.num_mem,
+            max_steps=settings.max_steps or DEFAULT_MAX_STEPS,
+            seed=settings.seed,
+            context_tokens=plan.context_tokens,
+            min_margin=wanted_margin(loaded, settings) if min_margin is None else min_margin,
+            step_price_bits=EFFORTS[settings.preset].step_price_bits,
+            max_patches=settings.max_patches,
+            grid=plan.grid,
+            deadline=deadline,
+        ),
+        on_step=on_step,
+        on_task=on_task,
+        on_save=on_save,
+        cancel=cancel,
+    )

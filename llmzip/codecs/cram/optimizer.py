@@ -1,0 +1,315 @@
+"""The optimiser: moves mem vectors until the model's own choices give back the chunk.
+
+Owns the recipe (start, loss, step) and one batch of chunks laid out as rows. Only `look` reads a
+result back from the device: a row that has had enough is frozen where it was measured, and the
+engine looks when it likes. Knows nothing of queues, acceptance or files.
+
+The objective is Kuratov et al. 2025's (cross-entropy of the chunk given its vectors, frozen
+model); the recipe is our own: a large start with a step in proportion, left context before mem,
+sharpened loss only where the margin is short, and vectors of few bits as `cram.rounding` says.
+Figures: docs/LOG.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from llmzip.codecs.cram.chunking import Segment
+from llmzip.codecs.cram.contexts import Contexts
+from llmzip.codecs.cram.curvature import Curvature
+from llmzip.codecs.cram.fixing import Fixing
+from llmzip.codecs.cram.rounding import Candidate, GridGoal, GridPlan, Rounding
+from llmzip.codecs.cram.tasks import Task
+from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows
+from llmzip.lm.model import FrozenLM
+
+# The model sees mem through its norm layers, so only its direction and its size against the
+# layers' updates count: a start at several hundred times the embeddings' rms (64 on the default
+# model) needs a third of the steps of a start at 1 times.
+INIT_RMS_OF_EMBEDDINGS = 470.0
+STEP_OF_INIT_RMS = 0.35  # of a coordinate, until the path has told something of the curvature
+LONGEST_STEP_OF_INIT_RMS = 0.5
+MARGIN_GOAL = 1.0  # logits beyond the margin asked for; tokens this safe ask for no more gradient
+# A chunk is taken up from its front: so many tokens at first, then so many more a step
+# for each vector.
+FIRST_TOKENS, FIRST_SHARE, TOKENS_A_STEP = 16, 1 / 3, 2.75
+TEMPERATURE = 0.3  # of the softmax in the loss: tokens nearly right pull less, far ones as hard
+_STEPS_BETWEEN_TRIALS = 4
+_LENGTH_STEP = 16  # rows are this much longer or shorter: CPU libraries keep code for every length
+_MEMORY = 0.8  # of the running mean of how fast wrong tokens vanish
+
+# wrong tokens [B], how many fewer a step [B], tokens [B], steps [B] -> rows that may stop, [B] bool
+StopRule: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(kw_only=True)
+class Slot:
+    """A chunk under way: what must survive when the batch around it changes."""
+
+    task: Task
+    mem: Tensor  # [K, D] fp32, what the optimiser moves
+    curvature: Curvature  # of its path, one row
+    step: int = 0
+    num_wrong: int = -1  # at the last look; -1: never measured
+    falling: float = field(default=float("nan"))  # wrong tokens fewer a step, running mean
+    is_settled: bool = False
+    rounding: Rounding | None = None  # where the vectors are to end on a grid
+
+    @property
+    def grid_steps(self) -> Tensor | None:
+        """[K], the step of each vector's grid; None: there is no grid."""
+        return None if self.rounding is None else self.rounding.steps
+
+
+def start_slot(
+    lm: FrozenLM, task: Task, num_mem: int, seed: int, *, goal: GridGoal | None = None
+) -> Slot:
+    """A slot for the task: its vectors at a random start, or where an earlier attempt left them.
+
+    goal: of the way to a grid; None: there is no grid.
+    """
+    if task.warm_mem is not None:
+        mem = task.warm_mem.clone()
+    else:
+        # Seeded by place, so that batch size and order of work do not change a chunk's start.
+        place = f"{seed} {task.segment.index} {task.place} {task.num_tokens}"
+        mem = random_start(lm, num_mem, place).to(lm.device)
+    curvature = Curvature.empty(mem.numel(), lm.device)
+    rounding = None
+    if goal is not None:
+        bits = torch.tensor(task.surprisal_bits)
+        rounding = Rounding.start((num_mem, lm.dim), bits, goal, lm.device)
+    return Slot(task=task, mem=mem, curvature=curvature, step=task.steps_so_far, rounding=rounding)
+
+
+def random_start(lm: FrozenLM, num_mem: int, seed: str) -> Tensor:
+    """Vectors to begin with, the same on every device: [K, D] fp32 on the CPU."""
+    mem = torch.randn(num_mem, lm.dim, generator=seeded(seed))
+    start: Tensor = mem * (init_rms(lm) / mem.square().mean(dim=1, keepdim=True).sqrt())
+    return start
+
+
+def seeded(text: str) -> torch.Generator:
+    """A generator of random numbers for whatever a text names."""
+    number = int.from_bytes(blake2b(text.encode(), digest_size=7).digest(), "little")
+    return torch.Generator().manual_seed(number)
+
+
+class Rows:
+    """One batch: the slots' chunks laid out as rows, measured and moved together."""
+
+    def __init__(
+        self,
+        lm: FrozenLM,
+        contexts: Contexts,
+        slots: Sequence[Slot],
+        *,
+        min_margin: float = 0.0,
+        plan: GridPlan | None = None,
+    ) -> None:
+        """plan: of the grid, where the slots have a `rounding`."""
+        self._lm, self._slots, self._min_margin, self._plan = lm, slots, min_margin, plan
+        device = lm.device
+        self._context = contexts.before([slot.task for slot in slots])
+        self._ids, self._whole = pad_ids([slot.task.ids for slot in slots], device)  # [B, L]
+        self._chunk_embeds = lm.embed(self._ids)  # [B, L, D]
+        self._tokens = self._whole.sum(dim=1)  # [B]
+        self._mem = torch.stack([slot.mem for slot in slots])  # [B, K, D]
+        self._curvature = Curvature.stack([slot.curvature for slot in slots])
+        self._steps = torch.tensor([slot.step for slot in slots], device=device)
+        self._begun = torch.tensor([slot.task.steps_so_far for slot in slots], device=device)
+        self._wrong = torch.tensor([slot.num_wrong for slot in slots], device=device)
+        self._falling = torch.tensor([slot.falling for slot in slots], device=device)
+        self._settled = torch.zeros(len(slots), dtype=torch.bool, device=device)
+        self._margin_goal = min_margin + MARGIN_GOAL
+        self._step_size = STEP_OF_INIT_RMS * init_rms(lm)
+        self._longest_step = LONGEST_STEP_OF_INIT_RMS * init_rms(lm)
+        self._fixing: Fixing | None = None
+        if plan is not None:
+            roundings = [slot.rounding for slot in slots if slot.rounding is not None]
+            self._fixing = Fixing(roundings, self._whole)
+        self._attend_to([slot.step for slot in slots])
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that a step computes now."""
+        return len(self._places)
+
+    def _attend_to(self, steps: Sequence[int]) -> None:
+        """Take up as many tokens of each chunk as its steps allow: the first ones are easier to
+        force, and while the last ones wait, steps are cheaper."""
+        taken = torch.tensor(
+            [max(FIRST_TOKENS, FIRST_SHARE * s.task.num_tokens) for s in self._slots]
+        ) + TOKENS_A_STEP * self._mem.shape[1] * torch.tensor(steps)
+        length = -(-int(taken.max()) // _LENGTH_STEP) * _LENGTH_STEP
+        length = min(self._whole.shape[1], length)
+        reached = torch.arange(length) < taken[:, None]
+        self._live = self._whole[:, :length] & reached.to(self._whole.device)  # [B, L']
+        self._places = self._live.flatten().nonzero()[:, 0]  # [N] live positions, row by row
+        self._targets = self._ids[:, :length].flatten()[self._places]  # [N]
+        # The same tensor at every step: the model looks only once which slots are live.
+        _, self._live_new = mem_and_chunk(
+            self._mem.to(self._lm.dtype), self._chunk_embeds[:, :length], self._live
+        )  # [B, K + L' - 1]
+        self._is_whole = length == self._whole.shape[1] and bool((self._live == self._whole).all())
+
+    def measure(self) -> None:
+        """Run the model on the vectors as they would be stored, and find the wrong tokens."""
+        self._leaf, self._rows = self._forward()
+        self._measured = self._live, self._places
+        hidden = self._rows.detach().flatten(0, 1)[self._places]
+        asked = None
+        if self._fixing is not None:
+            asked = self._fixing.kept[:, : self._live.shape[1]].flatten()[self._places]
+        self._found = self._lm.predict(
+            hidden,
+            self._targets,
+            margin_goal=self._margin_goal,
+            temperature=TEMPERATURE,
+            asked=asked,
+        )
+        right = torch.zeros_like(self._live).flatten()
+        right[self._places] = self._found.margins >= self._min_margin
+        wrong = self._tokens - right.view_as(self._live).sum(dim=1)
+        fewer = (self._wrong - wrong).float()
+        # The first difference there is starts the mean.
+        mean = torch.where(
+            self._falling.isnan(), fewer, _MEMORY * self._falling + (1 - _MEMORY) * fewer
+        )
+        self._falling = torch.where(self._wrong < 0, self._falling, mean)
+        self._wrong = torch.where(self._settled, self._wrong, wrong)
+
+    def settle(self, may_stop: StopRule) -> None:
+        """Freeze the rows that were measured good enough: what leaves is what was measured."""
+        enough = may_stop(self._wrong, self._falling, self._tokens, self._steps)
+        # Sent back once already: a few steps on before it is tried again.
+        tried = (self._begun > 0) & (self._steps - self._begun < _STEPS_BETWEEN_TRIALS)
+        self._settled |= enough & ~tried
+
+    def step(self) -> None:
+        """Move the vectors that were measured last, once; frozen rows stay."""
+        gradient = torch.zeros_like(self._rows)
+        gradient.view(-1, gradient.shape[-1])[self._places] = self._found.gradient
+        self._rows.backward(gradient)
+        assert self._leaf.grad is not None
+        grad = self._leaf.grad.float()  # straight through the rounding to stored precision
+        point, moving = self._mem.flatten(1), ~self._settled
+        self._steps = self._steps + moving
+        if self._fixing is not None:
+            self._gradient = grad  # [B, K, D]
+            moved = self._fixing.move(
+                point, grad.flatten(1), self._curvature,
+                step_size=self._step_size, longest_step=self._longest_step,
+            )  # fmt: skip
+        else:
+            moved = point + self._curvature.step(
+                point, grad.flatten(1), step_size=self._step_size, longest_step=self._longest_step
+            )
+        self._mem = torch.where(moving[:, None, None], moved.view_as(self._mem), self._mem)
+
+    def look(self) -> None:
+        """Write the state of every row into its slot; waits for the device."""
+        settled, wrong, steps = self._settled.tolist(), self._wrong.tolist(), self._steps.tolist()
+        falling = self._falling.tolist()
+        for row, slot in enumerate(self._slots):
+            slot.mem = self._mem[row]
+            slot.curvature = self._curvature.row(row)
+            slot.step, slot.num_wrong, slot.falling = steps[row], wrong[row], falling[row]
+            slot.is_settled = settled[row]
+        if self._fixing is not None:
+            self._fixing.hand_back()
+            self._decide()
+        if not self._is_whole:
+            self._attend_to(steps)
+
+    def _decide(self) -> None:
+        """Begin, decode_lm and renew the passes in which coordinates are fixed."""
+        assert self._fixing is not None and self._plan is not None
+        changed = []
+        for row, slot in enumerate(self._slots):
+            rounding = slot.rounding
+            assert rounding is not None
+            if slot.is_settled:
+                continue
+            if rounding.steps is None:
+                if not rounding.may_begin(self.margins(row), slot.step, self._plan):
+                    continue
+                rounding.begin(slot.mem, slot.step, self._plan)
+            elif rounding.is_due:
+                self._decode_lm(slot, row, rounding)
+            else:
+                continue
+            changed.append(row)
+        self._fixing.load(changed)
+
+    def _decode_lm(self, slot: Slot, row: int, rounding: Rounding) -> None:
+        """After a pass: keep the better vectors, and go on from them or settle."""
+        assert rounding.steps is not None and self._plan is not None
+        found = Candidate(
+            mem=as_stored(slot.mem),
+            steps=rounding.steps,
+            gradient=self._gradient[row].clone(),
+            margins=self.margins(row),
+        )
+        rounding.take(found)
+        if rounding.go_on(slot.step, self._plan):
+            slot.mem, slot.curvature = rounding.starting_point()
+        else:
+            best = rounding.leave()
+            slot.mem, slot.is_settled = best.mem, True
+            slot.num_wrong = rounding.num_wrong(best)
+            self._settled[row], self._wrong[row] = True, slot.num_wrong
+        self._mem[row] = slot.mem
+        self._curvature.put(row, slot.curvature)
+
+    def margins(self, row: int) -> Tensor:
+        """Margins of a row's tokens as measured last, [L] on the CPU; of those not yet taken up,
+        minus infinity."""
+        live, places = self._measured
+        margins = torch.full_like(live, -torch.inf, dtype=torch.float32).flatten()
+        margins[places] = self._found.margins
+        whole = torch.full((self._slots[row].task.num_tokens,), -torch.inf)
+        found = margins.view_as(live)[row, : len(whole)]
+        whole[: len(found)] = found.cpu()
+        return whole
+
+    def surprisal_bits(self) -> float:
+        """Cross-entropy of all chunks given their vectors, in bits."""
+        with torch.no_grad():
+            self._attend_to([len(slot.task.ids) for slot in self._slots])
+            _, rows = self._forward()
+            return float(self._lm.surprisal_bits(rows[self._live], self._targets).sum())
+
+    def _forward(self) -> tuple[Tensor, Tensor]:
+        """The vectors as stored, [B, K, D], and the rows that predict the chunks, [B, L, Dh]."""
+        leaf = as_stored(self._mem).to(self._lm.dtype).requires_grad_(True)
+        embeds, _ = mem_and_chunk(leaf, self._chunk_embeds[:, : self._live.shape[1]], self._live)
+        hidden, _ = self._lm.extend(self._context, embeds, self._live_new)
+        return leaf, predicting_rows(hidden, leaf.shape[1])
+
+
+def probe_gain_bits(lm: FrozenLM, segment: Segment, *, steps: int) -> float:
+    """Bits by which one vector lowers the cross-entropy of a segment's first chunk."""
+    first = segment.spans[0]
+    slot = start_slot(lm, Task(segment=segment, start=first.start, end=first.end), 1, 0)
+    rows = Rows(lm, Contexts(lm), [slot])
+    for _ in range(steps):
+        rows.measure()
+        rows.step()
+    return first.surprisal_bits - rows.surprisal_bits()
+
+
+def as_stored(mem: Tensor) -> Tensor:
+    """What the container gives back for these vectors: [.., K, D] fp32 holding bf16 values."""
+    return mem.to(torch.bfloat16).float()
+
+
+def init_rms(lm: FrozenLM) -> float:
+    """Root mean square of a starting vector's coordinates, in proportion to the embeddings'."""
+    return INIT_RMS_OF_EMBEDDINGS * lm.embedding_rms

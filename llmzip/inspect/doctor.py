@@ -1,0 +1,277 @@
+"""An examination of this installation: what a report of a bug should say, and what to do about it.
+
+Owns the order in which things are looked at, and the round trips. Downloads nothing, writes no file
+but what the cache remembers of a model.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from llmzip.config import Codec, CompressSettings, ComputeSettings
+from llmzip.errors import Interrupted, LlmzipError, SettingsError
+from llmzip.inspect.checks import Check, problem
+from llmzip.inspect.environment import (
+    about_cache,
+    about_environment,
+    about_libraries,
+    about_llmzip,
+    about_python,
+    cpu_name,
+    total_memory_bytes,
+    usable_cores,
+)
+from llmzip.inspect.roundtrip import round_trip
+from llmzip.lm import zoo
+from llmzip.store.header import VERSION as FORMAT_VERSION
+
+if TYPE_CHECKING:
+    from llmzip.lm.cache import Models
+
+SAMPLE = b"The lamp on the pier was lit, and one by one the boats came home."
+_CRAM_SECONDS = 60.0  # a machine that takes longer is told so
+# Vectors as they are, not on a grid, and no search for shared ones: the least work there is.
+_QUICKLY: dict[Codec, dict[str, Any]] = {
+    "arith": {"shared_mem": 0},
+    "cram": {"bits": 16, "preset": "fast", "time_budget_s": _CRAM_SECONDS},
+}
+_WHY_STORED = {
+    "arith": "this model knows little of such text: another one may do better",
+    "cram": f"vectors took too much room, or more than {_CRAM_SECONDS:.0f} s: see the line cpu",
+}
+_REPORT_HINT = "please report it, with all lines above"
+
+
+def examine(
+    *,
+    model: str | None = None,
+    revision: str | None = None,
+    compute: ComputeSettings,
+    cancel: threading.Event | None = None,
+) -> Iterator[Check]:
+    """One finding after another, as soon as it is there; the round trips last.
+
+    model: None for the default. Raises SettingsError where a revision is given and there are none,
+    Interrupted.
+    """
+    yield about_llmzip(FORMAT_VERSION)
+    yield about_python()
+    yield from about_libraries()
+    yield about_environment(os.environ)
+    yield about_cache(zoo.cache_dir(), wanted_bytes=_wanted_bytes(model))
+    try:
+        import torch  # noqa: F401
+    except Exception as error:  # whatever a broken installation raises
+        yield problem(
+            "torch",
+            f"cannot be imported: {type(error).__name__}: {error}",
+            hint="pip install --force-reinstall torch",
+        )
+        return
+    yield from _about_devices(compute)
+    files, about_model = _about_model(model, revision)
+    yield about_model
+    yield _about_memory(files)
+    if files is None:
+        yield Check(
+            topic="round trip",
+            status="warning",
+            text="not tried: there is no model to try it with",
+            hint="run llmzip doctor again once the model is there",
+        )
+        return
+    trip = _RoundTrips(model, revision, compute, cancel)
+    yield trip.finding("arith")
+    yield trip.finding("cram")
+
+
+def _wanted_bytes(model: str | None) -> int:
+    """What the cache must have room for until the model is there; 0 if it is."""
+    for status in zoo.list_models():
+        if status.entry.name == (model or zoo.DEFAULT_MODEL) and status.state != "cached":
+            entry = status.entry
+            fetched = entry.wheel_bytes + entry.gguf_bytes if status.state == "absent" else 0
+            return fetched + entry.disk_bytes
+    return 0
+
+
+def _about_devices(compute: ComputeSettings) -> Iterator[Check]:
+    import torch
+
+    from llmzip.lm.devices import fast_dtype, matmul_rate, pick_device
+    from llmzip.lm.torch_settings import borrowed_torch
+
+    cpu, cores = torch.device("cpu"), usable_cores()
+    with borrowed_torch(compute.threads):
+        threads = torch.get_num_threads()
+        rates = {
+            name: matmul_rate(dtype) / 1e9
+            for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
+        }
+        best = str(fast_dtype(cpu)).removeprefix("torch.")
+    facts = {
+        "name": cpu_name(),
+        "cores": cores,
+        "threads": threads,
+        "optimises_in": best,
+        **{f"{name}_gflops": round(rate, 1) for name, rate in rates.items()},
+    }
+    figures = ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
+    short = {"bfloat16": "bf16", "float32": "fp32"}[best]
+    hint = _threads_hint(threads, cores)
+    yield Check(
+        topic="cpu",
+        text=f"{facts['name']}, {cores} cores, torch uses {threads}; GFLOP/s of matrix products: "
+        f"{figures}; optimises in {short}",
+        facts=facts,
+        status="warning" if hint else "ok",
+        hint=hint,
+    )
+    names = _accelerators()
+    try:
+        chosen = pick_device(compute.device).type
+    except LlmzipError as error:
+        yield problem("device", str(error), hint=error.hint, exit_code=error.exit_code)
+        return
+    yield Check(
+        topic="device",
+        text=f"{chosen}; {', '.join(names) if names else 'no CUDA or MPS device is there'}",
+        facts={"chosen": chosen, "accelerators": names, "torch_cuda": torch.version.cuda},
+    )
+
+
+def _threads_hint(threads: int, cores: int) -> str:
+    """What to do about a number of threads that is far from that of the cores."""
+    if threads > cores:
+        return f"more threads than cores: --threads {cores} is faster"
+    if 2 * threads <= cores and "OMP_NUM_THREADS" in os.environ:
+        return "OMP_NUM_THREADS holds torch back: unset it, or give --threads"
+    return ""
+
+
+def _accelerators() -> list[str]:
+    import torch
+
+    names = []
+    for index in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(index)
+        free, total = torch.cuda.mem_get_info(index)
+        names.append(f"cuda:{index} {about.name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free")
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return names
+
+
+def _about_model(model: str | None, revision: str | None) -> tuple[zoo.ModelFiles | None, Check]:
+    """The model, if it is here and is what it should be."""
+    name = model or zoo.DEFAULT_MODEL
+    started = time.monotonic()
+    try:
+        # Where only an installed distribution has it, this converts it.
+        zoo.resolve(name, revision=revision, allow_fetch=False)
+        files = zoo.verify(name, revision=revision)
+    except SettingsError:
+        raise
+    except LlmzipError as error:
+        return None, problem("model", str(error), hint=error.hint, exit_code=error.exit_code)
+    at = f" at {files.revision}" if files.revision else ""
+    known = "is the pinned one" if name in zoo.MODELS else "as remembered"
+    return files, Check(
+        topic="model",
+        text=f"{files.model_id}{at} in {files.path}; its digest {files.digest.hex()} {known}",
+        facts={
+            "model": files.model_id,
+            "revision": files.revision,
+            "path": str(files.path),
+            "digest": files.digest.hex(),
+            "seconds": round(time.monotonic() - started, 2),
+        },
+    )
+
+
+def _about_memory(files: zoo.ModelFiles | None) -> Check:
+    import torch
+
+    from llmzip.lm.memory import free_bytes, needed_bytes
+
+    total, free = total_memory_bytes(), free_bytes(torch.device("cpu"))
+    needed = needed_bytes(files, optimises=True) if files else None
+    facts = {"total_bytes": total, "free_bytes": free, "needed_bytes": needed}
+    text = f"{_gigabytes(free)} of {_gigabytes(total)} free"
+    if needed:
+        text += f"; compressing takes about {_gigabytes(needed)}"
+    if needed and free is not None and free < needed:
+        return Check(
+            topic="memory",
+            status="warning",
+            text=text,
+            hint="close something, or take a smaller model",
+            facts=facts,
+        )
+    return Check(topic="memory", text=text, facts=facts)
+
+
+def _gigabytes(num_bytes: int | None) -> str:
+    return "an unknown part" if num_bytes is None else f"{num_bytes / 1e9:.1f} GB"
+
+
+class _RoundTrips:
+    """A sentence compressed, decompressed and compared; the model is loaded once for all."""
+
+    def __init__(
+        self,
+        model: str | None,
+        revision: str | None,
+        compute: ComputeSettings,
+        cancel: threading.Event | None,
+    ) -> None:
+        self._settings = CompressSettings(
+            model=model, revision=revision, offline=True, compute=compute
+        )
+        self._cancel = cancel
+        self._models: Models | None = None
+
+    def finding(self, codec: Codec) -> Check:
+        """How it went with a codec. Raises Interrupted."""
+        try:
+            return self._try(codec)
+        except Interrupted:
+            raise
+        except LlmzipError as error:
+            return problem(codec, str(error), hint=error.hint, exit_code=error.exit_code)
+        except Exception as error:
+            return problem(codec, f"{type(error).__name__}: {error}", hint=_REPORT_HINT)
+
+    def _try(self, codec: Codec) -> Check:
+        from llmzip.lm.cache import Models
+        from llmzip.store.summary import summarise_container
+
+        models = self._models = self._models or Models()
+        settings = replace(self._settings, codec=codec, **_QUICKLY[codec])
+        trip = round_trip(SAMPLE, settings, models=models, cancel=self._cancel)
+        text = (
+            f"{len(SAMPLE)} → {len(trip.packed):,} bytes in {trip.compress_seconds:.1f} s, "
+            f"back in {trip.decompress_seconds:.1f} s"
+        )
+        if trip.text != SAMPLE:
+            return problem(codec, f"{text}: NOT the same text", hint=_REPORT_HINT, exit_code=6)
+        facts = {
+            "original_bytes": len(SAMPLE),
+            "container_bytes": len(trip.packed),
+            "compress_seconds": round(trip.compress_seconds, 2),
+            "decompress_seconds": round(trip.decompress_seconds, 2),
+        }
+        if summarise_container(trip.packed).header.model is None:
+            return Check(
+                topic=codec,
+                status="warning",
+                text=f"{text}, identical, but stored without the model",
+                hint=_WHY_STORED[codec],
+                facts=facts,
+            )
+        return Check(topic=codec, text=f"{text}, identical", facts=facts)

@@ -1,0 +1,180 @@
+"""What llmzip runs in: versions, the machine's CPU, the environment, the cache.
+
+Owns how each is found out, as far as a system tells, without importing torch, and which variables
+are shown: never the value of one that may be a secret.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+
+from llmzip.config import VERSION
+from llmzip.inspect.checks import Check, problem
+
+DISTRIBUTION = "llmzip"
+_PREFIXES = ("LLMZIP_", "HF_", "TRANSFORMERS_", "PIP_")
+_NAMES = (
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "XDG_CACHE_HOME",
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
+)  # fmt: skip
+_SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|PASSWD|AUTH|COOKIE|CRED", re.IGNORECASE)
+_USER_INFO = re.compile(r"(?<=://)[^/@\s]*@")
+
+
+def about_llmzip(format_version: int) -> Check:
+    """Its version and where it lies."""
+    where = str(Path(__file__).resolve().parent)
+    return Check(
+        topic="llmzip",
+        text=f"{VERSION}, .crm format {format_version}, in {where}",
+        facts={"version": VERSION, "format": format_version, "path": where},
+    )
+
+
+def about_python() -> Check:
+    """The interpreter and the system."""
+    facts = {
+        "version": platform.python_version(),
+        "implementation": platform.python_implementation(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+    }
+    text = f"{facts['version']} ({facts['implementation']}), {facts['platform']}"
+    return Check(topic="python", text=text, facts=facts)
+
+
+def about_libraries() -> Iterator[Check]:
+    """Those that llmzip requires, against the versions it asks for, and those of its extras."""
+    from packaging.requirements import Requirement
+
+    try:
+        declared = [Requirement(each) for each in metadata.requires(DISTRIBUTION) or ()]
+    except metadata.PackageNotFoundError:
+        yield Check(
+            topic="libraries",
+            status="warning",
+            text="llmzip runs from a folder and is not installed: no versions to compare with",
+            hint="pip install llmzip, or pip install -e . in its folder",
+        )
+        return
+    needed = [each for each in declared if not _extra_of(str(each.marker))]
+    found = {each.name: _version_of(each.name) for each in needed}
+    present = {name: version for name, version in found.items() if version}
+    yield Check(
+        topic="libraries",
+        text=", ".join(f"{name} {version}" for name, version in present.items()),
+        facts=present,
+    )
+    for each in needed:
+        version = found[each.name]
+        if version is None or not each.specifier.contains(version, prereleases=True):
+            yield problem(
+                each.name,
+                f"{version or 'is missing'}; llmzip needs {each.name}{each.specifier}",
+                hint=f"pip install '{each.name}{each.specifier}'",
+            )
+    extras = [each for each in declared if _extra_of(str(each.marker)) in EXTRAS]
+    versions = {each.name: _version_of(each.name) for each in extras if each.name != DISTRIBUTION}
+    if versions:
+        yield Check(
+            topic="extras",
+            text=", ".join(f"{name} {version or '-'}" for name, version in versions.items()),
+            facts=versions,
+        )
+
+
+EXTRAS = ("lab", "plot", "compare", "ray")
+
+
+def _extra_of(marker: str) -> str:
+    found = re.search(r"extra == ['\"]([\w-]+)['\"]", marker)
+    return found[1] if found else ""
+
+
+def _version_of(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def about_environment(environ: Mapping[str, str]) -> Check:
+    """The variables that count, secrets hidden."""
+    chosen = {
+        name: shown_value(name, value)
+        for name, value in sorted(environ.items())
+        if name.startswith(_PREFIXES) or name.upper() in _NAMES
+    }
+    return Check(
+        topic="environment",
+        text=", ".join(f"{name}={value}" for name, value in chosen.items()) or "nothing is set",
+        facts=chosen,
+    )
+
+
+def shown_value(name: str, value: str) -> str:
+    """What may be shown of a variable: no tokens, no passwords within addresses."""
+    if _SECRET.search(name):
+        return "(set)"
+    return _USER_INFO.sub("(set)@", value)
+
+
+def about_cache(cache: Path, *, wanted_bytes: int) -> Check:
+    """Whether the cache can be written to, and has room. wanted_bytes: for what is to come."""
+    there = next(place for place in (cache, *cache.parents) if place.exists())
+    facts: dict[str, object] = {"path": str(cache), "exists": there == cache}
+    hint = "set LLMZIP_CACHE to a folder that can be written to"
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        return Check(
+            topic="cache", status="warning", text=f"{cache} cannot be written to", hint=hint,
+            facts=facts,
+        )  # fmt: skip
+    free = facts["free_bytes"] = shutil.disk_usage(there).free
+    text = f"{cache}{'' if there == cache else ' (not there yet)'}, {free / 1e9:.1f} GB free"
+    if free < wanted_bytes:
+        return Check(
+            topic="cache",
+            status="warning",
+            text=f"{text}; the model takes {wanted_bytes / 1e9:.1f} GB on the way",
+            hint="make room, or set LLMZIP_CACHE to a folder on another disk",
+            facts=facts,
+        )
+    return Check(topic="cache", text=text, facts=facts)
+
+
+def cpu_name() -> str:
+    """The CPU as its maker calls it; what the platform has where that is unknown."""
+    try:
+        if sys.platform == "darwin":
+            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            name = subprocess.run(command, capture_output=True, text=True, timeout=5).stdout
+        else:
+            lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+            name = next((line for line in lines if line.startswith("model name")), "")
+            name = name.partition(":")[2]
+    except (OSError, subprocess.SubprocessError):
+        name = ""
+    return name.strip() or platform.processor() or platform.machine() or "unknown CPU"
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def total_memory_bytes() -> int | None:
+    """What is built in. None: the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None

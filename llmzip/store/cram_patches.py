@@ -1,0 +1,220 @@
+"""The coded patch plane: positions, ranks and token ids, entropy-coded.
+
+Owns the order of all that in the stream, the models' first counts, and the coding of one patch as a
+kind with parameters. Does not know why a token was patched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from llmzip.errors import Corrupt
+from llmzip.store.range_coder import Counts, Integers, RangeCoder, RangeReader, RangeWriter
+from llmzip.store.residual import Patch, Ranked, plain_ids
+
+# Kinds of a patch. SINGLE and on: rank skip + 1 alone, for skip = 1, 2, ... DIRECT.
+ID, GROUP, ESCAPE, SINGLE = range(4)
+DIRECT = 20
+LOW_BITS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkPatches:
+    """One chunk's part of the plane. A literal chunk has a patch for each of its tokens."""
+
+    num_tokens: int
+    is_literal: bool
+    patches: tuple[Patch, ...] = ()  # unknown when read
+
+
+def _first(*counts: tuple[int, int]) -> Counts:
+    """Counts from (count, how many times) pairs."""
+    return Counts(count for count, times in counts for _ in range(times))
+
+
+@dataclass
+class _Models:
+    """All that the coding of later chunks learns from earlier ones."""
+
+    tokens_left: int  # of chunks with vectors
+    patches_left: int
+    kinds: Counts = field(
+        default_factory=lambda: Counts(
+            [224, 16, 16, *(max(2, 256 // (skip * (skip + 1))) for skip in range(1, DIRECT + 1))]
+        )
+    )
+    escapes: Counts = field(default_factory=lambda: _first((16, 8)))
+    skips: Counts = field(default_factory=lambda: _first((16, 8)))
+    sizes: Counts = field(default_factory=lambda: _first((16, 8)))
+    ids: Counts = field(default_factory=lambda: _first((32, 16), (8, 2), (2, 14)))
+
+
+def least_bytes(num_patches: int, num_literal_tokens: int) -> int:
+    """The fewest bytes that the plane may have, however little its patches hold."""
+    return (num_patches + num_literal_tokens + 7) // 8
+
+
+def pack_coded_patches(chunks: Sequence[ChunkPatches]) -> bytes:
+    """The plane's bytes. Expects patches that hold the rules of `residual`."""
+    num_patches = sum(len(chunk.patches) for chunk in chunks if not chunk.is_literal)
+    writer = RangeWriter()
+    _walk(writer, chunks, num_patches, given=True)
+    return writer.finish(least_bytes=least_bytes(num_patches, _literal_tokens(chunks)))
+
+
+def read_coded_patches(
+    data: bytes | memoryview, chunks: Sequence[ChunkPatches], *, num_patches: int
+) -> list[tuple[Patch, ...]]:
+    """The patches of each chunk, `num_patches` in all those with vectors. Raises Corrupt."""
+    if least_bytes(num_patches, _literal_tokens(chunks)) > len(data):
+        raise Corrupt(f"patch plane: {len(data)} bytes for {num_patches} patches")
+    if num_patches > sum(c.num_tokens for c in chunks if not c.is_literal):
+        raise Corrupt(f"patch plane: {num_patches} patches, which is more than tokens")
+    reader = RangeReader(data, what="patch plane")
+    found = _walk(reader, chunks, num_patches, given=False)
+    again = [
+        ChunkPatches(num_tokens=c.num_tokens, is_literal=c.is_literal, patches=patches)
+        for c, patches in zip(chunks, found, strict=True)
+    ]
+    # One content, one spelling: refuses any longer stream for the same, and what follows a stream.
+    if pack_coded_patches(again) != bytes(data):
+        raise Corrupt("patch plane: not what its own contents are written as")
+    return found
+
+
+def salvage_coded_patches(
+    data: bytes | memoryview, chunks: Sequence[ChunkPatches], *, num_patches: int
+) -> list[tuple[Patch, ...]]:
+    """What a damaged plane still gives: patches of the first chunks, up to the damage right."""
+    found: list[tuple[Patch, ...]] = []
+    with suppress(Corrupt, OverflowError):
+        _walk(RangeReader(data, what="patch plane"), chunks, num_patches, given=False, result=found)
+    return found
+
+
+def _literal_tokens(chunks: Sequence[ChunkPatches]) -> int:
+    return sum(chunk.num_tokens for chunk in chunks if chunk.is_literal)
+
+
+def _walk(
+    coder: RangeCoder,
+    chunks: Sequence[ChunkPatches],
+    num_patches: int,
+    *,
+    given: bool,
+    result: list[tuple[Patch, ...]] | None = None,
+) -> list[tuple[Patch, ...]]:
+    """Code every chunk in order. A writer is given the patches, a reader returns them, and adds
+    each chunk's to `result` as it goes."""
+    free_tokens = sum(chunk.num_tokens for chunk in chunks if not chunk.is_literal)
+    models = _Models(tokens_left=free_tokens, patches_left=num_patches)
+    result = [] if result is None else result
+    for chunk in chunks:
+        patches = chunk.patches if given else None
+        if chunk.is_literal:
+            ids = None if patches is None else np.array(plain_ids(patches), dtype=np.int64)
+            found = _code_numbers(coder, models.ids, chunk.num_tokens, ids)
+            result.append(tuple(enumerate(found.tolist())))
+        else:
+            result.append(_code_chunk(coder, models, chunk.num_tokens, patches))
+    return result
+
+
+def _code_chunk(
+    coder: RangeCoder, models: _Models, num_tokens: int, patches: tuple[Patch, ...] | None
+) -> tuple[Patch, ...]:
+    """One chunk with vectors: which tokens are patched, their kinds, then each kind's numbers."""
+    flags = None
+    if patches is not None:
+        flags = np.zeros(num_tokens, dtype=np.int32)
+        flags[[position for position, _ in patches]] = 1
+    positions = _code_positions(coder, models, num_tokens, flags)
+    tokens = None if patches is None else [token for _, token in patches]
+    return tuple(zip(positions, _code_tokens(coder, models, len(positions), tokens), strict=True))
+
+
+def _code_positions(
+    coder: RangeCoder, models: _Models, num_tokens: int, flags: Integers | None
+) -> list[int]:
+    """Which tokens are patched: as likely for each as among all tokens that are left."""
+    positions: list[int] = []
+    if models.patches_left:
+        others = models.tokens_left - models.patches_left
+        share = Counts([others, models.patches_left])
+        positions = np.flatnonzero(coder.symbols(share, num_tokens, flags)).tolist()
+    models.tokens_left -= num_tokens
+    models.patches_left -= len(positions)
+    if not 0 <= models.patches_left <= models.tokens_left:
+        raise Corrupt("patch plane: not as many patches as the header says")
+    return positions
+
+
+def _code_tokens(
+    coder: RangeCoder, models: _Models, num_patches: int, tokens: list[int | Ranked] | None
+) -> list[int | Ranked]:
+    """The tokens of one chunk's patches, one property after the other.
+
+    All of a chunk's patches are told apart by their kinds first; then come the ranks of the ESCAPE
+    ones, the ranks, sizes and places of the GROUP ones, and the ids of the ID ones.
+    """
+    known = None if tokens is None else np.array([_row(t) for t in tokens]).reshape(-1, 5)  # [n, 5]
+    kinds = coder.symbols(models.kinds, num_patches, None if known is None else known[:, 0])
+    rows = np.zeros((num_patches, 5), dtype=np.int64)  # [n, 5]: as `_row` makes them
+    rows[:, 0] = kinds
+
+    def numbers(model: Counts, *, kind: int, column: int, least: int = 0) -> None:
+        some = np.flatnonzero(kinds == kind)
+        if not len(some):
+            return
+        values = None if known is None else known[some, column] - least
+        rows[some, column] = least + _code_numbers(coder, model, len(some), values)
+
+    singles = kinds >= SINGLE
+    rows[singles, 1] = kinds[singles] - SINGLE + 1
+    numbers(models.escapes, kind=ESCAPE, column=1, least=DIRECT + 1)
+    numbers(models.skips, kind=GROUP, column=1)
+    numbers(models.sizes, kind=GROUP, column=2, least=2)
+    groups = np.flatnonzero(kinds == GROUP)
+    places = None if known is None else known[groups, 3]
+    rows[groups, 3] = coder.uniform(rows[groups, 2].astype(np.int32), places)
+    numbers(models.ids, kind=ID, column=4)
+    return [_token(row) for row in rows.tolist()]
+
+
+def _row(token: int | Ranked) -> tuple[int, int, int, int, int]:
+    """Kind, skip, size (of groups), index, token id; 0 what does not apply."""
+    if not isinstance(token, Ranked):
+        return ID, 0, 0, 0, token
+    if token.size > 1:
+        return GROUP, token.skip, token.size, token.index, 0
+    return (ESCAPE if token.skip > DIRECT else SINGLE + token.skip - 1), token.skip, 0, 0, 0
+
+
+def _token(row: Sequence[int]) -> int | Ranked:
+    kind, skip, size, index, token_id = row
+    return token_id if kind == ID else Ranked(skip=skip, size=max(size, 1), index=index)
+
+
+def _code_numbers(
+    coder: RangeCoder, model: Counts, amount: int, values: np.ndarray | None
+) -> np.ndarray:
+    """Numbers of 0 to 2^31 - 1: the size class of each, under the model, then what is left of it.
+
+    The class is the place of the top bit of number + 1. The bits below are as likely 0 as 1; what
+    lies above the lowest 16 of them comes first, for all numbers, then those.
+    """
+    wide = None if values is None else values.astype(np.int64) + 1
+    tops = None if wide is None else np.frexp(wide.astype(np.float64))[1] - 1
+    classes = coder.symbols(model, amount, tops).astype(np.int64)
+    found = np.left_shift(1, classes)
+    for shift, widths in ((LOW_BITS, classes - LOW_BITS), (0, np.minimum(classes, LOW_BITS))):
+        some = np.flatnonzero(widths > 0)
+        sizes = np.left_shift(1, widths[some])
+        rest = None if wide is None else (wide[some] >> shift) % sizes
+        part = coder.uniform(sizes.astype(np.int32), rest).astype(np.int64)
+        found[some] += np.left_shift(part, shift)
+    return found - 1

@@ -1,0 +1,138 @@
+"""The original as a row of pieces: stored bytes, and texts that a model gives.
+
+Owns where each piece lies in the original, which pieces a range of bytes needs, how they are put
+together, and when what came out may leave. A piece is a chunk of a crammed file, a segment of an
+arith file. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+from llmzip.errors import IntegrityError, SettingsError
+from llmzip.store.container import Chunk, Container, Run, StoredRun, content_hash
+from llmzip.store.damaged import LostRun
+
+Texts = Sequence[bytes | None]  # of the pieces; None: not decoded, or to something else
+
+_HINT = "the file is intact but decodes to other text here; try --device cpu"
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Bytes `first` up to `last` of the original."""
+
+    first: int
+    last: int
+    data: bytes | None = None  # of a stored run that is not lost
+    piece: int | None = None  # which gives them, from its byte `offset` on
+    offset: int = 0
+
+    def bytes_of(self, texts: Texts) -> bytes | None:
+        """Its bytes; None where they are lost, or not decoded."""
+        if self.piece is None:
+            return self.data
+        text = texts[self.piece]
+        return None if text is None else text[self.offset : self.offset + self.last - self.first]
+
+
+class PieceMap:
+    """Where the pieces of a file lie in its original."""
+
+    def __init__(self, runs: Sequence[Run | LostRun], sizes: Sequence[int], noun: str) -> None:
+        """sizes: bytes of each piece. All pieces, joined, are the bytes of the model's runs."""
+        self._runs, self.noun = runs, noun
+        self._starts = list(accumulate(sizes, initial=0))  # in the text
+
+    @classmethod
+    def of(cls, container: Container, runs: Sequence[Run | LostRun] | None = None) -> PieceMap:
+        """The layout of a file. runs: of a damaged one, with those that are lost."""
+        runs = container.runs if runs is None else runs
+        if container.arith is not None:
+            return cls(runs, [segment.num_bytes for segment in container.arith.segments], "segment")
+        return cls(runs, [chunk.num_bytes for chunk in container.chunks], "chunk")
+
+    @property
+    def num_pieces(self) -> int:
+        return len(self._starts) - 1
+
+    def extents(self, first: int, last: int) -> Iterator[Extent]:
+        """What bytes `first` up to `last` of the original are made of, in order."""
+        place = text = 0
+        for run in self._runs:
+            low, high = max(first, place), min(last, place + run.num_bytes)
+            is_text = not isinstance(run, (StoredRun, LostRun))
+            if low < high and is_text:
+                yield from self._text_extents(low, high, shift=place - text)
+            elif low < high:
+                data = run.data[low - place : high - place] if isinstance(run, StoredRun) else None
+                yield Extent(low, high, data=data)
+            place += run.num_bytes
+            text += run.num_bytes * is_text
+
+    def _text_extents(self, first: int, last: int, *, shift: int) -> Iterator[Extent]:
+        """shift: from a place in the text to the same in the original."""
+        begin = first - shift
+        index = bisect_right(self._starts, begin) - 1
+        while begin < last - shift:
+            end = min(self._starts[index + 1], last - shift)
+            offset = begin - self._starts[index]
+            yield Extent(begin + shift, end + shift, piece=index, offset=offset)
+            begin, index = end, index + 1
+
+    def wanted(self, first: int, last: int) -> range:
+        """The pieces that bytes `first` up to `last` need."""
+        found = [e.piece for e in self.extents(first, last) if e.piece is not None]
+        return range(found[0], found[-1] + 1) if found else range(0)
+
+    def span_of(self, first: int, last: int) -> tuple[int, int]:
+        """The bytes of pieces `first` to `last`, counted from 1, and what is stored between them.
+        Raises SettingsError."""
+        if not 1 <= first <= last <= self.num_pieces:
+            raise SettingsError(
+                f"--chunks: {first}-{last}, the file has {self.num_pieces} {self.noun}s"
+            )
+        pieces = range(first - 1, last)
+        whole = self.extents(0, sum(run.num_bytes for run in self._runs))
+        found = [extent for extent in whole if extent.piece in pieces]
+        return found[0].first, found[-1].last
+
+
+def segments_of(chunks: Sequence[Chunk]) -> list[range]:
+    """The numbers of the chunks of each segment."""
+    starts = [index for index, chunk in enumerate(chunks) if chunk.starts_segment]
+    return [range(a, b) for a, b in pairwise([*starts, len(chunks)])]
+
+
+def restore(container: Container, texts: Texts, span: tuple[int, int] | None = None) -> bytes:
+    """The original from the texts of its pieces, or the bytes of a range of it, checked.
+
+    The hash of the whole is checked if the whole is asked for, or is here without a model. Raises
+    IntegrityError.
+    """
+    layout = PieceMap.of(container)
+    if span is not None and not layout.num_pieces:
+        return restore(container, texts)[span[0] : span[1]]
+    first, last = span or (0, container.original_bytes)
+    parts: list[bytes] = []
+    for extent in layout.extents(first, last):
+        data = extent.bytes_of(texts)
+        if data is None:
+            assert extent.piece is not None, "a sound file has no lost runs"
+            raise IntegrityError(
+                f"{layout.noun} {extent.piece + 1} of {layout.num_pieces} decodes to different "
+                "text. Nothing was written.",
+                hint=_HINT,
+            )
+        parts.append(data)
+    whole = b"".join(parts)
+    if span is None and (
+        len(whole) != container.original_bytes or content_hash(whole) != container.original_hash
+    ):
+        raise IntegrityError(
+            "the decoded text fails the hash of the whole file. Nothing was written.", hint=_HINT
+        )
+    return whole
