@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from llmzip.api.open import open
 from llmzip.api.options import bytes_of, compress_settings, decompress_settings
 from llmzip.api.sessions import Compressor, Decompressor
+from llmzip.codecs.context import context_of
 from llmzip.config import (
     DEFAULT_MAX_OUTPUT_BYTES,
     DEFAULT_MAX_PATCHES,
@@ -167,7 +168,7 @@ def compress(
     whole = bytes_of(data)
     from llmzip.api.compress import compress_bytes
 
-    return compress_bytes(whole, settings, on_progress=progress, cancel=cancel)
+    return compress_bytes(whole, settings, context_of(progress, cancel))
 
 
 def decompress(
@@ -222,9 +223,9 @@ def decompress(
         chunks=chunks,
     )
     whole = bytes_of(data)
-    from llmzip.api.compress import decompress_bytes
+    from llmzip.api.decompress import decompress_bytes
 
-    return decompress_bytes(whole, settings, on_progress=progress, cancel=cancel)
+    return decompress_bytes(whole, settings, context_of(progress, cancel))
 
 
 def info(source: str | os.PathLike[str] | BytesLike) -> Report:

@@ -23,7 +23,7 @@ from typing import cast
 
 from llmzip.api import compress as codec
 from llmzip.cluster.pool import WorkerLost, run_jobs
-from llmzip.cluster.ray_executor import ray_executor
+from llmzip.cluster.ray_workers import ray_executor
 from llmzip.config import ClusterSettings, CompressSettings, Preset
 from llmzip.progress import Progress
 from llmzip.store.journal import Journal

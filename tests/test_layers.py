@@ -37,7 +37,7 @@ OWNERS = {
     "rich": ("cli/",),
     "click": (),
     "zstandard": ("store/", "codecs/input.py", "inspect/baselines.py"),
-    "ray": ("cluster/ray_executor.py",),
+    "ray": ("cluster/ray_workers.py",),
     "pickle": (),
     "matplotlib": ("inspect/style.py", "inspect/plots.py", "lab/figures"),
     "jinja2": ("lab/report",),

@@ -18,7 +18,7 @@ import ray_scaling
 
 from llmzip.api import compress as codec
 from llmzip.cluster.pool import MOST_TRIES, WorkerLost, run_jobs
-from llmzip.cluster.ray_executor import RayExecutor, ray_executor
+from llmzip.cluster.ray_workers import RayExecutor, ray_executor
 from llmzip.codecs.cram import groups
 from llmzip.config import ClusterSettings, CompressSettings
 from llmzip.errors import Interrupted, LlmzipError, SettingsError

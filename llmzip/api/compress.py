@@ -1,218 +1,187 @@
-"""Compress and decompress: joins the rooms.
+"""Compress: a file's bytes become a container.
 
-Owns the order of work. What `compress_bytes` returns was read back first (`assembly.seal`). Knows
-nothing of files on disk or terminals.
+Owns the order of work. What `compress_bytes` returns was read back first (`seal`). Knows nothing of
+files on disk or terminals, nor of what a codec does.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Collection
-from dataclasses import fields
-from typing import TypeVar
-
-import torch
+from collections.abc import Sequence
+from dataclasses import fields, replace
 
 from llmzip.api.existing import NOT_BINDING, settings_check
-from llmzip.api.matching import matching_model
-from llmzip.codecs.arith.decoder import decode_segments_of
-from llmzip.codecs.arith.encoder import arith_parts
-from llmzip.codecs.arith.estimate import estimate_arith
-from llmzip.codecs.cram.decoder import OnDecoded, decode_chunks_of
-from llmzip.codecs.cram.encoder import cram_parts
-from llmzip.codecs.cram.estimate import Estimate, estimate_parts, estimate_stored
-from llmzip.codecs.cram.executor import Executor
-from llmzip.codecs.cram.plan import Part, tokenised_parts
-from llmzip.codecs.input import split_stretches
-from llmzip.config import VERSION, CompressSettings, ComputeSettings, DecompressSettings
-from llmzip.errors import LimitExceeded, SettingsError
+from llmzip.codecs.base import Draft, Estimate, Source, estimate_stored, stored_draft
+from llmzip.codecs.context import QUIET, Context
+from llmzip.codecs.input import Stretch, split_stretches, tokenised_parts
+from llmzip.codecs.table import encoder_named
+from llmzip.config import VERSION, CompressSettings
+from llmzip.errors import FormatError, IntegrityError, LimitExceeded
 from llmzip.lm.cache import Models
 from llmzip.lm.devices import pick_device
 from llmzip.lm.loaded import LoadedModel, optimiser_numerics
 from llmzip.lm.memory import free_bytes, needed_bytes
-from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.torch_settings import borrowed_torch
 from llmzip.lm.zoo import DEFAULT_MODEL, ModelFiles, resolve
-from llmzip.progress import Forecast, OnForecast, OnProgress, Progress, check_cancelled
-from llmzip.store.container import Container, content_hash, read_container
-from llmzip.store.journal import Journal
+from llmzip.progress import Forecast, Progress
+from llmzip.store.container import read_container, write_container
+from llmzip.store.hashes import content_hash
 from llmzip.store.limits import check_work
-from llmzip.store.pieces import PieceMap, Texts, restore
-from llmzip.store.stored import Draft, seal, stored_draft
+from llmzip.store.pieces import restore
 
-_Result = TypeVar("_Result")
+_REPORT = "please report this with the output of `llmzip doctor`; the input is as it was"
 
 
 def compress_bytes(
     data: bytes,
     settings: CompressSettings,
+    context: Context = QUIET,
     *,
     suffix: str = "",
-    journal: Journal | None = None,
-    executor: Executor | None = None,
     models: Models | None = None,
-    on_progress: OnProgress | None = None,
-    on_forecast: OnForecast | None = None,
-    cancel: threading.Event | None = None,
 ) -> bytes:
     """The `.crm` container of `data`. It was read back, whichever codec made it: stored bytes and
     chunks by the decompressor's own code; arith segments by that if the text is short or
     `settings.verify` is full, else from their streams, with the encoder's log-odds under noise.
 
-    suffix: of the original's name, which the container keeps. journal: where work is kept, and that
-    of an earlier run is found; its owner removes it once the result is safe. executor: crams
-    instead of this process, to the same bytes. models: keeps the model for the next call.
-    on_forecast: is told what lies ahead. Raises ModelUnavailable, SettingsError, ResumeRefused,
-    Interrupted; never "failed to converge".
+    suffix: of the original's name, which the container keeps. models: keeps the model for the next
+    call. Raises ModelUnavailable, SettingsError, ResumeRefused, Interrupted; never "failed to
+    converge".
     """
-    started = time.monotonic()
-    budget = settings.time_budget_s
-    if executor is not None and (budget is not None or settings.codec == "arith"):
-        raise SettingsError("--ray is for cramming, and not within a time budget")
-    facts = {} if journal is None else _facts(data, settings)
-    if journal is not None:
-        journal.check(facts)
+    encoder = encoder_named(settings.codec)
+    encoder.check(settings, context)
+    facts = _facts(data, settings) if context.journal else {}
+    if context.journal:
+        context.journal.check(facts)
+    if settings.time_budget_s is not None:
+        context = replace(context, deadline=time.monotonic() + settings.time_budget_s)
+    models = models or Models()
+    draft: Draft | None = None
     digest = b""
-
-    def begin(files: ModelFiles) -> str:
-        nonlocal digest
-        digest = files.digest
-        if journal is None:
-            return ""
-        return journal.begin(
-            {**facts, "model": files.digest.hex()}, choice=optimiser_numerics(settings.compute)
-        )
-
-    def leave(draft: Draft) -> bytes:
-        check = settings_check(settings, digest)
-        return seal(draft, data, suffix=suffix, settings_check=check)
-
-    def work(parts: list[Part], loaded: LoadedModel, tell: OnProgress) -> bytes:
-        found: list[Draft] = []
-        if settings.codec != "cram":
-            found.append(
-                arith_parts(
-                    data, parts, loaded, settings,
-                    journal=journal, on_progress=tell, cancel=cancel,
-                )
-            )  # fmt: skip
-        if settings.codec == "cram" or settings.try_cram:
-            found.append(
-                cram_parts(
-                    data,
-                    parts,
-                    loaded,
-                    settings,
-                    deadline=None if budget is None else started + budget,
-                    journal=journal,
-                    executor=executor,
-                    on_progress=tell,
-                    on_forecast=on_forecast,
-                    cancel=cancel,
-                )
-            )
-        draft = found[0] if len(found) == 1 else min(found, key=lambda each: each.num_bytes)
-        try:
-            check_work(draft.container.num_tokens, draft.num_bytes)
-        except LimitExceeded:  # the same few words over and over: zstd needs next to nothing
-            draft = stored_draft(data)
-        return leave(draft)
-
-    return _with_workshop(
-        data,
-        settings,
-        work,
-        stored=lambda: leave(stored_draft(data)),
-        on_model=begin,
-        models=models,
-        on_progress=on_progress,
-        on_forecast=on_forecast,
-        cancel=cancel,
-    )
+    with models.turn(context.cancel), borrowed_torch(settings.compute.threads):
+        stretches = split_stretches(data)
+        files = _model_for(stretches, settings, context)
+        if files is not None:
+            digest = files.digest
+            numerics = _begin(files, facts, settings, context)
+            source = Source(data=data, parts=tokenised_parts(stretches, models.tokens(files)))
+            if source.has_text:
+                loaded = _loaded(files, settings, numerics, models, context)
+                draft = _sensible(encoder.encode(source, loaded, settings, context), data)
+        draft = draft or stored_draft(data)
+        return seal(draft, data, suffix=suffix, settings_check=settings_check(settings, digest))
 
 
 def estimate_bytes(
     data: bytes,
     settings: CompressSettings,
+    context: Context = QUIET,
     *,
     models: Models | None = None,
-    on_progress: OnProgress | None = None,
-    on_forecast: OnForecast | None = None,
-    cancel: threading.Event | None = None,
 ) -> Estimate:
     """What `compress_bytes` would take and give, from working on a small part of the text.
 
     Raises what `compress_bytes` raises.
     """
     started = time.monotonic()
-    return _with_workshop(
-        data,
-        settings,
-        lambda parts, loaded, tell: (
-            estimate_parts if settings.codec == "cram" else estimate_arith
-        )(
-            data,
-            parts,
-            loaded,
-            settings,
-            startup_s=time.monotonic() - started,
-            on_progress=tell,
-            cancel=cancel,
-        ),
-        stored=lambda: estimate_stored(data),
-        models=models,
-        on_progress=on_progress,
-        on_forecast=on_forecast,
-        cancel=cancel,
-    )
-
-
-def _with_workshop(
-    data: bytes,
-    settings: CompressSettings,
-    work: Callable[[list[Part], LoadedModel, OnProgress], _Result],
-    *,
-    stored: Callable[[], _Result],
-    on_model: Callable[[ModelFiles], str] = lambda files: "",
-    models: Models | None = None,
-    on_progress: OnProgress | None,
-    on_forecast: OnForecast | None = None,
-    cancel: threading.Event | None,
-) -> _Result:
-    """`work` on the tokens of `data` and the model, or `stored()` where nothing is worth cramming,
-    which needs no model."""
-    tell, models = on_progress or (lambda event: None), models or Models()
-    with models.turn(cancel), borrowed_torch(settings.compute.threads):
+    encoder = encoder_named(settings.codec)
+    models = models or Models()
+    with models.turn(context.cancel), borrowed_torch(settings.compute.threads):
         stretches = split_stretches(data)
-        if not any(stretch.is_text for stretch in stretches):
-            return stored()
-        files = resolve(
-            settings.model or DEFAULT_MODEL,
-            revision=settings.revision,
-            offline=settings.offline,
-            report=lambda line: tell(Progress(stage="model", message=line)),
-            on_bytes=lambda done, total: tell(
-                Progress(stage="model", bytes_done=done, bytes_total=total)
-            ),
+        files = _model_for(stretches, settings, context)
+        if files is None:
+            return estimate_stored(data)
+        source = Source(data=data, parts=tokenised_parts(stretches, models.tokens(files)))
+        if not source.has_text:
+            return estimate_stored(data)
+        loaded = _loaded(files, settings, "", models, context)
+        startup_s = time.monotonic() - started
+        found = encoder.estimate(source, loaded, settings, context)
+        return replace(found, seconds=found.seconds and startup_s + found.seconds)
+
+
+def seal(
+    draft: Draft, data: bytes, *, suffix: str = "", settings_check: int | None = None
+) -> bytes:
+    """The file's bytes, from which reader and decompressor have given `data` back. Every result of
+    compressing leaves here.
+
+    suffix, settings_check: fields of the container. Raises IntegrityError.
+    """
+    labelled = replace(draft.container, suffix=suffix, settings_check=settings_check)
+    packed = write_container(labelled)
+    try:
+        found = read_container(packed, max_output_bytes=len(data))
+    except FormatError as error:
+        raise IntegrityError(
+            f"the finished container cannot be read back: {error}. Nothing was written.",
+            hint=_REPORT,
+        ) from error
+    if restore(found, draft.read_back(packed, found)) != data:
+        raise IntegrityError(
+            "the finished container does not give the input back. Nothing was written.",
+            hint=_REPORT,
         )
-        check_cancelled(cancel)
-        numerics = on_model(files)
-        parts = tokenised_parts(stretches, models.tokens(files))
-        if all(part.ids is None for part in parts):
-            return stored()
-        if on_forecast is not None and not models.has(files):
-            on_forecast(_memory_forecast(files, settings.compute, optimises=True))
-        loaded = models.loaded(files, settings.compute, numerics)
-        check_cancelled(cancel)
-        return work(parts, loaded, tell)
+    return packed
 
 
-def _memory_forecast(files: ModelFiles, compute: ComputeSettings, *, optimises: bool) -> Forecast:
+def memory_forecast(files: ModelFiles, device: str, *, optimises: bool) -> Forecast:
+    """The memory that a model will take on a device, and what there is."""
     return Forecast(
         needs_bytes=needed_bytes(files, optimises=optimises),
-        free_bytes=free_bytes(pick_device(compute.device)),
+        free_bytes=free_bytes(pick_device(device)),
     )
+
+
+def _model_for(
+    stretches: Sequence[Stretch], settings: CompressSettings, context: Context
+) -> ModelFiles | None:
+    """The model that the settings name, fetched where it is missing; None where no stretch is text,
+    which needs none."""
+    if not any(stretch.is_text for stretch in stretches):
+        return None
+    files = resolve(
+        settings.model or DEFAULT_MODEL,
+        revision=settings.revision,
+        offline=settings.offline,
+        report=lambda line: context.report(Progress(stage="model", message=line)),
+        on_bytes=lambda done, total: context.report(
+            Progress(stage="model", bytes_done=done, bytes_total=total)
+        ),
+    )
+    context.check()
+    return files
+
+
+def _begin(
+    files: ModelFiles, facts: dict[str, object], settings: CompressSettings, context: Context
+) -> str:
+    """Begin the journal, if there is one. Returns the numerics to optimise in: those in which an
+    earlier run has begun, or nothing."""
+    if context.journal is None:
+        return ""
+    return context.journal.begin(
+        {**facts, "model": files.digest.hex()}, choice=optimiser_numerics(settings.compute)
+    )
+
+
+def _loaded(
+    files: ModelFiles, settings: CompressSettings, numerics: str, models: Models, context: Context
+) -> LoadedModel:
+    if context.on_forecast is not None and not models.has(files):
+        context.forecast(memory_forecast(files, settings.compute.device, optimises=True))
+    loaded = models.loaded(files, settings.compute, numerics)
+    context.check()
+    return loaded
+
+
+def _sensible(draft: Draft, data: bytes) -> Draft:
+    """A draft that a reader decodes without being asked, or the bytes stored."""
+    try:
+        check_work(draft.container.num_tokens, draft.num_bytes)
+        return draft
+    except LimitExceeded:  # the same few words over and over: zstd needs next to nothing
+        return stored_draft(data)
 
 
 def _facts(data: bytes, settings: CompressSettings) -> dict[str, object]:
@@ -226,84 +195,3 @@ def _facts(data: bytes, settings: CompressSettings) -> dict[str, object]:
         },
         "version": VERSION,
     }
-
-
-def decompress_bytes(
-    data: bytes,
-    settings: DecompressSettings,
-    *,
-    models: Models | None = None,
-    on_progress: OnProgress | None = None,
-    on_forecast: OnForecast | None = None,
-    cancel: threading.Event | None = None,
-) -> bytes:
-    """The original bytes, verified by the hashes in the container.
-
-    Raises FormatError, LimitExceeded, ModelUnavailable, ModelMismatch, IntegrityError, Interrupted.
-    """
-    container = read_container(data, max_output_bytes=settings.max_output_bytes)
-    check_work(container.num_tokens, len(data), settings.max_tokens)
-    layout = PieceMap.of(container)
-    span = settings.span
-    if span is not None and span[1] > container.original_bytes:
-        raise SettingsError(
-            f"--bytes ends at {span[1]}, the original has {container.original_bytes} bytes"
-        )
-    if settings.chunks is not None:
-        span = layout.span_of(*settings.chunks)
-    if settings.perturb and container.arith is None:
-        raise SettingsError("--perturb needs a file of the arith codec")
-    wanted = layout.wanted(*(span or (0, container.original_bytes)))
-    texts: Texts = []
-    if wanted:
-        texts = decode_pieces(
-            container, settings,
-            wanted=wanted, models=models, on_progress=on_progress, on_forecast=on_forecast,
-            cancel=cancel,
-        )  # fmt: skip
-    return restore(container, texts, span)
-
-
-def decode_pieces(
-    container: Container,
-    settings: DecompressSettings,
-    *,
-    wanted: range,
-    unreadable: Collection[int] | None = None,
-    models: Models | None = None,
-    on_decoded: OnDecoded | None = None,
-    on_progress: OnProgress | None = None,
-    on_forecast: OnForecast | None = None,
-    cancel: threading.Event | None = None,
-) -> Texts:
-    """The text of each piece that is wanted, by the model that the container was made with; None
-    where it fails its check, and of chunks that are `unreadable` or follow one in their segment.
-
-    Raises ModelUnavailable, ModelMismatch, Corrupt, Interrupted.
-    """
-    tell, models = on_progress or (lambda event: None), models or Models()
-    with models.turn(cancel), borrowed_torch(settings.compute.threads):
-        files = matching_model(container, settings)
-        if on_forecast is not None and not models.has(files):
-            on_forecast(_memory_forecast(files, settings.compute, optimises=False))
-        tokens = models.tokens(files)
-        lm = models.decoder(files, settings.compute, pick_device(settings.compute.device))
-
-        def fallback() -> FrozenLM:
-            return load_model(
-                files, device=torch.device("cpu"), dtype=torch.float32,
-                attention=settings.compute.attention, decode_only=True,
-            )  # fmt: skip
-
-        if container.arith is not None:
-            return decode_segments_of(
-                container, lm, tokens,
-                wanted=[index for index in wanted if index not in (unreadable or ())],
-                perturb=settings.perturb, batch=settings.compute.batch, fallback=fallback,
-                on_progress=tell, cancel=cancel,
-            )  # fmt: skip
-        return decode_chunks_of(
-            container, lm, tokens,
-            wanted=wanted, unreadable=unreadable, batch=settings.compute.batch, fallback=fallback,
-            on_decoded=on_decoded, on_progress=tell, cancel=cancel,
-        )  # fmt: skip

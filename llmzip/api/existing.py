@@ -12,7 +12,8 @@ from llmzip.codecs.input import split_stretches
 from llmzip.config import CompressSettings
 from llmzip.errors import FormatError, LimitExceeded, ModelUnavailable, NotACrmFile
 from llmzip.lm.zoo import DEFAULT_MODEL, MODELS, resolve
-from llmzip.store.container import content_hash, read_container
+from llmzip.store.container import read_container
+from llmzip.store.hashes import content_hash
 
 # Settings that change how a file is made, not what is in it: the model's digest says which it is.
 NOT_BINDING = ("model", "revision", "offline", "compute")

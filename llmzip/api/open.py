@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, overload
 
+from llmzip.codecs.context import context_of
+
 if TYPE_CHECKING:
     import threading
     from typing import IO, Any, Literal
@@ -117,7 +119,8 @@ def open(
     """
     from llmzip.api.reader import open_crm
 
+    context = context_of(progress, cancel)
     return open_crm(
         file, mode, encoding=encoding, errors=errors, newline=newline,
-        progress=progress, cancel=cancel, options=options,
+        context=context, options=options,
     )  # fmt: skip

@@ -21,14 +21,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from llmzip.api.options import Where
+    from llmzip.codecs.context import Context
     from llmzip.config import DecompressSettings
     from llmzip.lm.cache import Models
-    from llmzip.progress import OnProgress
 
 _MODES = ("r", "w", "x")
-# A segment of an arith file is decoded in one go. One of a crammed file takes as long alone as
-# beside seven others, so those that follow are decoded, too, once reading goes on.
-_SEGMENTS_AHEAD = 8
 _HINT = 'the file is intact but decodes to other text here; try device="cpu"'
 _KEPT_BYTES = 64 << 20  # of decoded text, beyond what a read needs
 
@@ -40,8 +37,7 @@ def open_crm(
     encoding: str | None,
     errors: str | None,
     newline: str | None,
-    progress: OnProgress | None,
-    cancel: threading.Event | None,
+    context: Context,
     options: dict[str, Any],
 ) -> IO[Any]:
     """See `llmzip.open`."""
@@ -56,10 +52,10 @@ def open_crm(
     found: Any
     if kind == "r":
         settings = decompress_settings(options)  # type: ignore[arg-type]
-        found = CrmFile(CrmReader(file, settings, on_progress=progress, cancel=cancel))
+        found = CrmFile(CrmReader(file, settings, context))
     else:
         wanted = compress_settings(options)  # type: ignore[arg-type]
-        found = CrmWriter(file, kind, wanted, on_progress=progress, cancel=cancel)
+        found = CrmWriter(file, kind, wanted, context)
     if not is_text:
         return found  # type: ignore[no-any-return]
     try:
@@ -76,31 +72,30 @@ class CrmReader(io.RawIOBase):
         self,
         file: Where,
         settings: DecompressSettings,
-        *,
-        on_progress: OnProgress | None,
-        cancel: threading.Event | None,
+        context: Context,
     ) -> None:
         """Reads the container, which is small, whole. Raises OSError, FormatError,
         LimitExceeded."""
         from llmzip.store.container import read_container
+        from llmzip.store.hashes import new_content_hash
         from llmzip.store.limits import check_work
-        from llmzip.store.pieces import PieceMap, segments_of
-        from llmzip.store.records import new_content_hash
+        from llmzip.store.pieces import PieceMap
 
         data, self.name = _read_all(file)
         self.mode = "rb"
         container = read_container(data, max_output_bytes=settings.max_output_bytes)
         check_work(container.num_tokens, len(data), settings.max_tokens)
-        self._container, self._layout, self._settings = container, PieceMap.of(container), settings
-        self._on_progress, self._cancel = on_progress, cancel
+        self._container, self._pieces, self._settings = container, PieceMap.of(container), settings
+        self._context = context
         self._lock = threading.RLock()
         self._models: Models | None = None
+        payload = container.payload
+        segments = payload.segment_ranges if payload else []
         # The first piece of each segment, and the end.
-        self._starts = list(range(self._layout.num_pieces + 1))
-        if container.arith is None:
-            chunks = container.chunks
-            self._starts = [*(segment.start for segment in segments_of(chunks)), len(chunks)]
-        self._texts: list[bytes | None] = [None] * self._layout.num_pieces
+        self._starts = [*(segment.start for segment in segments), self._pieces.num_pieces]
+        # Segments that are decoded together once reading goes on.
+        self._segments_ahead = payload.segments_ahead if payload else 1
+        self._texts: list[bytes | None] = [None] * self._pieces.num_pieces
         self._kept: OrderedDict[int, int] = OrderedDict()  # bytes of those here, last used last
         self._num_kept = 0
         self._hash, self._num_hashed = new_content_hash(), 0  # of the original, from its start
@@ -140,8 +135,8 @@ class CrmReader(io.RawIOBase):
             first = self._place
             last = min(first + len(view), self._container.original_bytes)
             if first < last:
-                self._decode(self._layout.wanted(first, first + 1))
-            for extent in self._layout.extents(first, last):
+                self._decode(self._pieces.wanted(first, first + 1))
+            for extent in self._pieces.extents(first, last):
                 data = extent.bytes_of(self._texts)
                 if data is None:
                     break
@@ -154,7 +149,7 @@ class CrmReader(io.RawIOBase):
         with self._lock:
             first, last = self._place, self._container.original_bytes
             self.prepare(first, last)
-            found = [extent.bytes_of(self._texts) for extent in self._layout.extents(first, last)]
+            found = [extent.bytes_of(self._texts) for extent in self._pieces.extents(first, last)]
             assert None not in found, "all of it was prepared"
             self._place = last
             return b"".join(data for data in found if data is not None)
@@ -162,7 +157,7 @@ class CrmReader(io.RawIOBase):
     def prepare(self, first: int, last: int) -> None:
         """Decode together what bytes `first` up to `last` need, which are about to be read."""
         with self._lock:
-            self._decode(self._layout.wanted(first, min(last, self._container.original_bytes)))
+            self._decode(self._pieces.wanted(first, min(last, self._container.original_bytes)))
 
     def close(self) -> None:
         if not self.closed:
@@ -183,7 +178,7 @@ class CrmReader(io.RawIOBase):
             for index in missing:
                 if found.get(index) is None:
                     raise IntegrityError(
-                        f"{self._layout.noun} {index + 1} of {len(self._texts)} decodes to "
+                        f"{self._pieces.noun} {index + 1} of {len(self._texts)} decodes to "
                         "different text",
                         hint=_HINT,
                     )
@@ -204,20 +199,23 @@ class CrmReader(io.RawIOBase):
         end = bisect_right(self._starts, last)
         first = self._starts[begin]
         goes_on = first > 0 and self._texts[first - 1] is not None
-        if goes_on and self._container.arith is None:
-            end = min(end + _SEGMENTS_AHEAD - 1, len(self._starts) - 1)
+        if goes_on:
+            end = min(end + self._segments_ahead - 1, len(self._starts) - 1)
         return range(first, self._starts[end])
 
     def _decoded(self, wanted: range) -> dict[int, bytes]:
         """The texts of pieces, of those that pass their checks."""
-        from llmzip.api.compress import decode_pieces
+        from llmzip.api.decompress import decode_pieces
+        from llmzip.codecs.base import Request
         from llmzip.lm.cache import Models
 
         self._models = self._models or Models()
+        request = Request(
+            wanted=wanted, batch=self._settings.compute.batch, perturb=self._settings.perturb
+        )
         texts = decode_pieces(
-            self._container, self._settings, wanted=wanted, models=self._models,
-            on_progress=self._on_progress, cancel=self._cancel,
-        )  # fmt: skip
+            self._container, self._settings, request, self._context, models=self._models
+        )
         found = ((index, texts[index]) for index in wanted)
         return {index: text for index, text in found if text is not None}
 
@@ -229,7 +227,7 @@ class CrmReader(io.RawIOBase):
             return
         hashed = self._hash.copy()
         num_hashed = self._num_hashed
-        for extent in self._layout.extents(num_hashed, size):
+        for extent in self._pieces.extents(num_hashed, size):
             data = extent.bytes_of(self._texts)
             if data is None:
                 break

@@ -5,16 +5,17 @@ Owns what counts as intact and how a gap looks.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 
-from llmzip.api.compress import decode_pieces
+from llmzip.api.decompress import decode_pieces
+from llmzip.codecs.base import Request
+from llmzip.codecs.context import QUIET, Context
 from llmzip.config import DecompressSettings
 from llmzip.errors import Corrupt, IntegrityError, Truncated
 from llmzip.lm.cache import Models
-from llmzip.progress import OnForecast, OnProgress
-from llmzip.store.container import Container, content_hash, read_container
+from llmzip.store.container import Container, read_container
 from llmzip.store.damaged import read_damaged
+from llmzip.store.hashes import content_hash
 from llmzip.store.limits import check_work
 from llmzip.store.pieces import PieceMap, Texts
 
@@ -38,11 +39,9 @@ class Salvaged:
 def salvage_bytes(
     data: bytes,
     settings: DecompressSettings,
+    context: Context = QUIET,
     *,
     models: Models | None = None,
-    on_progress: OnProgress | None = None,
-    on_forecast: OnForecast | None = None,
-    cancel: threading.Event | None = None,
 ) -> Salvaged:
     """All pieces of a container whose texts pass their checks. Of stored bytes, which have none,
     those of a sound file alone.
@@ -51,15 +50,17 @@ def salvage_bytes(
     text here. Raises what `decompress_bytes` raises; FormatError where nothing can be found, and
     IntegrityError where nothing is intact.
     """
-    container, layout, unreadable = _open(data, settings)
-    texts: Texts = [None] * layout.num_pieces
-    if layout.num_pieces:
-        texts = decode_pieces(
-            container, settings,
-            wanted=range(layout.num_pieces), unreadable=unreadable, models=models,
-            on_progress=on_progress, on_forecast=on_forecast, cancel=cancel,
-        )  # fmt: skip
-    found = _gather(container, layout, texts)
+    container, pieces, unreadable = _open(data, settings)
+    texts: Texts = [None] * pieces.num_pieces
+    if pieces.num_pieces:
+        request = Request(
+            wanted=range(pieces.num_pieces),
+            unreadable=unreadable,
+            batch=settings.compute.batch,
+            perturb=settings.perturb,
+        )
+        texts = decode_pieces(container, settings, request, context, models=models)
+    found = _gather(container, pieces, texts)
     if found.gaps and found.num_lost_bytes == found.original_bytes:
         raise IntegrityError("nothing in the file is intact. Nothing was written.")
     return found
@@ -85,10 +86,10 @@ def _open(
     return container, PieceMap.of(container), None
 
 
-def _gather(container: Container, layout: PieceMap, texts: Texts) -> Salvaged:
+def _gather(container: Container, pieces: PieceMap, texts: Texts) -> Salvaged:
     parts: list[bytes] = []
     gaps: list[tuple[int, int]] = []
-    for extent in layout.extents(0, container.original_bytes):
+    for extent in pieces.extents(0, container.original_bytes):
         data = extent.bytes_of(texts)
         if data is not None:
             parts.append(data)
@@ -108,7 +109,7 @@ def _gather(container: Container, layout: PieceMap, texts: Texts) -> Salvaged:
         data=whole,
         gaps=tuple(gaps),
         original_bytes=container.original_bytes,
-        num_pieces=layout.num_pieces,
+        num_pieces=pieces.num_pieces,
         num_intact=sum(text is not None for text in texts),
-        noun=layout.noun,
+        noun=pieces.noun,
     )

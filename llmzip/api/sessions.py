@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from llmzip.api.options import bytes_of, compress_settings, decompress_settings
+from llmzip.codecs.context import context_of
 from llmzip.config import CompressSettings, DecompressSettings
 from llmzip.errors import SettingsError
 
@@ -106,9 +107,8 @@ class Compressor(_Session[CompressSettings]):
         with self._turn(cancel) as models:
             from llmzip.api.compress import compress_bytes
 
-            return compress_bytes(
-                whole, self._settings, models=models, on_progress=progress, cancel=cancel
-            )
+            context = context_of(progress, cancel)
+            return compress_bytes(whole, self._settings, context, models=models)
 
 
 class Decompressor(_Session[DecompressSettings]):
@@ -143,8 +143,6 @@ class Decompressor(_Session[DecompressSettings]):
             raise SettingsError("span and chunks do not go together")
         settings = replace(self._settings, span=span, chunks=chunks)
         with self._turn(cancel) as models:
-            from llmzip.api.compress import decompress_bytes
+            from llmzip.api.decompress import decompress_bytes
 
-            return decompress_bytes(
-                whole, settings, models=models, on_progress=progress, cancel=cancel
-            )
+            return decompress_bytes(whole, settings, context_of(progress, cancel), models=models)

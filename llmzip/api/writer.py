@@ -16,12 +16,11 @@ from llmzip.api.options import bytes_of
 from llmzip.store.atomic import NEW_FILE, directory_of, name_new, sync_name, write_all
 
 if TYPE_CHECKING:
-    import threading
     from types import TracebackType
 
     from llmzip.api.options import BytesLike, Where
+    from llmzip.codecs.context import Context
     from llmzip.config import CompressSettings
-    from llmzip.progress import OnProgress
 
 
 class CrmWriter(io.BufferedIOBase):
@@ -32,14 +31,12 @@ class CrmWriter(io.BufferedIOBase):
         file: Where,
         kind: str,
         settings: CompressSettings,
-        *,
-        on_progress: OnProgress | None,
-        cancel: threading.Event | None,
+        context: Context,
     ) -> None:
         """kind: w or x. Raises OSError where the file cannot be written."""
         self.mode = f"{kind}b"
         self._settings, self._kind = settings, kind
-        self._on_progress, self._cancel = on_progress, cancel
+        self._context = context
         self._parts: list[bytes] = []
         self._size = 0
         self._stream: BinaryIO | None = None
@@ -114,10 +111,7 @@ class CrmWriter(io.BufferedIOBase):
     def _publish(self) -> None:
         from llmzip.api.compress import compress_bytes
 
-        packed = compress_bytes(
-            b"".join(self._parts), self._settings,
-            on_progress=self._on_progress, cancel=self._cancel,
-        )  # fmt: skip
+        packed = compress_bytes(b"".join(self._parts), self._settings, self._context)
         if self._stream is not None:
             _write_stream(self._stream, packed)
         elif self._kind == "x":

@@ -21,7 +21,7 @@ from llmzip.cli.tables import plain_table
 from llmzip.cli.work import JobSettings, Tools
 from llmzip.errors import InputError
 from llmzip.inspect.figures import MODEL_NOT_COUNTED
-from llmzip.progress import Progress, check_cancelled
+from llmzip.progress import Progress
 
 if TYPE_CHECKING:
     from llmzip.inspect.baselines import Contender
@@ -92,7 +92,7 @@ def compare(
 def _finished(crm: str, data: bytes) -> Contender:
     """A file that compress has made of this one."""
     from llmzip.inspect.baselines import Contender
-    from llmzip.store.container import content_hash
+    from llmzip.store.hashes import content_hash
     from llmzip.store.opening import open_file
 
     try:
@@ -116,9 +116,9 @@ def _ours(
         from llmzip.lm.cache import Models
         from llmzip.lm.zoo import DEFAULT_MODEL, resolve
     models = Models()
-    more: dict[str, Any] = {"on_progress": tools.on_progress, "cancel": tools.stop.cancel}
+    context = replace(tools.context, on_forecast=None)
     arith = replace(settings, codec="arith", preset=config.CompressSettings.preset)
-    forecast = estimate_bytes(data, arith, models=models, **more)
+    forecast = estimate_bytes(data, arith, context, models=models)
     if not forecast.seconds:  # no text that the model can predict: both codecs store it
         stored = Contender(
             name="llmzip, stored with zstd", num_bytes=forecast.container_bytes, is_ours=True
@@ -131,7 +131,7 @@ def _ours(
         )
     ]  # fmt: skip
     if measure or forecast.seconds <= _MEASURED_SECONDS:
-        trip = round_trip(data, arith, models=models, **more)
+        trip = round_trip(data, arith, context, models=models)
         found = [
             Contender(
                 name="llmzip --codec arith", num_bytes=len(trip.packed),
@@ -140,9 +140,9 @@ def _ours(
             )
         ]  # fmt: skip
     if not has_crm:
-        check_cancelled(tools.stop.cancel)
-        tools.on_progress(Progress(stage="cram", message="forecast of --codec cram"))
-        cram = estimate_bytes(data, settings, models=models, **more)
+        context.check()
+        context.report(Progress(stage="cram", message="forecast of --codec cram"))
+        cram = estimate_bytes(data, settings, context, models=models)
         found.append(
             Contender(
                 name=f"llmzip --preset {settings.preset}", num_bytes=cram.container_bytes,

@@ -20,10 +20,10 @@ from llmzip.cli.names import SUFFIX, kept_suffix, packed_names
 from llmzip.cli.startup import heavy_imports
 from llmzip.cli.work import JobSettings, Outcome, Places, Tools
 from llmzip.inspect.report import Report, read_report
-from llmzip.inspect.text import compare_text, count_text, larger_text
+from llmzip.inspect.text import compare_text, larger_text
 
 if TYPE_CHECKING:
-    from llmzip.codecs.cram.estimate import Estimate
+    from llmzip.codecs.base import Estimate
 
 _Defaults = config.CompressSettings
 _MOST_GROWTH, _MOST_OVERHEAD = 16, 1 << 16  # of a file against its text
@@ -114,7 +114,7 @@ def compress(
     )  # fmt: skip
     with Helpers(
         keeps_models=len(found) > 1,
-        executor=words.cluster_settings(ray, workers=ray_workers, cores=ray_cores),
+        cluster=words.cluster_settings(ray, workers=ray_workers, cores=ray_cores),
     ) as helpers:
 
         def run(one: Input) -> None:
@@ -136,10 +136,7 @@ def _forecast(job: JobSettings, settings: config.CompressSettings, helpers: Help
     def work(data: bytes, tools: Tools) -> Estimate:
         with heavy_imports():
             from llmzip.api.compress import estimate_bytes
-        return estimate_bytes(
-            data, settings, **helpers.models(),
-            on_progress=tools.on_progress, on_forecast=tools.on_forecast, cancel=tools.stop.cancel,
-        )  # fmt: skip
+        return estimate_bytes(data, settings, tools.context, **helpers.models())
 
     name, estimate = run_dry(job, work, on_read=_warn_if_compressed)
     if job.json:
@@ -152,11 +149,8 @@ def _run(job: JobSettings, settings: config.CompressSettings, helpers: Helpers) 
     def work(data: bytes, tools: Tools) -> bytes:
         with heavy_imports():
             from llmzip.api.compress import compress_bytes
-        return compress_bytes(
-            data, settings, **helpers.models(), **helpers.executor(tools),
-            suffix=_suffix(tools.places), journal=tools.journal, on_progress=tools.on_progress,
-            on_forecast=tools.on_forecast, cancel=tools.stop.cancel,
-        )  # fmt: skip
+        context, suffix = helpers.context(tools), _suffix(tools.places)
+        return compress_bytes(data, settings, context, suffix=suffix, **helpers.models())
 
     def find(data: bytes, places: Places) -> bytes | str:
         with heavy_imports():
@@ -208,20 +202,18 @@ def _summary(outcome: Outcome, report: Report, settings: config.CompressSettings
     if report.file_bits_per_byte is None:
         return [line, "note: the input is empty; the file says so and holds nothing else"]
     line += f" ({report.file_bits_per_byte:.2f} bits per byte)"
-    if report.codec == "arith" or (settings.codec == "auto" and report.needs_model):
-        line += f", codec {report.codec}"
-    if report.num_vectors:
-        line += f", {count_text(report.num_vectors, 'vector')}"
-    if report.arith is not None and report.arith.num_shared_vectors:
-        line += f", {count_text(report.arith.num_shared_vectors, 'shared vector')}"
-    if report.min_margin is not None:
-        line += f", weakest margin {report.min_margin:.2g}"
+    payload, usual = report.payload, config.CompressSettings.codec
+    if payload is not None:
+        # The usual codec goes without saying, unless another one was asked for.
+        if payload.codec != usual or settings.codec != usual:
+            line += f", codec {payload.codec}"
+        line += payload.summary()
     lines = [f"{line}; {compare_text(report)}"]
-    if not report.needs_model:
+    if payload is None:
         why = "too short, or not text that the model can predict"
         if settings.time_budget_s is not None:
             why += ", or no chunk was done in time"
-        better = "; --codec arith may do better still" if settings.codec == "cram" else ""
+        better = "; --codec arith may do better still" if settings.codec == usual else ""
         lines.append(f"note: {why}: stored with zstd, which does better here{better}")
     if report.is_larger:
         lines.append(f"note: {larger_text(report)}")

@@ -22,7 +22,7 @@ from llmzip.cli.startup import heavy_imports
 from llmzip.cli.work import Find, JobSettings, Outcome, Places, Tools, Work
 from llmzip.errors import FormatError, InputError, IntegrityError, LimitExceeded, SettingsError
 from llmzip.inspect.report import Report, read_report
-from llmzip.inspect.text import count_text
+from llmzip.store.figures import count_text
 
 if TYPE_CHECKING:
     from llmzip.api.salvage import Salvaged
@@ -108,11 +108,8 @@ def decompress(
 def _run(job: JobSettings, settings: config.DecompressSettings, helpers: Helpers) -> None:
     def work(data: bytes, tools: Tools) -> bytes:
         with heavy_imports():
-            from llmzip.api.compress import decompress_bytes
-        return decompress_bytes(
-            data, settings, **helpers.models(),
-            on_progress=tools.on_progress, on_forecast=tools.on_forecast, cancel=tools.stop.cancel,
-        )  # fmt: skip
+            from llmzip.api.decompress import decompress_bytes
+        return decompress_bytes(data, settings, tools.context, **helpers.models())
 
     looked_at: list[Report] = []
 
@@ -135,7 +132,7 @@ def _run(job: JobSettings, settings: config.DecompressSettings, helpers: Helpers
 def _has_hash(path: str, report: Report) -> bool:
     """Whether a file is the original that a container holds, by size and hash. Raises
     InputError."""
-    from llmzip.store.records import new_content_hash
+    from llmzip.store.hashes import new_content_hash
 
     try:
         with open(path, "rb") as file:
@@ -155,16 +152,7 @@ def _salvage(job: JobSettings, settings: config.DecompressSettings, helpers: Hel
     def work(data: bytes, tools: Tools) -> bytes:
         with heavy_imports():
             from llmzip.api.salvage import salvage_bytes
-        found.append(
-            salvage_bytes(
-                data,
-                settings,
-                **helpers.models(),
-                on_progress=tools.on_progress,
-                on_forecast=tools.on_forecast,
-                cancel=tools.stop.cancel,
-            )
-        )
+        found.append(salvage_bytes(data, settings, tools.context, **helpers.models()))
         return found[0].data
 
     outcome = _job(job, settings, work, [])
@@ -241,9 +229,8 @@ def _summary(outcome: Outcome, report: Report, settings: config.DecompressSettin
     if is_part:
         line += f"{len(outcome.result):,} of "
     line += f"{report.original_bytes:,} bytes, "
-    if report.codec == "arith":
-        line += "codec arith, "
+    payload = report.payload
+    if payload and payload.codec != config.CompressSettings.codec:
+        line += f"codec {payload.codec}, "
     # The hash is of the whole file: a part has only the checks of its own pieces.
-    if not is_part or not report.needs_model:
-        return line + "verified"
-    return line + ("segments verified" if report.arith else "chunks verified")
+    return line + (f"{payload.noun}s verified" if payload and is_part else "verified")

@@ -13,11 +13,12 @@ from llmzip.cli.preflight import agrees, somebody_answers
 from llmzip.cli.progress import show_progress
 from llmzip.cli.signals import stop_on_signals
 from llmzip.cli.startup import heavy_imports
+from llmzip.codecs.context import Context
 from llmzip.errors import Interrupted
 from llmzip.inspect.figures import MODEL_NOT_COUNTED, printable
 from llmzip.inspect.report import read_report
-from llmzip.inspect.text import count_text
 from llmzip.lm import zoo
+from llmzip.store.figures import count_text
 
 if TYPE_CHECKING:
     from llmzip.inspect.roundtrip import Trip
@@ -53,8 +54,7 @@ def demo(
                     revision=revision,
                     offline=offline,
                     compute=compute,
-                    on_progress=show,
-                    cancel=stop.cancel,
+                    context=Context(on_progress=show, cancel=stop.cancel),
                 )
             )
         write_text(_result(TEXT, trips))

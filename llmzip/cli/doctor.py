@@ -17,7 +17,7 @@ from llmzip.cli.signals import stop_on_signals
 from llmzip.cli.startup import heavy_imports
 from llmzip.inspect.checks import Check, Status, exit_code_of
 from llmzip.inspect.figures import printable
-from llmzip.inspect.text import count_text
+from llmzip.store.figures import count_text
 
 _Show = Callable[[Check], None]
 _TOPIC_COLUMNS = 12

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -21,7 +21,7 @@ from llmzip.errors import SettingsError
 from llmzip.inspect.figures import printable
 from llmzip.inspect.pieces import WHY, Piece, pieces_of
 from llmzip.inspect.report import Report, read_report
-from llmzip.inspect.text import count_text
+from llmzip.store.figures import count_text
 
 SCHEMA = 1
 _LEFT = ("kind", "text")  # columns of words
@@ -89,9 +89,8 @@ def explain(
             return report, pieces
         with heavy_imports():
             from llmzip.inspect.explain import explain_pieces
-        return report, explain_pieces(
-            found, pieces, settings, on_progress=tools.on_progress, cancel=tools.stop.cancel
-        )
+        context = replace(tools.context, on_forecast=None)
+        return report, explain_pieces(found.container, pieces, settings, context)
 
     job = JobSettings(file=file, json=json, quiet=quiet, verbose=verbose, yes=yes)
     name, (report, pieces) = run_dry(job, work)
@@ -103,7 +102,7 @@ def explain(
                 "codec": report.codec,
                 "original_bytes": report.original_bytes,
                 "container_bytes": report.container_bytes,
-                "bits": asdict(report.bit_counts),
+                "bits": report.bit_counts,
                 "pieces": [piece.to_dict() for piece in shown],
             }
         )

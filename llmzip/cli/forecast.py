@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmzip.config import CompressSettings
-from llmzip.inspect.figures import MODEL_NOT_COUNTED, FileCodec
-from llmzip.inspect.text import count_text
+from llmzip.inspect.figures import MODEL_NOT_COUNTED, STORED
 
 if TYPE_CHECKING:
-    from llmzip.codecs.cram.estimate import Estimate
+    from llmzip.codecs.base import Estimate
 
 SCHEMA = 1
 
@@ -22,7 +21,7 @@ def forecast_fields(estimate: Estimate, settings: CompressSettings) -> dict[str,
     return {
         "schema": SCHEMA,
         "dry_run": True,
-        "codec": _codec(estimate, settings),
+        "codec": estimate.codec,
         "original_bytes": estimate.original_bytes,
         "container_bytes": estimate.container_bytes,
         "file_bits_per_byte": estimate.bits_per_byte(estimate.container_bytes),
@@ -47,47 +46,29 @@ def forecast_text(name: str, estimate: Estimate, settings: CompressSettings) -> 
         f"({rate:.2f} bits per byte)"
     )
     xz = f"xz -9e {estimate.xz_bytes:,} ({estimate.bits_per_byte(estimate.xz_bytes):.2f})"
-    codec = _codec(estimate, settings)
-    if codec == "stored":
+    if estimate.codec == STORED:
         return f"{name}: {sizes}, stored without the model in a moment; {xz}\n"
-    what, source, notes = "codec arith", "a small part of the text", _arith_notes(settings)
-    if codec == "cram":
-        what = count_text(estimate.num_vectors, "vector")
-        source = f"{estimate.tried_chunks} of {estimate.num_chunks:,} chunks"
-        notes = _cram_notes(estimate, settings)
     lines = [
-        f"{name}: about {time_text(estimate.seconds)}, {sizes}, {what}; {xz} ({MODEL_NOT_COUNTED})",
-        f"forecast from {source}; nothing was written",
-        *notes,
+        f"{name}: about {time_text(estimate.seconds)}, {sizes}, {estimate.result}; {xz} "
+        f"({MODEL_NOT_COUNTED})",
+        f"forecast from {estimate.sample}; nothing was written",
+        *_notes(estimate, settings),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _codec(estimate: Estimate, settings: CompressSettings) -> FileCodec:
-    """The codec that a forecast is about: what is stored takes no time."""
-    if not estimate.seconds:
-        return "stored"
-    return "cram" if settings.codec == "cram" else "arith"
-
-
-def _cram_notes(estimate: Estimate, settings: CompressSettings) -> list[str]:
-    budget = settings.time_budget_s
-    if budget is None or budget >= estimate.seconds:
-        return []
-    return [
-        f"note: more than the time budget of {time_text(budget)}; what is not crammed by then "
-        "would be stored, so the file would be another size"
-    ]
-
-
-def _arith_notes(settings: CompressSettings) -> list[str]:
-    asked = {
-        "--try-cram": settings.try_cram,
-        "--shared-mem": bool(settings.shared_mem),
-        "--verify full": settings.verify == "full",
-    }
-    left_out = " and ".join(option for option, is_asked in asked.items() if is_asked)
-    return [f"note: the work of {left_out} is not in this forecast"] if left_out else []
+def _notes(estimate: Estimate, settings: CompressSettings) -> list[str]:
+    """What a forecast leaves out of account."""
+    budget, notes = settings.time_budget_s, []
+    if estimate.keeps_budget and budget is not None and budget < estimate.seconds:
+        notes.append(
+            f"note: more than the time budget of {time_text(budget)}; what is not crammed by then "
+            "would be stored, so the file would be another size"
+        )
+    if estimate.left_out:
+        left_out = " and ".join(estimate.left_out)
+        notes.append(f"note: the work of {left_out} is not in this forecast")
+    return notes
 
 
 def time_text(seconds: float) -> str:

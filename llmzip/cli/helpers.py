@@ -6,6 +6,7 @@ Owns when they are made, not before the first input that needs them, and that th
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from llmzip.config import ClusterSettings
@@ -15,16 +16,18 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from llmzip.cli.work import Tools
+    from llmzip.cluster.ray_workers import RayWorkers
+    from llmzip.codecs.context import Context
 
 
 class Helpers:
-    """Keywords for the codec's functions."""
+    """What the codec's functions are given beside an input."""
 
-    def __init__(self, *, keeps_models: bool, executor: ClusterSettings | None = None) -> None:
-        """keeps_models: there are several inputs. executor: None: this process does the work."""
-        self._keeps_models, self._cluster_settings = keeps_models, executor
+    def __init__(self, *, keeps_models: bool, cluster: ClusterSettings | None = None) -> None:
+        """keeps_models: there are several inputs. cluster: None: this process does the work."""
+        self._keeps_models, self._cluster_settings = keeps_models, cluster
         self._models: dict[str, Any] = {}
-        self._executor: dict[str, Any] = {}
+        self._workers: RayWorkers | None = None
         self._stack = ExitStack()
 
     def models(self) -> dict[str, Any]:
@@ -35,17 +38,18 @@ class Helpers:
             self._models = {"models": Models()}
         return self._models
 
-    def executor(self, tools: Tools) -> dict[str, Any]:
-        """The executor, if there is to be one; started at the first call."""
-        if self._cluster_settings is not None and not self._executor:
-            from llmzip.cluster.ray_executor import ray_executor
+    def context(self, tools: Tools) -> Context:
+        """That of the work on one input; with the workers of a cluster, if there are to be some,
+        which are started at the first call."""
+        if self._cluster_settings is not None and self._workers is None:
+            from llmzip.cluster.ray_workers import ray_workers
 
             def say(line: str) -> None:
-                tools.on_progress(Progress(stage="model", message=line))
+                tools.context.report(Progress(stage="model", message=line))
 
-            found = self._stack.enter_context(ray_executor(self._cluster_settings, say=say))
-            self._executor = {"executor": found}
-        return self._executor
+            found = ray_workers(self._cluster_settings, say=say)
+            self._workers = self._stack.enter_context(found)
+        return replace(tools.context, workers=self._workers)
 
     def __enter__(self) -> Self:
         return self

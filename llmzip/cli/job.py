@@ -22,6 +22,7 @@ from llmzip.cli.signals import Stop, stop_on_signals
 from llmzip.cli.sources import STDIO, Source, naming, open_source
 from llmzip.cli.status import Timer, status_line
 from llmzip.cli.work import Find, JobSettings, OnRead, Outcome, Places, Tools, Work
+from llmzip.codecs.context import Context
 from llmzip.errors import InputError, SettingsError
 from llmzip.inspect.figures import printable
 from llmzip.progress import Forecast, Progress, check_cancelled
@@ -191,7 +192,7 @@ def _work(
                 tells(event)
             show(event)
 
-        def consider_outlook(forecast: Forecast) -> None:
+        def consider_forecast(forecast: Forecast) -> None:
             with stop.at_once():  # a question is answered by a signal, too
                 if not consider(
                     forecast, yes=settings.yes, quiet=settings.quiet, paused=show.paused
@@ -200,11 +201,13 @@ def _work(
 
         above = "\n" if show.holds_line else ""
         stop.status = lambda: above + status_line(last, seconds=timer.seconds(last.stage))
-        tools = Tools(
-            places=places, on_progress=tell, on_forecast=consider_outlook, stop=stop,
+        context = Context(
+            on_progress=tell,
+            on_forecast=consider_forecast,
+            cancel=stop.cancel,
             journal=kept.journal if kept else None,
-        )  # fmt: skip
-        result = work(data, tools)
+        )
+        result = work(data, Tools(places=places, context=context))
     check_cancelled(stop.cancel)
     return result
 

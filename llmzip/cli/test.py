@@ -19,7 +19,6 @@ from llmzip.cli.names import is_crm
 from llmzip.cli.startup import heavy_imports
 from llmzip.cli.work import JobSettings, Tools
 from llmzip.inspect.report import Report, make_report, read_report
-from llmzip.inspect.text import count_text
 
 _Defaults = config.DecompressSettings
 _TESTED = {
@@ -85,12 +84,8 @@ def _test(
     def work(data: bytes, tools: Tools) -> tuple[Report, str]:
         if full:
             with heavy_imports():
-                from llmzip.api.compress import decompress_bytes
-            decompress_bytes(
-                data, settings, **helpers.models(),
-                on_progress=tools.on_progress, on_forecast=tools.on_forecast,
-                cancel=tools.stop.cancel,
-            )  # fmt: skip
+                from llmzip.api.decompress import decompress_bytes
+            decompress_bytes(data, settings, tools.context, **helpers.models())
             return read_report(data, max_output_bytes=settings.max_output_bytes), "full"
         from llmzip.store.limits import check_work
         from llmzip.store.summary import check_structure
@@ -104,9 +99,5 @@ def _test(
     if job.json:
         write_json({**report.to_dict(), "tested": tested})
     if not job.quiet:
-        held = {
-            "arith": count_text(report.num_segments, "segment"),
-            "cram": count_text(report.num_chunks, "chunk"),
-            "stored": "stored",
-        }[report.codec]
+        held = report.payload.count_text if report.payload else report.codec
         say(f"{name}: sound, {report.original_bytes:,} bytes, {held}{_TESTED[tested]}")

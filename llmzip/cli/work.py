@@ -7,13 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
-from llmzip.cli.signals import Stop
-from llmzip.progress import OnForecast, OnProgress
-
-if TYPE_CHECKING:
-    from llmzip.store.journal import Journal
+from llmzip.codecs.context import Context
 
 _Result = TypeVar("_Result")
 
@@ -50,10 +46,7 @@ class Tools:
     """What a job lends to its work."""
 
     places: Places
-    on_progress: OnProgress
-    on_forecast: OnForecast
-    stop: Stop
-    journal: Journal | None = None
+    context: Context
 
 
 Work: TypeAlias = Callable[[bytes, Tools], _Result]

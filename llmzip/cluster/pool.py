@@ -58,7 +58,7 @@ class _Given(Generic[_Job]):
 
 
 def run_jobs(
-    staff: Pool[_Job, _Result, _Handle],
+    pool: Pool[_Job, _Result, _Handle],
     jobs: Sequence[_Job],
     *,
     say: Callable[[str], None] = lambda line: None,
@@ -75,8 +75,8 @@ def run_jobs(
     given: dict[_Handle, _Given[_Job]] = {}
     while waiting or given:
         check_cancelled(cancel)
-        _hand_out(staff, waiting, given)
-        done = staff.wait(list(given), _LOOK_SECONDS)
+        _hand_out(pool, waiting, given)
+        done = pool.wait(list(given), _LOOK_SECONDS)
         idle_looks = 0 if given else idle_looks + 1
         if idle_looks == _PATIENCE:
             say("no worker has started yet: the cluster is busy, or has no room for one")
@@ -84,7 +84,7 @@ def run_jobs(
         for handle in done:
             own = given.pop(handle)
             try:
-                result = staff.result(handle)
+                result = pool.result(handle)
             except WorkerLost:
                 lost.add(own.worker)
                 tries[own.number] += 1
@@ -99,16 +99,16 @@ def run_jobs(
         for worker in sorted(lost):
             _take_back(worker, waiting, given)
             say(f"worker {worker + 1} was lost; its work is done again")
-            staff.replace(worker)
+            pool.replace(worker)
 
 
 def _hand_out(
-    staff: Pool[_Job, _Result, _Handle],
+    pool: Pool[_Job, _Result, _Handle],
     waiting: deque[tuple[int, _Job]],
     given: dict[_Handle, _Given[_Job]],
 ) -> None:
     """Give everybody work who has started, those first who have least."""
-    loads = dict.fromkeys(sorted(staff.ready()), 0) if waiting else {}
+    loads = dict.fromkeys(sorted(pool.ready()), 0) if waiting else {}
     for own in given.values():
         if own.worker in loads:
             loads[own.worker] += 1
@@ -117,7 +117,7 @@ def _hand_out(
         if loads[worker] >= JOBS_A_WORKER:
             return
         number, job = waiting.popleft()
-        given[staff.hand(worker, job)] = _Given(worker=worker, number=number, job=job)
+        given[pool.hand(worker, job)] = _Given(worker=worker, number=number, job=job)
         loads[worker] += 1
 
 

@@ -10,10 +10,12 @@ import threading
 from dataclasses import replace
 from typing import cast
 
+from llmzip.codecs.base import DecodingModel, Request
+from llmzip.codecs.context import Context
 from llmzip.codecs.cram.checkpoint import pack_crammed, pack_segments, unpack_state
 from llmzip.codecs.cram.decoder import decode_chunks_of
 from llmzip.codecs.cram.executor import Job, WorkerSettings
-from llmzip.codecs.cram.groups import make_engine
+from llmzip.codecs.cram.groups import Hooks, make_engine
 from llmzip.codecs.cram.plan import Cut
 from llmzip.codecs.cram.state import EngineState
 from llmzip.config import Device
@@ -23,13 +25,14 @@ from llmzip.lm.loaded import LoadedModel
 from llmzip.lm.torch_settings import borrowed_torch
 from llmzip.lm.zoo import ModelFiles, resolve
 from llmzip.store.container import read_container
+from llmzip.store.cram_payload import CramPayload
 
 
 class Worker:
-    """Loads the model that the shared ask for when there is a first job, and keeps it."""
+    """Loads the model of the first job, and keeps it."""
 
     def __init__(self, *, threads: int | None) -> None:
-        """threads: of the CPU, whatever the shared say; None: torch's choice."""
+        """threads: of the CPU, whatever the settings say; None: torch's choice."""
         self._threads = threads
         self._models = Models()
         self._files: ModelFiles | None = None  # of the last job
@@ -50,7 +53,11 @@ class Worker:
             if job.state:
                 state = unpack_state(job.state, segments, loaded.lm.device)
             engine = make_engine(
-                job.group, loaded, shared.settings, min_margin=shared.min_margin, cancel=cancel
+                job.group,
+                loaded,
+                shared.settings,
+                min_margin=shared.min_margin,
+                hooks=Hooks(cancel=cancel),
             )
             return pack_crammed(list(engine.run(job.group.tasks, state)))
 
@@ -65,10 +72,11 @@ class Worker:
         """The texts of some chunks of a container; None where a check fails."""
         with borrowed_torch(self._threads):
             loaded = self._loaded(shared)
-            texts = decode_chunks_of(
-                read_container(packed), loaded.decode_lm, loaded.tokens,
-                wanted=wanted, batch=shared.settings.compute.batch, cancel=cancel,
-            )  # fmt: skip
+            payload = read_container(packed).payload
+            assert isinstance(payload, CramPayload)
+            model = DecodingModel(lm=loaded.decode_lm, tokens=loaded.tokens)
+            request = Request(wanted=wanted, batch=shared.settings.compute.batch)
+            texts = decode_chunks_of(payload, model, request, Context(cancel=cancel))
             return texts[wanted.start : wanted.stop]
 
     def _loaded(self, shared: WorkerSettings) -> LoadedModel:

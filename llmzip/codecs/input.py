@@ -1,17 +1,21 @@
-"""Which stretches of a file are worth cramming, told from the bytes alone.
+"""The input of a codec: which stretches of a file are text for the model, and their tokens.
 
-Owns the three reasons to store a stretch with zstd instead: it is binary, it is so dense that no
-model of text can predict it (compressed, encrypted or encoded data), or it repeats itself so much
-that zstd needs next to nothing. Knows nothing of models.
+Owns the three reasons to store a stretch with zstd instead, told from the bytes alone: it is
+binary, it is so dense that no model of text can predict it (compressed, encrypted or encoded data),
+or it repeats itself so much that zstd needs next to nothing. Knows nothing of codecs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import zstandard
+
+if TYPE_CHECKING:
+    from llmzip.lm.tokens import Tokens
 
 _BLOCK_BYTES = 4096
 _JUDGED_BYTES = (
@@ -20,6 +24,9 @@ _JUDGED_BYTES = (
 _BINARY_SHARE = 0.1  # control characters and bytes that are not UTF-8
 _DENSE_RATIO = 0.75  # zstd's share of the original: prose 0.5, base64 0.76, random 1.0
 _REPETITIVE_RATIO = 0.05
+# Fewer tokens than this are stored: a vector for so little is waste even beside other 16-bit
+# vectors.
+_MIN_CRAM_TOKENS = 8
 _SHORT_BYTES = 64  # a short stretch of text between stored ones is stored with them
 
 _TEXT_CONTROLS = frozenset(b"\t\n\r\f\x1b")
@@ -31,7 +38,15 @@ class Stretch:
     """Consecutive bytes of one kind."""
 
     data: bytes
-    is_text: bool  # worth cramming
+    is_text: bool  # worth the model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A stretch of the input: its bytes, and its tokens where it is for the model."""
+
+    data: bytes
+    ids: tuple[int, ...] | None
 
 
 def split_stretches(data: bytes) -> list[Stretch]:
@@ -42,6 +57,24 @@ def split_stretches(data: bytes) -> list[Stretch]:
     return _join(
         Stretch(data=s.data, is_text=s.is_text and len(s.data) >= _SHORT_BYTES) for s in joined
     )
+
+
+def tokenised_parts(stretches: Sequence[Stretch], tokens: Tokens) -> list[Part]:
+    """Tokenise the stretches of text; what has no tokens, or hardly any, stays bytes. Neighbours
+    differ in kind."""
+    parts: list[Part] = []
+    for stretch in stretches:
+        pieces = tokens.encode(stretch.data) if stretch.is_text else []
+        found = [Part(data=piece.data, ids=piece.ids) for piece in pieces]
+        for part in found or [Part(data=stretch.data, ids=None)]:
+            if part.ids is not None and len(part.ids) < _MIN_CRAM_TOKENS:
+                part = Part(data=part.data, ids=None)
+            if parts and (parts[-1].ids is None) == (part.ids is None):
+                before = parts.pop()
+                ids = None if before.ids is None or part.ids is None else before.ids + part.ids
+                part = Part(data=before.data + part.data, ids=ids)
+            parts.append(part)
+    return parts
 
 
 def _join(stretches: Iterable[Stretch]) -> list[Stretch]:

@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llmzip.config import Codec, CompressSettings, ComputeSettings
+from llmzip.codecs.context import Context
+from llmzip.config import CompressSettings, ComputeSettings
 from llmzip.errors import Interrupted, LlmzipError, SettingsError
 from llmzip.inspect.checks import Check, problem
 from llmzip.inspect.environment import (
@@ -34,16 +35,6 @@ if TYPE_CHECKING:
     from llmzip.lm.cache import Models
 
 SAMPLE = b"The lamp on the pier was lit, and one by one the boats came home."
-_CRAM_SECONDS = 60.0  # a machine that takes longer is told so
-# Vectors as they are, not on a grid, and no search for shared ones: the least work there is.
-_QUICKLY: dict[Codec, dict[str, Any]] = {
-    "arith": {"shared_mem": 0},
-    "cram": {"bits": 16, "preset": "fast", "time_budget_s": _CRAM_SECONDS},
-}
-_WHY_STORED = {
-    "arith": "this model knows little of such text: another one may do better",
-    "cram": f"vectors took too much room, or more than {_CRAM_SECONDS:.0f} s: see the line cpu",
-}
 _REPORT_HINT = "please report it, with all lines above"
 
 
@@ -86,8 +77,10 @@ def examine(
         )
         return
     trip = _RoundTrips(model, revision, compute, cancel)
-    yield trip.finding("arith")
-    yield trip.finding("cram")
+    from llmzip.codecs.table import CODECS
+
+    for name in sorted(CODECS):
+        yield trip.check(name)
 
 
 def _wanted_bytes(model: str | None) -> int:
@@ -236,7 +229,7 @@ class _RoundTrips:
         self._cancel = cancel
         self._models: Models | None = None
 
-    def finding(self, codec: Codec) -> Check:
+    def check(self, codec: str) -> Check:
         """How it went with a codec. Raises Interrupted."""
         try:
             return self._try(codec)
@@ -247,13 +240,14 @@ class _RoundTrips:
         except Exception as error:
             return problem(codec, f"{type(error).__name__}: {error}", hint=_REPORT_HINT)
 
-    def _try(self, codec: Codec) -> Check:
+    def _try(self, codec: str) -> Check:
+        from llmzip.codecs.table import CODECS
         from llmzip.lm.cache import Models
-        from llmzip.store.summary import summarise_container
+        from llmzip.store.container import read_container
 
         models = self._models = self._models or Models()
-        settings = replace(self._settings, codec=codec, **_QUICKLY[codec])
-        trip = round_trip(SAMPLE, settings, models=models, cancel=self._cancel)
+        settings = replace(self._settings, codec=codec, **CODECS[codec].trial)  # type: ignore[arg-type]
+        trip = round_trip(SAMPLE, settings, Context(cancel=self._cancel), models=models)
         text = (
             f"{len(SAMPLE)} → {len(trip.packed):,} bytes in {trip.compress_seconds:.1f} s, "
             f"back in {trip.decompress_seconds:.1f} s"
@@ -266,12 +260,12 @@ class _RoundTrips:
             "compress_seconds": round(trip.compress_seconds, 2),
             "decompress_seconds": round(trip.decompress_seconds, 2),
         }
-        if summarise_container(trip.packed).header.model is None:
+        if not read_container(trip.packed).needs_model:
             return Check(
                 topic=codec,
                 status="warning",
                 text=f"{text}, identical, but stored without the model",
-                hint=_WHY_STORED[codec],
+                hint=CODECS[codec].trial_hint,
                 facts=facts,
             )
         return Check(topic=codec, text=f"{text}, identical", facts=facts)

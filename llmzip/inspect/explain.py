@@ -6,15 +6,15 @@ Owns reading a decoded text once more without vectors. Knows nothing of what is 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from llmzip.api.compress import decode_pieces
-from llmzip.api.matching import matching_model
+from llmzip.api.decompress import decode_pieces, matching_model
+from llmzip.codecs.base import Request
+from llmzip.codecs.context import QUIET, Context
 from llmzip.config import DecompressSettings
 from llmzip.errors import IntegrityError
 from llmzip.inspect.pieces import Piece, pieces_of
@@ -24,64 +24,54 @@ from llmzip.lm.layout import pad_ids, segment_start
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.state import State
 from llmzip.lm.torch_settings import borrowed_torch
-from llmzip.progress import OnProgress, Progress, check_cancelled
-from llmzip.store.container import Container, ReadResult, parse_container
-from llmzip.store.pieces import segments_of
+from llmzip.progress import Progress
+from llmzip.store.container import Container, parse_container
+from llmzip.store.payload import Payload
 
 HEAD_CHARACTERS = 40
 
 
 def explain_bytes(
-    data: bytes,
-    settings: DecompressSettings,
-    *,
-    on_progress: OnProgress | None = None,
-    cancel: threading.Event | None = None,
+    data: bytes, settings: DecompressSettings, context: Context = QUIET
 ) -> list[Piece]:
     """The pieces of a container with what its model says of them.
 
     Everything is decoded, by the decompressor's own code. Raises what `decompress_bytes` raises.
     """
     found = parse_container(data, max_output_bytes=settings.max_output_bytes)
-    return explain_pieces(found, pieces_of(found), settings, on_progress=on_progress, cancel=cancel)
+    return explain_pieces(found.container, pieces_of(found), settings, context)
 
 
 def explain_pieces(
-    read: ReadResult,
+    container: Container,
     pieces: Sequence[Piece],
     settings: DecompressSettings,
-    *,
-    on_progress: OnProgress | None = None,
-    cancel: threading.Event | None = None,
+    context: Context = QUIET,
 ) -> list[Piece]:
     """The same of a file that was read, and its pieces."""
-    container = read.container
-    if not container.needs_model:
+    payload = container.payload
+    if payload is None:
         return list(pieces)
-    chunks = container.chunks
-    models, tell = Models(), on_progress or (lambda event: None)
+    patched = [set(patches) for patches in payload.patched_positions()]
+    models = Models()
     ids: dict[int, list[int]] = {}
     margins: dict[int, float] = {}
 
     def note(index: int, tokens: list[int], found: list[float]) -> None:
         ids[index] = tokens
-        patched = {position for position, _ in chunks[index].patches}
-        kept = [margin for place, margin in enumerate(found) if place not in patched]
+        kept = [margin for place, margin in enumerate(found) if place not in patched[index]]
         if kept:
             margins[index] = min(kept)
 
-    count = sum(piece.kind != "stored" for piece in pieces)
-    texts = decode_pieces(
-        container, settings, wanted=range(count), models=models, on_decoded=note,
-        on_progress=on_progress, cancel=cancel,
-    )  # fmt: skip
+    request = Request(wanted=range(len(payload.pieces)), on_decoded=note)
+    texts = decode_pieces(container, settings, request, context, models=models)
     bits: dict[int, float] = {}
-    if container.arith is None:
+    if ids:
         with borrowed_torch(settings.compute.threads):
             device = pick_device(settings.compute.device)
-            files = matching_model(container, settings)
+            files = matching_model(payload.model, settings)
             lm = models.decoder(files, settings.compute, device)
-            bits = _surprisal(container, ids, lm, tell, cancel)
+            bits = _surprisal(payload, ids, lm, context)
     return [
         piece
         if piece.kind == "stored"
@@ -98,8 +88,8 @@ def _with_model(
     index = piece.number - 1
     return replace(
         piece,
-        # An arith segment's stream is its surprisal, as the mixed predictions have it.
-        surprisal_bits=float(piece.stream_bits) if piece.kind == "segment" else bits[index],
+        # Where tokens were not looked at, the stream is the surprisal of what was predicted.
+        surprisal_bits=bits.get(index, float(piece.stream_bits)),
         min_margin=margins.get(index),
         head=text.decode("utf-8", "replace")[:HEAD_CHARACTERS],
     )
@@ -107,23 +97,19 @@ def _with_model(
 
 @torch.no_grad()
 def _surprisal(
-    container: Container,
-    ids: dict[int, list[int]],
-    lm: FrozenLM,
-    tell: OnProgress,
-    cancel: threading.Event | None,
+    payload: Payload, ids: dict[int, list[int]], lm: FrozenLM, context: Context
 ) -> dict[int, float]:
     """Of each chunk, behind all that is left of it in its segment."""
     found: dict[int, float] = {}
-    chunks, start_ids = container.chunks, segment_start(container.start_id)
-    for segment in segments_of(chunks):
-        check_cancelled(cancel)
+    start_ids, total = segment_start(payload.model.start_id), len(payload.pieces)
+    for segment in payload.segment_ranges:
+        context.check()
         whole = [token for index in segment for token in ids[index]]
         plain, _ = read_alone(lm, start_ids, whole)
         sizes = [len(ids[index]) for index in segment]
         for index, own in zip(segment, plain.split(sizes), strict=True):
             found[index] = float(own.sum())
-        tell(Progress(stage="measure", chunks_done=segment.stop, chunks_total=len(chunks)))
+        context.report(Progress(stage="measure", chunks_done=segment.stop, chunks_total=total))
     return found
 
 

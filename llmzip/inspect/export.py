@@ -15,14 +15,12 @@ import numpy.typing as npt
 from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES, VERSION
 from llmzip.errors import InputError
 from llmzip.store.container import Container, read_container
+from llmzip.store.payload import Payload
 from llmzip.store.pieces import PieceMap
-from llmzip.store.residual import Ranked
-from llmzip.store.vectors import MemBits, mem_bits
 
 Numbers: TypeAlias = npt.NDArray[np.generic]
 
 SCHEMA = "1"
-_COLUMNS = ("chunk", "first_byte", "num_bytes", "num_tokens", "starts_segment")
 # As safetensors names them. numpy has no bf16: 16-bit integers hold its bits.
 _KINDS = {"uint16": "BF16", "float32": "F32", "int64": "I64"}
 
@@ -43,69 +41,32 @@ def export_vectors(
     InputError for a file without vectors.
     """
     container = read_container(data, max_output_bytes=max_output_bytes)
-    tensors = _of_arith(container) if container.arith is not None else _of_chunks(container)
-    if not tensors["mem"].size:
+    payload = container.payload
+    tensors = payload.tensors(_places(container)) if payload else {}
+    if payload is None or not tensors["mem"].size:
         raise InputError("the file holds no vectors")
     if dtype_name == "float32":
         tensors["mem"] = (tensors["mem"].astype(np.uint32) << 16).view(np.float32)
-    return _safetensors(tensors, _metadata(container))
-
-
-def _of_chunks(container: Container) -> dict[str, Numbers]:
-    mems: list[MemBits] = []
-    rows: list[list[int]] = []
-    patches: list[list[int]] = []
-    places = _places(container)
-    for number, chunk in enumerate(container.chunks):
-        if chunk.mem is None:
-            continue
-        for position, token in chunk.patches:
-            if isinstance(token, Ranked):
-                name = [-1, token.skip, token.size, token.index]
-            else:
-                name = [token, -1, -1, -1]
-            patches.append([len(mems), position, *name])
-        mems.append(mem_bits(chunk.mem))
-        rows.append(
-            [number, places[number], chunk.num_bytes, chunk.num_tokens, int(chunk.starts_segment)]
-        )
-    columns = np.array(rows, dtype=np.int64).reshape(-1, len(_COLUMNS)).T
-    return {
-        "mem": _bits(mems, container.num_mem, container.mem_dim),
-        **dict(zip(_COLUMNS, columns, strict=True)),
-        "patches": np.array(patches, dtype=np.int64).reshape(-1, 6),
-    }
+    return _safetensors(tensors, _metadata(payload))
 
 
 def _places(container: Container) -> list[int]:
-    """Where each chunk begins in the original."""
+    """Where each piece begins in the original."""
     extents = PieceMap.of(container).extents(0, container.original_bytes)
     return [each.first for each in extents if each.piece is not None and not each.offset]
 
 
-def _of_arith(container: Container) -> dict[str, Numbers]:
-    assert container.arith is not None
-    shared = container.arith.mem
-    return {"mem": _bits([] if shared is None else [mem_bits(shared)], 0, 0)}
-
-
-def _bits(mems: list[MemBits], num_mem: int, mem_dim: int) -> MemBits:
-    """[N, K, D]: the bits of each number in bf16."""
-    if not mems:
-        return np.empty((0, num_mem, mem_dim), dtype=np.uint16)
-    return np.stack(mems)
-
-
-def _metadata(container: Container) -> dict[str, str]:
+def _metadata(payload: Payload) -> dict[str, str]:
+    model = payload.model
     return {
         "schema": SCHEMA,
         "llmzip": VERSION,
-        "model": container.model_id,
-        "revision": container.revision,
-        "model_digest": container.model_digest.hex(),
-        "start_token": "" if container.start_id is None else str(container.start_id),
-        "bits": str(container.bits),
-        "codec": "cram" if container.arith is None else "arith",
+        "model": model.model_id,
+        "revision": model.revision,
+        "model_digest": model.digest.hex(),
+        "start_token": "" if model.start_id is None else str(model.start_id),
+        "bits": str(payload.bits_per_dimension),
+        "codec": payload.codec,
     }
 
 

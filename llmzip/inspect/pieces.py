@@ -5,18 +5,16 @@ Owns what each piece takes, and why it is the kind that it is. Needs no model an
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES
+from llmzip.store.figures import PieceKind
 
 if TYPE_CHECKING:
-    from llmzip.store.container import Chunk, Container, ReadResult
-
-PieceKind = Literal["crammed", "patched", "literal", "segment", "stored"]
+    from llmzip.store.container import Container, ReadResult
+    from llmzip.store.opening import Sizes
 
 WHY: dict[PieceKind, str] = {
     "crammed": "the vectors give every token",
@@ -29,8 +27,7 @@ WHY: dict[PieceKind, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """One of them. Bits are the piece's share of its plane, to the bit where pieces are stored
-    apart, else by the lengths that their symbols have in the code of the whole file."""
+    """One of them. Bits are as in `PieceFigures`."""
 
     kind: PieceKind
     first_byte: int
@@ -74,24 +71,14 @@ def read_pieces(data: bytes, *, max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
 
 def pieces_of(found: ReadResult) -> list[Piece]:
     """The pieces of a file that was read."""
-    return list(
-        _pieces(
-            found.container,
-            vector_bits=8 * found.sizes.vector_bytes,
-            patch_bits=8 * found.sizes.patch_bytes,
-            stored_bits=8 * found.sizes.stored_bytes,
-        )
-    )
+    return list(_pieces(found.container, found.sizes))
 
 
-def _pieces(
-    container: Container, *, vector_bits: int, patch_bits: int, stored_bits: int
-) -> Iterator[Piece]:
+def _pieces(container: Container, sizes: Sizes) -> Iterator[Piece]:
     from llmzip.store.pieces import PieceMap
 
-    chunks = container.chunks
-    vectors = _shares(_vector_weights(chunks), vector_bits)
-    patches = _shares([_patch_weight(chunk) for chunk in chunks], patch_bits)
+    payload = container.payload
+    figures = payload.piece_figures(sizes.planes) if payload else []
     extents = list(PieceMap.of(container).extents(0, container.original_bytes))
     stored = sum(each.last - each.first for each in extents if each.piece is None)
     places: dict[int, list[tuple[int, int]]] = {}
@@ -103,65 +90,15 @@ def _pieces(
         if extent.piece is None:
             yield Piece(
                 kind="stored", first_byte=extent.first, num_bytes=size,
-                stored_bits=stored_bits * size / stored,
+                stored_bits=8 * sizes.stored_bytes * size / stored,
             )  # fmt: skip
-        elif extent.offset:
-            continue  # the rest of a segment that stored bytes interrupt
-        elif container.arith is not None:
-            segment = container.arith.segments[extent.piece]
-            own = places[extent.piece]
+        elif not extent.offset:  # else: the rest of a piece that stored bytes interrupt
+            own, where = figures[extent.piece], places[extent.piece]
             yield Piece(
-                kind="segment", number=extent.piece + 1,
-                first_byte=extent.first, num_bytes=segment.num_bytes,
-                num_tokens=segment.num_tokens, stream_bits=8 * len(segment.stream),
-                starts_segment=True, extents=tuple(own) if len(own) > 1 else (),
+                kind=own.kind, number=extent.piece + 1, first_byte=extent.first,
+                num_bytes=sum(last - first for first, last in where),
+                num_tokens=own.num_tokens, num_patches=own.num_patches,
+                vector_bits=own.vector_bits, patch_bits=own.patch_bits,
+                stream_bits=own.stream_bits, starts_segment=own.starts_segment,
+                extents=tuple(where) if len(where) > 1 else (),
             )  # fmt: skip
-        else:
-            chunk = chunks[extent.piece]
-            kind: PieceKind = "patched" if chunk.patches else "crammed"
-            yield Piece(
-                kind="literal" if chunk.mem is None else kind,
-                first_byte=extent.first, num_bytes=chunk.num_bytes,
-                number=extent.piece + 1, num_tokens=chunk.num_tokens,
-                num_patches=0 if chunk.mem is None else len(chunk.patches),
-                vector_bits=vectors[extent.piece], patch_bits=patches[extent.piece],
-                starts_segment=chunk.starts_segment,
-            )  # fmt: skip
-
-
-def _vector_weights(chunks: Sequence[Chunk]) -> list[float]:
-    """In proportion to what each chunk's vectors take: symbols by how rare they are in the file."""
-    from llmzip.store.container import GridMem
-
-    counts: Counter[int] = Counter()
-    for chunk in chunks:
-        if isinstance(chunk.mem, GridMem):
-            counts.update(chunk.mem.symbols.flatten().tolist())
-    total = sum(counts.values())
-    weights = []
-    for chunk in chunks:
-        if isinstance(chunk.mem, GridMem):
-            own = Counter(chunk.mem.symbols.flatten().tolist())
-            weights.append(sum(n * -math.log2(counts[each] / total) for each, n in own.items()))
-        else:
-            weights.append(0.0 if chunk.mem is None else float(16 * chunk.mem.size))
-    return weights
-
-
-def _patch_weight(chunk: Chunk) -> float:
-    """In proportion to what a chunk's patches take: a place and a name each."""
-    num, length = len(chunk.patches), chunk.num_tokens
-    if not num:
-        return 0.0
-    names = [token for _, token in chunk.patches]
-    return sum(15.0 if isinstance(name, int) else 3.0 for name in names) + math.log2(
-        max(2, math.comb(length, num))
-    )
-
-
-def _shares(weights: Sequence[float], total: float) -> list[float]:
-    """`total` in proportion to the weights; as much for all where there are none."""
-    whole = sum(weights)
-    if not whole:
-        return [0.0 for _ in weights]
-    return [total * weight / whole for weight in weights]

@@ -7,7 +7,6 @@ figures along the text. Needs matplotlib.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -16,8 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
-from llmzip.inspect.figures import DECODER_NOISE_LOGITS, ROBUST_MARGIN_LOGITS
-from llmzip.inspect.pieces import Piece, PieceKind
+from llmzip.inspect.pieces import Piece
 from llmzip.inspect.report import Report
 from llmzip.inspect.style import (
     BLUE,
@@ -48,6 +46,8 @@ from llmzip.inspect.terminal_chart import (
     text_end,
     tracks_of,
 )
+from llmzip.store.cram_figures import DECODER_NOISE_LOGITS, ROBUST_MARGIN_LOGITS
+from llmzip.store.figures import PieceKind
 
 _PARTS = {
     "vectors": BLUE, "patches": ORANGE, "streams": GREEN, "stored": PURPLE, "metadata": QUIET,
@@ -85,7 +85,7 @@ def _title(report: Report, name: str) -> str:
 
 def _bits(axes: Axes, report: Report) -> None:
     """The file in its parts, and what other compressors made of the same text."""
-    counts = {key: bits / 8 for key, bits in asdict(report.bit_counts).items() if bits}
+    counts = {key: bits / 8 for key, bits in report.bit_counts.items() if bits}
     rows = {"this file": report.container_bytes}
     rows |= {"xz -9e": report.xz_bytes, "zstd -19": report.zstd_bytes}
     name_rows(axes, list(rows))
@@ -154,7 +154,7 @@ def _rates(axes: Axes, report: Report, pieces: Sequence[Piece]) -> None:
         _stairs(axes, pieces, top, _PARTS[key], baseline=base)
         handles.append(Patch(facecolor=_PARTS[key], label=key))
         base = top
-    if report.arith is None and any(piece.surprisal_bits is not None for piece in pieces):
+    if any(piece.vector_bits and piece.surprisal_bits is not None for piece in pieces):
         surprisal = _values(pieces, surprisal_rate)
         heights = [float("nan") if value is None else value for value in surprisal]
         look: dict[str, Any] = {"color": INK, "linewidth": 1.3}

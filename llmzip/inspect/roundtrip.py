@@ -5,13 +5,12 @@ Owns the one way to do both with the same model and settings.
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llmzip.codecs.context import Context
 from llmzip.config import Codec, CompressSettings, DecompressSettings
-from llmzip.progress import OnProgress
 
 if TYPE_CHECKING:
     from llmzip.lm.cache import Models
@@ -31,22 +30,22 @@ class Trip:
 def round_trip(
     data: bytes,
     settings: CompressSettings,
+    context: Context,
     *,
     models: Models,
-    on_progress: OnProgress | None = None,
-    cancel: threading.Event | None = None,
 ) -> Trip:
     """There and back, with one load of the model. Raises LlmzipError."""
-    from llmzip.api.compress import compress_bytes, decompress_bytes
+    from llmzip.api.compress import compress_bytes
+    from llmzip.api.decompress import decompress_bytes
 
     back = DecompressSettings(
         model=settings.model, revision=settings.revision, max_output_bytes=len(data),
         offline=settings.offline, compute=settings.compute,
     )  # fmt: skip
     started = time.perf_counter()
-    packed = compress_bytes(data, settings, models=models, on_progress=on_progress, cancel=cancel)
+    packed = compress_bytes(data, settings, context, models=models)
     between = time.perf_counter()
-    text = decompress_bytes(packed, back, models=models, on_progress=on_progress, cancel=cancel)
+    text = decompress_bytes(packed, back, context, models=models)
     return Trip(
         codec=settings.codec,
         packed=packed,

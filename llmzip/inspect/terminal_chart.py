@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from llmzip.inspect.pieces import Piece, PieceKind
+from llmzip.inspect.pieces import Piece
 from llmzip.inspect.report import Report
+from llmzip.store.figures import PieceKind
 
 # Of a piece; None: it has none of that.
 Figure: TypeAlias = Callable[[Piece], float | None]
@@ -46,7 +47,7 @@ def tracks_of(report: Report, pieces: Sequence[Piece]) -> list[Track]:
         found.append(Track(key="tokens", title=title, figure=lambda p: held_tokens(report, p)))
     title = "bits for each byte of the text"
     found.append(Track(key="bits", title=title, figure=stored_rate))
-    if report.arith is None and any(piece.surprisal_bits is not None for piece in pieces):
+    if any(piece.vector_bits and piece.surprisal_bits is not None for piece in pieces):
         title = "surprisal: bits for each byte, without vectors"
         found.append(Track(key="surprisal", title=title, figure=surprisal_rate))
     if any(piece.min_margin for piece in pieces):
@@ -161,13 +162,13 @@ def chart_text(
 
 def _bits_bar(report: Report, width: int, fills: str) -> list[str]:
     """A bar in parts, and what they are."""
-    counts = {name: bits for name, bits in asdict(report.bit_counts).items() if bits}
+    counts = {name: bits for name, bits in report.bit_counts.items() if bits}
     total = sum(counts.values())
     edges, place = [0], 0
     for bits in counts.values():
         place += bits
         edges.append(round(place / total * width))
-    names = list(asdict(report.bit_counts))
+    names = list(report.bit_counts)
     fill_of = {name: fills[names.index(name)] for name in counts}
     bar = "".join(
         fill_of[name] * (high - low)

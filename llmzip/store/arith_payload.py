@@ -1,18 +1,21 @@
-"""What an arith file holds beside its stored bytes, as data, and the rules for it.
+"""Streams of an arithmetic coder, as a file keeps them, and the rules for them.
 
-Owns the dataclasses of text that the language model and an arithmetic coder hold (re-exported by
-`container`), and every limit on them. Does not know how any of it is laid out in a file, nor what
-is in a stream.
+Owns the dataclasses of the arith codec and every limit on them. Does not know how any of it is laid
+out in a file (`arith_fields` does), nor what is in a stream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from llmzip.errors import Corrupt
+from llmzip.store.figures import PieceFigures
+from llmzip.store.model_ref import ModelRef
+from llmzip.store.payload import Payload, Run, StoredRun, Tensors
 from llmzip.store.varint import MAX_VARINT
-from llmzip.store.vectors import MAX_MEM_DIM, GridMem
+from llmzip.store.vectors import MAX_MEM_DIM, GridMem, mem_bits
 
 MAX_PREFIX_TOKENS = 65535
 MAX_WINDOW_TOKENS = 1 << 24
@@ -29,16 +32,6 @@ TOKENS_PER_STREAM_BYTE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArithRun:
-    """A run of the original whose bytes come from the segments.
-
-    The bytes of all runs of this kind, joined in order, are the text.
-    """
-
-    num_bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class ArithSegment:
     """Consecutive bytes of the text, decodable without the other segments."""
 
@@ -50,15 +43,23 @@ class ArithSegment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arith:
-    """All that the language model and the arithmetic coder hold of a file."""
+class ArithPayload(Payload):
+    """All that the language model and the arithmetic coder hold of a file's text."""
 
+    codec: ClassVar[str] = "arith"
+    noun: ClassVar[str] = "segment"
+
+    model: ModelRef
     segments: tuple[ArithSegment, ...]
     prefix_tokens: int  # the first tokens of each segment, which all its lanes see
     window_tokens: int  # tokens that a lane remembers besides
     guard_code: int  # noise in log-odds that the file tolerates, see `guard_value`
     wrap: int  # WRAP_NONE, WRAP_LF or WRAP_CRLF
     mem: GridMem | None  # [K, D] mem vectors, the same for all segments
+
+    @property
+    def pieces(self) -> tuple[ArithSegment, ...]:
+        return self.segments
 
     @property
     def num_mem(self) -> int:
@@ -68,10 +69,48 @@ class Arith:
     def mem_dim(self) -> int:
         return self.mem.symbols.shape[-1] if self.mem else 0
 
-    @property
-    def num_bytes(self) -> int:
-        """Size of the text."""
-        return sum(segment.num_bytes for segment in self.segments)
+    def check(self, runs: Sequence[Run]) -> None:
+        check_prediction(
+            prefix_tokens=self.prefix_tokens,
+            window_tokens=self.window_tokens,
+            guard_code=self.guard_code,
+            wrap=self.wrap,
+        )
+        if self.mem is not None:
+            check_shared(self.num_mem, self.mem_dim)
+            wrong = self.mem.problem(self.num_mem, self.mem_dim)
+            if wrong:
+                raise Corrupt(f"shared mem vectors: {wrong}")
+        if not self.segments:
+            raise Corrupt("an arith file without a segment")
+        for number, segment in enumerate(self.segments):
+            check_segment(
+                number,
+                num_tokens=segment.num_tokens,
+                num_bytes=segment.num_bytes,
+                num_lanes=segment.num_lanes,
+                stream_bytes=len(segment.stream),
+            )
+            if not 0 <= segment.check <= MAX_CHECK:
+                raise Corrupt(f"segment {number}: the check has 32 bits")
+        held = sum(segment.num_bytes for segment in self.segments)
+        total = sum(run.num_bytes for run in runs if not isinstance(run, StoredRun))
+        if held != total:
+            raise Corrupt(f"the segments hold {held} bytes, the runs take {total}")
+
+    def piece_figures(self, planes: Mapping[str, int]) -> list[PieceFigures]:
+        return [
+            PieceFigures(
+                kind="segment", num_tokens=segment.num_tokens, stream_bits=8 * len(segment.stream)
+            )
+            for segment in self.segments
+        ]
+
+    def tensors(self, first_bytes: Sequence[int]) -> Tensors:
+        """The vectors shared by all segments: [1, K, D]."""
+        if self.mem is None:
+            return super().tensors(first_bytes)
+        return {"mem": mem_bits(self.mem)[None]}
 
 
 def guard_value(code: int) -> float:
@@ -87,33 +126,6 @@ def guard_code(guard: float) -> int:
 def least_stream_bytes(num_tokens: int) -> int:
     """The fewest bytes that a segment's stream may have, however well its tokens are predicted."""
     return max(1, num_tokens // TOKENS_PER_STREAM_BYTE)
-
-
-def check_arith(arith: Arith) -> None:
-    """Raise Corrupt unless every rule holds that needs nothing but the segments and settings."""
-    check_prediction(
-        prefix_tokens=arith.prefix_tokens,
-        window_tokens=arith.window_tokens,
-        guard_code=arith.guard_code,
-        wrap=arith.wrap,
-    )
-    if arith.mem is not None:
-        check_shared(arith.num_mem, arith.mem_dim)
-        wrong = arith.mem.problem(arith.num_mem, arith.mem_dim)
-        if wrong:
-            raise Corrupt(f"shared mem vectors: {wrong}")
-    if not arith.segments:
-        raise Corrupt("an arith file without a segment")
-    for number, segment in enumerate(arith.segments):
-        check_segment(
-            number,
-            num_tokens=segment.num_tokens,
-            num_bytes=segment.num_bytes,
-            num_lanes=segment.num_lanes,
-            stream_bytes=len(segment.stream),
-        )
-        if not 0 <= segment.check <= MAX_CHECK:
-            raise Corrupt(f"segment {number}: the check has 32 bits")
 
 
 def check_prediction(*, prefix_tokens: int, window_tokens: int, guard_code: int, wrap: int) -> None:
@@ -151,10 +163,3 @@ def check_segment(
         wrong = f"a stream of {stream_bytes} bytes for {num_tokens} tokens"
     if wrong:
         raise Corrupt(f"segment {number}: {wrong}")
-
-
-def check_text(arith: Arith, runs: Sequence[ArithRun]) -> None:
-    """Raise Corrupt unless the segments give as many bytes as the runs take."""
-    total = sum(run.num_bytes for run in runs)
-    if arith.num_bytes != total:
-        raise Corrupt(f"the segments hold {arith.num_bytes} bytes, the runs take {total}")

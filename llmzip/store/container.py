@@ -1,84 +1,66 @@
 """The `.crm` file: the only reader and the only writer. docs/FORMAT.md is the description.
 
-Owns the order of the planes, their checksum and the end mark, and when each size is checked. Does
-not know the language model, tokens' text, or the file system.
+Owns what every file holds, the rules for it, the order of the planes, their checksum and the end
+mark, and when each size is checked. What a codec stores is a payload, which this module reads and
+writes without looking into it. Does not know the language model, tokens' text, or the file system.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from zlib import crc32
 
 from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES
-from llmzip.errors import FormatError, SettingsError
-from llmzip.store.arith_fields import least_columns_bytes
-from llmzip.store.arith_payload import Arith, ArithRun, ArithSegment
-from llmzip.store.arith_planes import (
-    ArithColumns,
-    encode_arith_columns,
-    encode_arith_planes,
-    read_arith_planes,
-)
-from llmzip.store.cram_columns import Columns, RunTotals, encode_columns
-from llmzip.store.cram_planes import Content, encode_planes, read_planes
+from llmzip.errors import Corrupt, FormatError, SettingsError
+from llmzip.store.hashes import HASH_BYTES
 from llmzip.store.header import (
-    BF16_SAFE,
     COLUMNS_ZSTD,
     CRC_BYTES,
-    HAS_MODEL,
     HAS_SETTINGS,
     HAS_SUFFIX,
     STORED_ZSTD,
     Header,
     encode_header,
 )
-from llmzip.store.model_fields import ModelFields
 from llmzip.store.opening import END_MARK, OpenedFile, Sizes, open_file
-from llmzip.store.records import (
-    Chunk,
-    Container,
-    CramRun,
+from llmzip.store.payload import (
+    HAS_MODEL,
+    EncodedPayload,
+    Payload,
     Run,
     StoredRun,
-    check_container,
-    chunk_check,
-    content_hash,
-    margin_code,
-    margin_value,
-    segment_check,
+    TextRun,
+    encode_run_bytes,
 )
-from llmzip.store.residual import Ranked
+from llmzip.store.payloads import PAYLOADS
 from llmzip.store.squeeze import squeeze, unsqueeze
-from llmzip.store.varint import Cursor
-from llmzip.store.vectors import GridMem
+from llmzip.store.suffix import check_suffix
+from llmzip.store.varint import MAX_VARINT, Cursor
 
-__all__ = [
-    "Arith",
-    "ArithRun",
-    "ArithSegment",
-    "Chunk",
-    "Container",
-    "CramRun",
-    "GridMem",
-    "Ranked",
-    "ReadResult",
-    "Run",
-    "Sizes",
-    "StoredRun",
-    "chunk_check",
-    "chunks_of",
-    "container_of",
-    "content_hash",
-    "margin_code",
-    "margin_value",
-    "parse_container",
-    "read_chunks",
-    "read_container",
-    "segment_check",
-    "write_container",
-]
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    """The contents of one `.crm` file. Runs alternate between StoredRun and TextRun; a file with
+    runs of text has a payload, from which a model gives it."""
+
+    original_bytes: int
+    original_hash: bytes  # `content_hash` of the original
+    xz_bytes: int  # what `xz -9e` and `zstd -19` made of the original when it was compressed
+    zstd_bytes: int
+    runs: tuple[Run, ...]
+    payload: Payload | None = None
+    suffix: str = ""  # that the original's name had, with its dot; nothing: none, or not known
+    settings_check: int | None = None  # of model and settings, for `llmzip.api.existing`
+
+    @property
+    def needs_model(self) -> bool:
+        return self.payload is not None
+
+    @property
+    def num_tokens(self) -> int:
+        """What the model has to decode for all of it."""
+        return self.payload.num_tokens if self.payload else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +71,30 @@ class ReadResult:
     sizes: Sizes
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Parts:
-    """What the model's runs become. The columns take no fewer bytes, even as a zstd frame."""
-
-    columns: bytes
-    least_columns_bytes: int
-    planes: bytes  # vectors, then patches or streams
-    model: ModelFields | None
+def check_container(container: Container) -> None:
+    """Raise Corrupt (UnsupportedVersion for a value of a later format) unless every rule of the
+    format holds."""
+    for name in ("original_bytes", "xz_bytes", "zstd_bytes"):
+        _require(0 <= getattr(container, name) <= MAX_VARINT, f"{name} is out of range")
+    _require(len(container.original_hash) == HASH_BYTES, f"a hash has {HASH_BYTES} bytes")
+    if container.suffix:
+        check_suffix(container.suffix)
+    check = container.settings_check
+    _require(check is None or 0 <= check <= 0xFFFF, "the check of the settings has 16 bits")
+    runs, payload = container.runs, container.payload
+    total = sum(run.num_bytes for run in runs)
+    _require(
+        total == container.original_bytes,
+        f"the runs hold {total} bytes, the original has {container.original_bytes}",
+    )
+    for before, run in zip(runs, runs[1:], strict=False):
+        _require(type(before) is not type(run), "two runs of one kind in a row: join them")
+    _require(all(run.num_bytes > 0 for run in runs), "an empty run")
+    has_text = any(isinstance(run, TextRun) for run in runs)
+    _require(has_text == (payload is not None), "runs of text and a payload do not agree")
+    if payload is not None:
+        payload.model.check()
+        payload.check(runs)
 
 
 def write_container(container: Container) -> bytes:
@@ -105,35 +103,36 @@ def write_container(container: Container) -> bytes:
         check_container(container)
     except FormatError as error:
         raise SettingsError(f"cannot be stored: {error}") from error
-    parts = _arith_parts(container, container.arith) if container.arith else _parts(container)
-    columns, columns_zstd = squeeze(parts.columns, least_bytes=parts.least_columns_bytes)
-    stored, stored_zstd = squeeze(
-        b"".join(run.data for run in container.runs if isinstance(run, StoredRun))
-    )
-    required = (
-        HAS_MODEL * container.needs_model
-        | COLUMNS_ZSTD * columns_zstd
-        | STORED_ZSTD * stored_zstd
-        | (parts.model.features if parts.model else 0)
-    )
+    runs, payload = container.runs, container.payload
+    encoded: EncodedPayload | None = None
+    if payload is not None:
+        encoded = PAYLOADS[payload.codec].of(payload, runs)
+        columns = encoded.columns
+    else:
+        columns = encode_run_bytes(run.num_bytes for run in runs)
+    least_bytes = encoded.least_columns_bytes if encoded else 0
+    columns, columns_zstd = squeeze(columns, least_bytes=least_bytes)
+    stored, stored_zstd = squeeze(b"".join(run.data for run in runs if isinstance(run, StoredRun)))
     header = Header(
-        required=required,
-        optional=BF16_SAFE * container.bf16_safe
+        required=COLUMNS_ZSTD * columns_zstd
+        | STORED_ZSTD * stored_zstd
+        | (HAS_MODEL | encoded.fields.features if encoded else 0),
+        optional=(payload.optional if payload else 0)
         | HAS_SUFFIX * bool(container.suffix)
         | HAS_SETTINGS * (container.settings_check is not None),
         original_bytes=container.original_bytes,
         original_hash=container.original_hash,
         xz_bytes=container.xz_bytes,
         zstd_bytes=container.zstd_bytes,
-        num_runs=len(container.runs),
-        first_is_stored=bool(container.runs) and isinstance(container.runs[0], StoredRun),
+        num_runs=len(runs),
+        first_is_stored=bool(runs) and isinstance(runs[0], StoredRun),
         columns_bytes=len(columns),
         stored_bytes=len(stored),
-        model=parts.model,
+        payload=encoded.fields if encoded else None,
         suffix=container.suffix,
         settings_check=container.settings_check,
     )
-    body = columns + parts.planes + stored
+    body = columns + (encoded.planes if encoded else b"") + stored
     return encode_header(header) + body + crc32(body).to_bytes(CRC_BYTES, "little") + END_MARK
 
 
@@ -149,167 +148,42 @@ def parse_container(data: bytes, *, max_output_bytes: int = DEFAULT_MAX_OUTPUT_B
     is allocated. Raises NotACrmFile, Truncated, Corrupt, UnsupportedVersion, LimitExceeded.
     """
     opened = open_file(data, max_output_bytes=max_output_bytes)
-    container = _read_planes(opened)
+    header = opened.header
+    payload = None
+    if header.payload:
+        payload = header.payload.read_payload(
+            opened.columns, opened.planes, optional=header.optional
+        )
+    stored = _read_stored(opened)
+    runs: tuple[Run, ...] = tuple(
+        StoredRun(data=next(stored))
+        if header.table.is_stored(index)
+        else TextRun(num_bytes=num_bytes)
+        for index, num_bytes in enumerate(opened.columns.run_bytes)
+    )
+    container = container_of(header, runs, payload)
     check_container(container)
     return ReadResult(container=container, sizes=opened.sizes)
 
 
-def _parts(container: Container) -> _Parts:
-    """Of a file with crammed runs, or with stored bytes alone."""
-    chunks, planes = container.chunks, encode_planes(container)
-    model = ModelFields(
-        model_id=container.model_id,
-        revision=container.revision,
-        model_digest=container.model_digest,
-        num_mem=container.num_mem,
-        mem_dim=container.mem_dim,
-        bits=container.bits,
-        context_tokens=container.context_tokens,
-        start_id=container.start_id,
-        margin_code=margin_code(container.min_margin),
-        num_chunks=len(chunks),
-        num_literal=sum(chunk.mem is None for chunk in chunks),
-        patch_bytes=len(planes.patches),
-        coded=planes.coded,
-    )
-    return _Parts(
-        columns=encode_columns(_columns(container), coded=container.is_coded),
-        # The columns of a coded file have a byte at least for each chunk, to bound their number.
-        least_columns_bytes=len(chunks) * container.is_coded,
-        planes=planes.vectors + planes.patches,
-        model=model if chunks else None,
-    )
-
-
-def _arith_parts(container: Container, arith: Arith) -> _Parts:
-    planes = encode_arith_planes(arith)
-    run_bytes = [run.num_bytes for run in container.runs]
-    num_segments = len(arith.segments)
-    return _Parts(
-        columns=encode_arith_columns(run_bytes, arith.segments),
-        least_columns_bytes=least_columns_bytes(num_runs=len(run_bytes), num_segments=num_segments),
-        planes=planes.vectors + planes.streams,
-        model=ModelFields(
-            model_id=container.model_id,
-            revision=container.revision,
-            model_digest=container.model_digest,
-            start_id=container.start_id,
-            num_mem=container.num_mem,
-            mem_dim=container.mem_dim,
-            arith=planes.fields,
-        ),
-    )
-
-
-def _columns(container: Container) -> Columns:
-    totals = []
-    for run in container.runs:
-        chunks = run.chunks if isinstance(run, CramRun) else ()
-        num_tokens = sum(chunk.num_tokens for chunk in chunks)
-        totals.append(
-            RunTotals(num_chunks=len(chunks), num_tokens=num_tokens, num_bytes=run.num_bytes)
-        )
-    chunks = container.chunks
-    return Columns(
-        runs=tuple(totals),
-        num_tokens=[chunk.num_tokens for chunk in chunks],
-        num_bytes=[chunk.num_bytes for chunk in chunks],
-        checks=[chunk.check for chunk in chunks],
-        starts=[chunk.starts_segment for chunk in chunks],
-        literal=[chunk.mem is None for chunk in chunks],
-    )
-
-
-def _read_planes(opened: OpenedFile) -> Container:
-    header, model = opened.header, opened.header.model
-    arith: Arith | None = None
-    if isinstance(opened.columns, ArithColumns):
-        assert model and model.arith, "such columns are read for arith fields alone"
-        shape = (model.num_mem, model.mem_dim)
-        arith = read_arith_planes(model.arith, opened.columns, opened.planes, shape=shape)
-        runs = _read_arith_runs(opened, opened.columns)
-    else:
-        runs = _read_cram_runs(opened, opened.columns)
-    return container_of(header, runs, arith)
-
-
-def container_of(header: Header, runs: tuple[Run, ...], arith: Arith | None) -> Container:
+def container_of(header: Header, runs: tuple[Run, ...], payload: Payload | None) -> Container:
     """What the header says, with these contents. Nothing is checked."""
-    model = header.model
     return Container(
         original_bytes=header.original_bytes,
         original_hash=header.original_hash,
         xz_bytes=header.xz_bytes,
         zstd_bytes=header.zstd_bytes,
         runs=runs,
-        model_id=model.model_id if model else "",
-        revision=model.revision if model else "",
-        model_digest=model.model_digest if model else b"",
-        num_mem=model.num_mem if model else 0,
-        mem_dim=model.mem_dim if model else 0,
-        bits=model.bits if model else 0,
-        context_tokens=model.context_tokens if model else 0,
-        start_id=model.start_id if model else None,
-        min_margin=margin_value(model.margin_code) if model and model.margin_code else None,
-        bf16_safe=bool(header.optional & BF16_SAFE),
-        arith=arith,
+        payload=payload,
         suffix=header.suffix,
         settings_check=header.settings_check,
     )
 
 
-def read_chunks(opened: OpenedFile, columns: Columns) -> Iterator[Chunk]:
-    """The chunks of all runs; leaves the file's planes at the stored bytes. Raises Corrupt."""
-    header, model = opened.header, opened.header.model
-    if not model:
-        return
-    vectors = opened.planes.take(header.vector_bytes)
-    patches = opened.planes.part(header.patch_bytes, what="patches")
-    yield from chunks_of(columns, read_planes(model, columns, vectors=vectors, patches=patches))
-
-
-def chunks_of(columns: Columns, contents: Iterable[Content]) -> Iterator[Chunk]:
-    """Chunks of what the columns and the other planes say. Nothing is checked."""
-    for num_tokens, num_bytes, check, starts, (mem, found) in zip(
-        columns.num_tokens, columns.num_bytes, columns.checks, columns.starts, contents, strict=True
-    ):
-        yield Chunk(
-            num_tokens=num_tokens,
-            num_bytes=num_bytes,
-            check=check,
-            starts_segment=starts,
-            patches=found,
-            mem=mem,
-        )
-
-
-def _read_cram_runs(opened: OpenedFile, columns: Columns) -> tuple[Run, ...]:
-    """Chunks and stored bytes, dealt out to the runs."""
-    chunks = iter(list(read_chunks(opened, columns)))
-    stored = _read_stored(opened)
-    return tuple(
-        CramRun(chunks=tuple(islice(chunks, total.num_chunks)))
-        if total.num_chunks
-        else StoredRun(data=next(stored))
-        for total in columns.runs
-    )
-
-
-def _read_arith_runs(opened: OpenedFile, columns: ArithColumns) -> tuple[Run, ...]:
-    stored, is_stored = _read_stored(opened), opened.header.table.is_stored
-    return tuple(
-        StoredRun(data=next(stored)) if is_stored(index) else ArithRun(num_bytes=num_bytes)
-        for index, num_bytes in enumerate(columns.run_bytes)
-    )
-
-
 def _read_stored(opened: OpenedFile) -> Iterator[bytes]:
     """The bytes of each stored run, from the last plane."""
-    sizes = [
-        num_bytes
-        for index, num_bytes in enumerate(opened.columns.run_bytes)
-        if opened.header.table.is_stored(index)
-    ]
+    table = opened.header.table
+    sizes = [size for i, size in enumerate(opened.columns.run_bytes) if table.is_stored(i)]
     stored = opened.planes.part(opened.header.stored_bytes, what="stored bytes")
     if opened.header.required & STORED_ZSTD:
         frame = stored.take(stored.remaining)
@@ -318,3 +192,8 @@ def _read_stored(opened: OpenedFile) -> Iterator[bytes]:
     data = [bytes(stored.take(num_bytes)) for num_bytes in sizes]
     stored.finish()
     return iter(data)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise Corrupt(message)

@@ -17,10 +17,10 @@ from itertools import chain, islice
 import numpy as np
 
 from llmzip.errors import Corrupt
+from llmzip.store.cram_payload import MAX_CHUNK_TOKENS, Chunk
+from llmzip.store.payload import Run, RunTable, StoredRun
 from llmzip.store.rice import pack_rice, read_rice
 from llmzip.store.varint import MAX_VARINT_BYTES, Cursor, encode_varint, unzigzag, zigzag
-
-MAX_CHUNK_TOKENS = 65535
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class RunTotals:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Columns:
+class CramColumns:
     """The run table, and one value per chunk in each list, chunks of all runs in file order."""
 
     runs: tuple[RunTotals, ...]
@@ -48,68 +48,68 @@ class Columns:
         """The original bytes of each run."""
         return [run.num_bytes for run in self.runs]
 
+    @property
+    def total_tokens(self) -> int:
+        """Of all chunks."""
+        return sum(self.num_tokens)
+
 
 @dataclass(frozen=True, kw_only=True)
-class TableSize:
-    """What the header says of the table; the columns are read against it."""
+class ChunkCounts:
+    """What the header says of the chunks; the columns are read against it."""
 
-    num_runs: int
-    first_is_stored: bool
     num_chunks: int
     num_literal: int
     is_coded: bool
 
-    def is_stored(self, run: int) -> bool:
-        """Whether a run, counted from 0, is a stored one."""
-        return (run % 2 == 0) == self.first_is_stored
-
-    @property
-    def num_stored_runs(self) -> int:
-        return (self.num_runs + self.first_is_stored) // 2
-
-    @property
-    def num_model_runs(self) -> int:
-        return self.num_runs - self.num_stored_runs
-
-    @property
-    def max_bytes(self) -> int:
+    def max_bytes(self, table: RunTable) -> int:
         """No columns block of this size is larger: bounds what a zstd frame may claim."""
-        return (3 * self.num_runs + 2 * self.num_chunks + 1) * MAX_VARINT_BYTES + (
+        return (3 * table.num_runs + 2 * self.num_chunks + 1) * MAX_VARINT_BYTES + (
             3 * self.num_chunks + 2  # 16-bit check and two bitmap bits per chunk
         )
 
 
-def encode_columns(columns: Columns, *, coded: bool) -> bytes:
-    """All of it as one block. Expects values that hold the rules of `records`."""
-    crammed = [run for run in columns.runs if run.num_chunks]
+def encode_columns(
+    runs: Sequence[Run], chunks_of_runs: Sequence[Sequence[Chunk]], *, coded: bool
+) -> bytes:
+    """All of it as one block. Expects values that hold the rules of `cram_payload`.
+
+    chunks_of_runs: of the runs of text, in order.
+    """
+    crammed = [
+        RunTotals(
+            num_chunks=len(chunks),
+            num_tokens=sum(chunk.num_tokens for chunk in chunks),
+            num_bytes=sum(chunk.num_bytes for chunk in chunks),
+        )
+        for chunks in chunks_of_runs
+    ]
+    chunks = [chunk for each in chunks_of_runs for chunk in each]
+    totals = iter(crammed)
     out = bytearray()
-    for run in columns.runs:
-        if run.num_chunks:
-            out += encode_varint(run.num_chunks) + encode_varint(run.num_tokens)
+    for run in runs:
+        if not isinstance(run, StoredRun):
+            total = next(totals)
+            out += encode_varint(total.num_chunks) + encode_varint(total.num_tokens)
         out += encode_varint(run.num_bytes)
-    if not crammed:
-        return bytes(out)
-    num_segments = sum(columns.starts)
+    num_segments = sum(chunk.starts_segment for chunk in chunks)
     out += encode_varint(num_segments)
-    for differences in _differences(columns, crammed):
+    for differences in _differences(chunks, crammed):
         numbers = [zigzag(number) for run in differences for number in (run[:-1] if coded else run)]
         out += pack_rice(numbers) if coded else b"".join(map(encode_varint, numbers))
-    out += np.array(columns.checks, dtype="<u2").tobytes()
-    if len(crammed) < num_segments < len(columns.starts):
-        out += _encode_bitmap(columns.starts)
-    if any(columns.literal):
-        out += _encode_bitmap(columns.literal)
+    out += np.array([chunk.check for chunk in chunks], dtype="<u2").tobytes()
+    if len(crammed) < num_segments < len(chunks):
+        out += _encode_bitmap([chunk.starts_segment for chunk in chunks])
+    if any(chunk.mem is None for chunk in chunks):
+        out += _encode_bitmap([chunk.mem is None for chunk in chunks])
     return bytes(out)
 
 
-def decode_columns(cursor: Cursor, size: TableSize) -> Columns:
+def decode_columns(cursor: Cursor, table: RunTable, size: ChunkCounts) -> CramColumns:
     """The inverse of `encode_columns`; the cursor must hold nothing else. Raises Corrupt."""
-    runs = _read_run_table(cursor, size)
+    runs = _read_run_table(cursor, table, size)
     crammed = [run for run in runs if run.num_chunks]
     num_chunks = size.num_chunks
-    if not crammed:
-        cursor.finish()
-        return Columns(runs=runs, num_tokens=[], num_bytes=[], checks=[], starts=[], literal=[])
     num_segments = cursor.varint()
     if not len(crammed) <= num_segments <= num_chunks:
         raise Corrupt(f"columns: {num_segments} segments for {num_chunks} chunks")
@@ -127,7 +127,7 @@ def decode_columns(cursor: Cursor, size: TableSize) -> Columns:
     if size.num_literal:
         literal = _read_bitmap(cursor, num_chunks, ones=size.num_literal)
     cursor.finish()
-    return Columns(
+    return CramColumns(
         runs=runs,
         num_tokens=token_counts,
         num_bytes=byte_counts,
@@ -137,11 +137,11 @@ def decode_columns(cursor: Cursor, size: TableSize) -> Columns:
     )
 
 
-def _read_run_table(cursor: Cursor, size: TableSize) -> tuple[RunTotals, ...]:
+def _read_run_table(cursor: Cursor, table: RunTable, size: ChunkCounts) -> tuple[RunTotals, ...]:
     totals = []
-    for index in range(size.num_runs):
+    for index in range(table.num_runs):
         num_chunks = num_tokens = 0
-        if not size.is_stored(index):
+        if not table.is_stored(index):
             num_chunks, num_tokens = cursor.varint(), cursor.varint()
             if not 1 <= num_chunks <= num_tokens <= num_chunks * MAX_CHUNK_TOKENS:
                 raise Corrupt(f"run {index}: {num_tokens} tokens in {num_chunks} chunks")
@@ -155,11 +155,13 @@ def _read_run_table(cursor: Cursor, size: TableSize) -> tuple[RunTotals, ...]:
     return tuple(totals)
 
 
-def _differences(columns: Columns, crammed: Sequence[RunTotals]) -> tuple[list[list[int]], ...]:
+def _differences(
+    chunks: Sequence[Chunk], crammed: Sequence[RunTotals]
+) -> tuple[list[list[int]], ...]:
     """Tokens, then bytes: for each run, each chunk's count less the prediction."""
     all_tokens: list[list[int]] = []
     all_bytes: list[list[int]] = []
-    counts = zip(columns.num_tokens, columns.num_bytes, strict=True)
+    counts = ((chunk.num_tokens, chunk.num_bytes) for chunk in chunks)
     for run in crammed:
         tokens_left, bytes_left = run.num_tokens, run.num_bytes
         all_tokens.append([])

@@ -10,19 +10,10 @@ from dataclasses import dataclass
 from zlib import crc32
 
 from llmzip.errors import Corrupt, NotACrmFile, Truncated, UnsupportedVersion
-from llmzip.store.arith_fields import check_arith_fields
-from llmzip.store.cram_columns import TableSize
-from llmzip.store.cram_fields import check_coded
-from llmzip.store.model_fields import (
-    HAS_ARITH,
-    HAS_CODED,
-    HAS_LITERAL,
-    HAS_START,
-    ModelFields,
-    encode_model,
-    read_model,
-)
-from llmzip.store.records import HASH_BYTES
+from llmzip.store.hashes import HASH_BYTES
+from llmzip.store.model_ref import read_model_ref
+from llmzip.store.payload import HAS_MODEL, HAS_START, PayloadFields, RunTable
+from llmzip.store.payloads import all_optional, all_required, foreign_features, payload_of
 from llmzip.store.suffix import check_suffix
 from llmzip.store.varint import Cursor, encode_varint
 
@@ -35,20 +26,16 @@ SETTINGS_BYTES = 2
 MOST_START_BYTES = MAX_HEADER_BYTES + 32  # all up to and with the header's checksum
 
 # Required features: a reader that does not know a bit must refuse the file. The others are those of
-# the model block.
-HAS_MODEL = 1
+# payloads.
 COLUMNS_ZSTD = 2
 STORED_ZSTD = 4
-KNOWN_REQUIRED = (
-    HAS_MODEL | COLUMNS_ZSTD | STORED_ZSTD | HAS_START | HAS_LITERAL | HAS_CODED | HAS_ARITH
-)
+_REQUIRED = HAS_MODEL | HAS_START | COLUMNS_ZSTD | STORED_ZSTD
 
-# Optional features: a reader may ignore what it does not know. The last two have a field each, at
-# the header's end.
-BF16_SAFE = 1
+# Optional features: a reader may ignore what it does not know. These have a field each, at the
+# header's end.
 HAS_SUFFIX = 2
 HAS_SETTINGS = 4
-KNOWN_OPTIONAL = BF16_SAFE | HAS_SUFFIX | HAS_SETTINGS
+_OPTIONAL = HAS_SUFFIX | HAS_SETTINGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,41 +52,27 @@ class Header:
     first_is_stored: bool
     columns_bytes: int
     stored_bytes: int
-    model: ModelFields | None
+    payload: PayloadFields | None
     suffix: str = ""  # with its dot; see `suffix`
     settings_check: int | None = None  # 16 bits
 
     @property
-    def table(self) -> TableSize:
-        return TableSize(
-            num_runs=self.num_runs,
-            first_is_stored=self.first_is_stored,
-            num_chunks=self.model.num_chunks if self.model else 0,
-            num_literal=self.model.num_literal if self.model else 0,
-            is_coded=bool(self.required & HAS_CODED),
-        )
+    def table(self) -> RunTable:
+        return RunTable(num_runs=self.num_runs, first_is_stored=self.first_is_stored)
 
     @property
-    def patch_bytes(self) -> int:
-        return self.model.patch_bytes if self.model else 0
-
-    @property
-    def stream_bytes(self) -> int:
-        return self.model.stream_bytes if self.model else 0
-
-    @property
-    def vector_bytes(self) -> int:
-        return self.model.vector_bytes if self.model else 0
+    def payload_bytes(self) -> int:
+        """Size of the payload's planes."""
+        return sum(self.payload.planes.values()) if self.payload else 0
 
     @property
     def body_bytes(self) -> int:
         """Size of all planes."""
-        model_bytes = self.vector_bytes + self.patch_bytes + self.stream_bytes
-        return self.columns_bytes + model_bytes + self.stored_bytes
+        return self.columns_bytes + self.payload_bytes + self.stored_bytes
 
 
 def encode_header(header: Header) -> bytes:
-    """Magic to checksum. Expects fields that hold the rules of `records`."""
+    """Magic to checksum. Expects fields that hold all rules."""
     numbers = (
         header.xz_bytes,
         header.zstd_bytes,
@@ -109,8 +82,8 @@ def encode_header(header: Header) -> bytes:
     )
     fields = b"\x00" + encode_varint(header.original_bytes) + header.original_hash
     fields += b"".join(map(encode_varint, numbers))
-    if header.model:
-        fields += encode_model(header.model)
+    if header.payload:
+        fields += header.payload.model.encode() + header.payload.encode()
     if header.optional & HAS_SUFFIX:
         fields += bytes((len(header.suffix) - 1,)) + header.suffix[1:].encode()
     if header.optional & HAS_SETTINGS:
@@ -138,7 +111,7 @@ def read_header(data: bytes) -> tuple[Header, int]:
     if version != VERSION:
         raise UnsupportedVersion(f"format version {version}, this llmzip reads 1")
     required, optional = cursor.byte(), cursor.byte()
-    unknown = required & ~KNOWN_REQUIRED
+    unknown = required & ~(_REQUIRED | all_required())
     if unknown:
         raise UnsupportedVersion(f"unknown required features {unknown:#04x}")
     size = cursor.varint()
@@ -153,7 +126,7 @@ def read_header(data: bytes) -> tuple[Header, int]:
         raise Corrupt("header: wrong checksum")
     header = _read_fields(fields, required=required, optional=optional)
     # Room for the data of optional features to come; without one, stray bytes are an error.
-    if not optional & ~KNOWN_OPTIONAL:
+    if not optional & ~(_OPTIONAL | all_optional()):
         fields.finish()
     _check_header(header)
     return header, end
@@ -179,10 +152,14 @@ def _read_fields(cursor: Cursor, *, required: int, optional: int) -> Header:
         first_is_stored=bool(run_code & 1),
         columns_bytes=columns_bytes,
         stored_bytes=stored_bytes,
-        model=read_model(cursor, required) if required & HAS_MODEL else None,
+        payload=_read_payload(cursor, required) if required & HAS_MODEL else None,
         suffix=_read_suffix(cursor) if optional & HAS_SUFFIX else "",
         settings_check=_read_settings(cursor) if optional & HAS_SETTINGS else None,
     )
+
+
+def _read_payload(cursor: Cursor, required: int) -> PayloadFields:
+    return payload_of(required).read(cursor, read_model_ref(cursor), required)
 
 
 def _read_suffix(cursor: Cursor) -> str:
@@ -198,59 +175,26 @@ def _read_settings(cursor: Cursor) -> int:
 
 def _check_features(required: int, optional: int) -> None:
     """Which features go together: this decides which fields the header has."""
-    of_chunks = required & (HAS_LITERAL | HAS_CODED) or optional & BF16_SAFE
-    wrong = ""
-    if not required & HAS_MODEL and (required & (HAS_START | HAS_ARITH) or of_chunks):
-        wrong = "features of a model, but no model"
-    elif required & HAS_ARITH and of_chunks:
-        wrong = "features of crammed chunks in an arith file"
-    if wrong:
-        raise Corrupt(f"header: {wrong}")
+    if not required & HAS_MODEL:
+        if required & HAS_START or foreign_features(required, optional, None):
+            raise Corrupt("header: features of a model, but no model")
+    elif foreign_features(required, optional, payload_of(required)):
+        raise Corrupt("header: features of two codecs")
 
 
 def _check_header(header: Header) -> None:
     """What the fields must say of each other before a size among them is believed."""
-    table, model = header.table, header.model
+    table = header.table
     wrong = ""
     if header.first_is_stored and not table.num_runs:
         wrong = "a first run, but no runs"
-    elif (table.num_model_runs > 0) != (model is not None):
+    elif (table.num_text_runs > 0) != (header.payload is not None):
         wrong = "runs that need a model and model fields do not agree"
-    elif model and not model.arith and (found := _chunks_problem(header, model)):
-        wrong = found
     elif (table.num_stored_runs > 0) != (header.stored_bytes > 0):
         wrong = f"{table.num_stored_runs} stored runs in {header.stored_bytes} bytes"
     elif (table.num_runs > 0) != (header.columns_bytes > 0):
         wrong = f"{table.num_runs} runs in {header.columns_bytes} bytes of columns"
     if wrong:
         raise Corrupt(f"header: {wrong}")
-    if model and model.coded:
-        check_coded(
-            model.coded,
-            num_vector_chunks=model.num_vector_chunks,
-            num_mem=model.num_mem,
-            mem_dim=model.mem_dim,
-            patch_bytes=model.patch_bytes,
-        )
-    if model and model.arith:
-        check_arith_fields(
-            model.arith,
-            num_mem=model.num_mem,
-            mem_dim=model.mem_dim,
-            num_runs=header.num_runs,
-            columns_bytes=header.columns_bytes,
-        )
-
-
-def _chunks_problem(header: Header, model: ModelFields) -> str:
-    """What is wrong with the numbers of crammed chunks, or nothing."""
-    num_chunks, num_literal = model.num_chunks, model.num_literal
-    counted_bytes = header.columns_bytes if model.coded else model.patch_bytes
-    if not header.table.num_model_runs <= num_chunks <= counted_bytes:
-        # A chunk takes a byte of that plane at least; this ties all counts to the file's size.
-        plane = "columns" if model.coded else "patches"
-        runs = header.table.num_model_runs
-        return f"{num_chunks} chunks in {runs} runs, {counted_bytes} bytes of {plane}"
-    if header.required & HAS_LITERAL and not 1 <= num_literal <= num_chunks:
-        return f"{num_literal} literal chunks of {num_chunks}"
-    return ""
+    if header.payload:
+        header.payload.check(table, header.columns_bytes)

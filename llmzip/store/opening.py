@@ -1,19 +1,19 @@
 """The checks that every reader of a `.crm` file makes first, in the order of docs/FORMAT.md.
 
 Owns the file's frame: sizes, the body's checksum, the end mark, where each plane lies; and reading
-the columns. Does not know vectors, patches and streams.
+the columns. Does not know what is in a payload's planes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from zlib import crc32
 
 from llmzip.errors import Corrupt, Truncated
-from llmzip.store.arith_planes import ArithColumns, decode_arith_columns, max_columns_bytes
-from llmzip.store.cram_columns import Columns, decode_columns
 from llmzip.store.header import COLUMNS_ZSTD, CRC_BYTES, Header, read_header
 from llmzip.store.limits import check_size
+from llmzip.store.payload import Columns, RunColumns, max_run_bytes, read_run_bytes
 from llmzip.store.squeeze import frame_content_bytes, unsqueeze
 from llmzip.store.varint import Cursor
 
@@ -22,18 +22,15 @@ END_MARK = b"MRC\n"
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Where the bytes of a file went. The five add up to the file's size."""
+    """Where the bytes of a file went. All of them add up to the file's size."""
 
-    vector_bytes: int
-    patch_bytes: int
-    stream_bytes: int  # of arith files
+    planes: Mapping[str, int]  # of the payload
     stored_bytes: int
     metadata_bytes: int  # header, columns, checksums, end mark
 
     @property
     def file_bytes(self) -> int:
-        model_bytes = self.vector_bytes + self.patch_bytes + self.stream_bytes
-        return model_bytes + self.stored_bytes + self.metadata_bytes
+        return sum(self.planes.values()) + self.stored_bytes + self.metadata_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +38,13 @@ class OpenedFile:
     """A file whose frame and columns are sound. The planes after them are still to be read."""
 
     header: Header
-    columns: Columns | ArithColumns
-    planes: Cursor  # vectors, patches or streams, stored bytes
+    columns: Columns
+    planes: Cursor  # those of the payload, then the stored bytes
     sizes: Sizes
 
 
 def open_file(data: bytes, *, max_output_bytes: int) -> OpenedFile:
-    """Check and read all of a file up to its vectors.
+    """Check and read all of a file up to its payload.
 
     Raises NotACrmFile, Truncated, Corrupt, UnsupportedVersion, LimitExceeded.
     """
@@ -72,35 +69,31 @@ def open_file(data: bytes, *, max_output_bytes: int) -> OpenedFile:
         columns=read_columns(header, planes.part(header.columns_bytes, what="columns")),
         planes=planes,
         sizes=Sizes(
-            vector_bytes=header.vector_bytes,
-            patch_bytes=header.patch_bytes,
-            stream_bytes=header.stream_bytes,
+            planes=header.payload.planes if header.payload else {},
             stored_bytes=header.stored_bytes,
             metadata_bytes=header_bytes + header.columns_bytes + tail_bytes,
         ),
     )
 
 
-def read_columns(header: Header, cursor: Cursor) -> Columns | ArithColumns:
+def read_columns(header: Header, cursor: Cursor) -> Columns:
     """The columns of a file, from the plane of its own. Raises Corrupt."""
-    table, arith = header.table, header.model.arith if header.model else None
+    table, payload = header.table, header.payload
     if header.required & COLUMNS_ZSTD:
         frame = cursor.take(cursor.remaining)
         size = frame_content_bytes(frame, what="columns")
-        if arith:
-            most = max_columns_bytes(num_runs=table.num_runs, num_segments=arith.num_segments)
-            content = f"{arith.num_segments} segments"
-        else:
-            most, content = table.max_bytes, f"{table.num_chunks} chunks"
+        most = payload.max_columns_bytes(table) if payload else max_run_bytes(table)
         if size > most:
-            raise Corrupt(f"columns: {size} bytes for {content}")
+            pieces = payload.num_pieces if payload else 0
+            raise Corrupt(f"columns: {size} bytes for {pieces} pieces")
         unpacked = unsqueeze(frame, num_bytes=size, what="columns")
         cursor = Cursor(unpacked, what="unpacked columns")
-    columns: Columns | ArithColumns
-    if arith:
-        columns = decode_arith_columns(cursor, table, arith)
+    columns: Columns
+    if payload:
+        columns = payload.read_columns(cursor, table)
     else:
-        columns = decode_columns(cursor, table)
+        columns = RunColumns(run_bytes=read_run_bytes(cursor, table))
+        cursor.finish()
     total = sum(columns.run_bytes)
     # Before the stored plane: this bounds what its zstd frame may claim.
     if total != header.original_bytes:

@@ -1,8 +1,7 @@
 """The original as a row of pieces: stored bytes, and texts that a model gives.
 
 Owns where each piece lies in the original, which pieces a range of bytes needs, how they are put
-together, and when what came out may leave. A piece is a chunk of a crammed file, a segment of an
-arith file. Knows nothing of models.
+together, and the check of what came out. Knows nothing of models, nor of how a piece is coded.
 """
 
 from __future__ import annotations
@@ -10,11 +9,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 from llmzip.errors import IntegrityError, SettingsError
-from llmzip.store.container import Chunk, Container, Run, StoredRun, content_hash
+from llmzip.store.container import Container
 from llmzip.store.damaged import LostRun
+from llmzip.store.hashes import content_hash
+from llmzip.store.payload import Run, StoredRun
 
 Texts = Sequence[bytes | None]  # of the pieces; None: not decoded, or to something else
 
@@ -49,11 +50,11 @@ class PieceMap:
 
     @classmethod
     def of(cls, container: Container, runs: Sequence[Run | LostRun] | None = None) -> PieceMap:
-        """The layout of a file. runs: of a damaged one, with those that are lost."""
-        runs = container.runs if runs is None else runs
-        if container.arith is not None:
-            return cls(runs, [segment.num_bytes for segment in container.arith.segments], "segment")
-        return cls(runs, [chunk.num_bytes for chunk in container.chunks], "chunk")
+        """The places in a file. runs: of a damaged one, with those that are lost."""
+        runs, payload = container.runs if runs is None else runs, container.payload
+        if payload is None:
+            return cls(runs, [], "piece")
+        return cls(runs, [piece.num_bytes for piece in payload.pieces], payload.noun)
 
     @property
     def num_pieces(self) -> int:
@@ -99,12 +100,6 @@ class PieceMap:
         whole = self.extents(0, sum(run.num_bytes for run in self._runs))
         found = [extent for extent in whole if extent.piece in pieces]
         return found[0].first, found[-1].last
-
-
-def segments_of(chunks: Sequence[Chunk]) -> list[range]:
-    """The numbers of the chunks of each segment."""
-    starts = [index for index, chunk in enumerate(chunks) if chunk.starts_segment]
-    return [range(a, b) for a, b in pairwise([*starts, len(chunks)])]
 
 
 def restore(container: Container, texts: Texts, span: tuple[int, int] | None = None) -> bytes:

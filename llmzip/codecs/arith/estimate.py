@@ -5,9 +5,7 @@ Owns the sample and how its figures are stretched to the whole.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,11 +14,12 @@ from llmzip.codecs.arith.line_breaks import choose_wrap, unwrap
 from llmzip.codecs.arith.reader import Reader, opening_embeds
 from llmzip.codecs.arith.segments import WINDOW_TOKENS
 from llmzip.codecs.arith.token_odds import token_odds_of
-from llmzip.codecs.cram.estimate import Estimate
-from llmzip.codecs.cram.plan import Part
+from llmzip.codecs.base import Estimate, Source
+from llmzip.codecs.context import Context
 from llmzip.config import CompressSettings
 from llmzip.lm.loaded import LoadedModel
-from llmzip.progress import OnProgress, Progress
+from llmzip.progress import Progress
+from llmzip.store.arith_payload import ArithPayload
 from llmzip.store.stored import pack_stored, xz_bytes
 
 _SAMPLES, _SAMPLE_TOKENS = 4, 512
@@ -30,21 +29,15 @@ _FILE_BYTES = 130
 
 
 def estimate_arith(
-    data: bytes,
-    parts: Sequence[Part],
-    loaded: LoadedModel,
-    settings: CompressSettings,
-    *,
-    startup_s: float,
-    on_progress: OnProgress,
-    cancel: threading.Event | None,
+    source: Source, loaded: LoadedModel, settings: CompressSettings, context: Context
 ) -> Estimate:
-    """The forecast; shared vectors are left out of account. parts: of `data`."""
+    """The forecast; shared vectors are left out of account."""
+    data, parts = source.data, source.parts
     text = b"".join(part.data for part in parts if part.ids is not None)
     stored = b"".join(part.data for part in parts if part.ids is None)
     wrap = choose_wrap(text)
     ids = loaded.tokens.ids_of(unwrap(text, wrap)[0] if wrap else text)
-    on_progress(Progress(stage="measure", tokens_total=len(ids), bytes_total=len(data)))
+    context.report(Progress(stage="measure", tokens_total=len(ids), bytes_total=len(data)))
     token_odds = token_odds_of(loaded.decode_lm, loaded.tokens)
     opening = opening_embeds(loaded.decode_lm, loaded.start_id, None)
     reader = Reader(loaded.decode_lm, token_odds, opening, window_tokens=WINDOW_TOKENS)
@@ -55,15 +48,24 @@ def estimate_arith(
     for number in range(count):
         first = (len(ids) - size) * number // max(1, count - 1)
         sample = ids[first : first + size]
-        odds = reader.known_odds(shape_of(size, 1, 0), sample, cancel=cancel)
+        odds = reader.known_odds(shape_of(size, 1, 0), sample, cancel=context.cancel)
         bits += token_odds.path_bits(odds, np.array(sample)).sum()
         num_read += size
     seconds_a_token = (time.monotonic() - began) / num_read
     coded = bits / num_read * len(ids) / 8 * (_SHORT_SAMPLE_LOSS if len(ids) > size else 1.0)
     packed = round(coded) + (len(pack_stored(stored)) if stored else 0) + _FILE_BYTES
+    asked = {
+        "--try-cram": settings.try_cram,
+        "--shared-mem": bool(settings.shared_mem),
+        "--verify full": settings.verify == "full",
+    }
     return Estimate(
+        codec=ArithPayload.codec,
+        result="codec arith",
+        sample="a small part of the text",
+        left_out=tuple(option for option, is_asked in asked.items() if is_asked),
         original_bytes=len(data),
         container_bytes=min(packed, len(pack_stored(data))),
         xz_bytes=xz_bytes(data),
-        seconds=startup_s + len(ids) * (seconds_a_token + 2 * _CODING_S),
+        seconds=len(ids) * (seconds_a_token + 2 * _CODING_S),
     )

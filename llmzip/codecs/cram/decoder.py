@@ -7,23 +7,23 @@ of the whole that the texts make.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeAlias
 
 import torch
 
+from llmzip.codecs.base import DecodingModel, Request
+from llmzip.codecs.context import Context
 from llmzip.codecs.cram.greedy import DecodeChunk, decode_segments
 from llmzip.errors import Corrupt
 from llmzip.lm.devices import no_room, out_of_room
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.tokens import Tokens
-from llmzip.progress import OnProgress, Progress, Stage
-from llmzip.store.container import Chunk, Container, chunk_check
-from llmzip.store.pieces import segments_of
+from llmzip.progress import Progress
+from llmzip.store.cram_payload import Chunk, CramPayload
+from llmzip.store.hashes import chunk_check
 from llmzip.store.residual import Patch
 from llmzip.store.vectors import mem_bits
 
@@ -31,10 +31,6 @@ from llmzip.store.vectors import mem_bits
 # for many rows takes little more than one for a few.
 _BATCH_POSITIONS = {"cpu": 4608, "cuda": 1 << 17, "mps": 1 << 14}
 _FEWEST_ROWS, _MOST_ROWS = 16, {"cpu": 96, "cuda": 1024, "mps": 128}
-
-
-# Takes a chunk's number, its tokens and their margins.
-OnDecoded: TypeAlias = Callable[[int, list[int], list[float]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,84 +42,90 @@ class _Attempt:
 
 
 def decode_chunks_of(
-    container: Container,
-    lm: FrozenLM,
-    tokens: Tokens,
-    *,
-    wanted: range | None = None,
-    unreadable: Collection[int] | None = None,
-    batch: int | None = None,
-    fallback: Callable[[], FrozenLM] | None = None,
-    stage: Stage = "decode",
-    on_decoded: OnDecoded | None = None,
-    on_progress: OnProgress = lambda event: None,
-    cancel: threading.Event | None = None,
+    payload: CramPayload, model: DecodingModel, request: Request, context: Context
 ) -> list[bytes | None]:
-    """The text of each chunk; None where it is not needed for those `wanted`, or fails its check.
-
-    unreadable: chunks of a damaged file that cannot be decoded, nor what follows them in their
-    segments. on_decoded: sees every chunk that passes its check. fallback: loads the model for the
-    CPU, used when another device gives other tokens or has no room. Raises LimitExceeded where
-    there is none and a single chunk does not fit.
-    """
-    chunks = container.chunks
-    wanted = range(len(chunks)) if wanted is None else wanted
+    """The text of each chunk; None where it is not needed for those wanted, or fails its check.
+    Raises what `Codec.decode` raises."""
+    lm, chunks, unreadable = model.lm, payload.chunks, request.unreadable
     if unreadable is not None:  # any token may stand in a damaged file
         foreign = {index for index, chunk in enumerate(chunks) if _foreign(chunk, lm)}
         unreadable = foreign.union(unreadable)
-    segments = _segments(chunks, wanted, unreadable or ())
+    segments = _segments(payload, request.wanted, unreadable or ())
     needed = [[chunks[index] for index in each] for each in segments]
-    _check_fits(container, needed, lm)
-    texts: list[bytes | None] = [None] * len(chunks)
-    progress = Progress(
-        stage=stage,
-        chunks_total=sum(map(len, needed)),
-        bytes_total=sum(chunk.num_bytes for each in needed for chunk in each),
-    )
-    rows = batch or _batch_rows(needed, container.num_mem, lm)
+    _check_fits(payload, needed, lm)
+    rows = request.batch or _batch_rows(needed, payload.num_mem, lm)
     attempts = deque([_Attempt(lm=lambda: lm, batch=rows), _Attempt(lm=lambda: lm, batch=1)])
-    if fallback is not None and lm.device.type != "cpu":
-        attempts.append(_Attempt(lm=fallback, batch=1))
+    if model.fallback is not None and lm.device.type != "cpu":
+        attempts.append(_Attempt(lm=model.fallback, batch=1))
+    texts = _Texts(chunks, segments, model.tokens, request, context)
     while attempts:
         attempt = attempts.popleft()
-        todo = [each for each in segments if any(texts[index] is None for index in each)]
-
-        def on_chunk(
-            segment: int, wave: int, ids: list[int], margins: list[float], todo: list[range] = todo
-        ) -> bool:
-            nonlocal progress
-            index = todo[segment][wave]
-            if texts[index] is not None:
-                return True
-            texts[index] = _checked_text(chunks[index], ids, tokens)
-            if texts[index] is not None:
-                if on_decoded is not None:
-                    on_decoded(index, ids, margins)
-                progress = replace(
-                    progress,
-                    chunks_done=progress.chunks_done + 1,
-                    bytes_done=progress.bytes_done + chunks[index].num_bytes,
-                )
-            on_progress(progress)
-            return texts[index] is not None
-
+        todo = [each for each in segments if any(texts.found[index] is None for index in each)]
         if not todo:
             break
         decode = partial(
             decode_segments,
             attempt.lm(),
             [[_decode_chunk(chunks[index]) for index in each] for each in todo],
-            start_id=container.start_id,
+            start_id=payload.model.start_id,
             batch=attempt.batch,
-            on_chunk=on_chunk,
-            cancel=cancel,
+            on_chunk=partial(texts.take, todo),
+            cancel=context.cancel,
         )
         error = out_of_room(decode, lm.device)
         if error is not None and attempt.batch > 1:
             attempts.appendleft(replace(attempt, batch=attempt.batch // 2))
         elif error is not None and not attempts:
             raise no_room("decoding one chunk") from error
-    return texts
+    return texts.found
+
+
+class _Texts:
+    """The texts of chunks that have passed their checks."""
+
+    def __init__(
+        self,
+        chunks: Sequence[Chunk],
+        segments: Sequence[range],
+        tokens: Tokens,
+        request: Request,
+        context: Context,
+    ) -> None:
+        self.found: list[bytes | None] = [None] * len(chunks)
+        self._chunks, self._tokens, self._request = chunks, tokens, request
+        self._context = context
+        needed = [chunks[index] for each in segments for index in each]
+        self._progress = Progress(
+            stage=request.stage,
+            chunks_total=len(needed),
+            bytes_total=sum(chunk.num_bytes for chunk in needed),
+        )
+
+    def take(
+        self,
+        todo: Sequence[range],
+        segment: int,
+        place: int,
+        ids: list[int],
+        margins: list[float],
+    ) -> bool:
+        """What the decoder has made of a chunk of a segment. Returns whether its text is known, so
+        that the segment may go on."""
+        index = todo[segment][place]
+        if self.found[index] is not None:
+            return True
+        chunk = self._chunks[index]
+        self.found[index] = _checked_text(chunk, ids, self._tokens)
+        if self.found[index] is not None:
+            if self._request.on_decoded is not None:
+                self._request.on_decoded(index, ids, margins)
+            self._progress = replace(
+                self._progress,
+                chunks_done=self._progress.chunks_done + 1,
+                bytes_done=self._progress.bytes_done + chunk.num_bytes,
+            )
+        self._context.report(self._progress)
+        return self.found[index] is not None
 
 
 def _checked_text(chunk: Chunk, ids: list[int], tokens: Tokens) -> bytes | None:
@@ -149,11 +151,11 @@ def _batch_rows(segments: Sequence[Sequence[Chunk]], num_mem: int, lm: FrozenLM)
     return min(max(rows, _FEWEST_ROWS), _MOST_ROWS[kind])
 
 
-def _segments(chunks: Sequence[Chunk], wanted: range, unreadable: Collection[int]) -> list[range]:
+def _segments(payload: CramPayload, wanted: range, unreadable: Collection[int]) -> list[range]:
     """The chunks of each segment that has wanted ones: from its first to the last wanted, and no
     further than can be read."""
     found = []
-    for segment in segments_of(chunks):
+    for segment in payload.segment_ranges:
         first, last = segment.start, segment.stop
         if first < wanted.stop and wanted.start < last:
             last = min(last, wanted.stop)
@@ -162,17 +164,17 @@ def _segments(chunks: Sequence[Chunk], wanted: range, unreadable: Collection[int
     return [each for each in found if each]
 
 
-def _check_fits(container: Container, segments: Sequence[Sequence[Chunk]], lm: FrozenLM) -> None:
+def _check_fits(payload: CramPayload, segments: Sequence[Sequence[Chunk]], lm: FrozenLM) -> None:
     """Refuse what would make the model's arithmetic fail; the digest says it is the right model."""
-    if container.mem_dim != lm.dim:
-        raise Corrupt(f"vectors of {container.mem_dim} dimensions for a model of {lm.dim}")
-    if container.start_id is not None and container.start_id >= lm.vocab_size:
-        raise Corrupt(f"start token {container.start_id} of {lm.vocab_size}")
+    if payload.mem_dim != lm.dim:
+        raise Corrupt(f"vectors of {payload.mem_dim} dimensions for a model of {lm.dim}")
+    if payload.model.start_id is not None and payload.model.start_id >= lm.vocab_size:
+        raise Corrupt(f"start token {payload.model.start_id} of {lm.vocab_size}")
     for segment in segments:
         for chunk in segment:
             for position, token in _foreign(chunk, lm):
                 raise Corrupt(f"patch at position {position}: token {token} of {lm.vocab_size}")
-        length = 1 + container.num_mem + sum(chunk.num_tokens for chunk in segment)
+        length = 1 + payload.num_mem + sum(chunk.num_tokens for chunk in segment)
         if length > lm.max_positions:
             raise Corrupt(f"a segment of {length} positions, for a model of {lm.max_positions}")
 

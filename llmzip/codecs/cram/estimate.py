@@ -5,21 +5,24 @@ Owns the forecast of time and size. Knows nothing of files.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from llmzip.codecs.cram.groups import make_engine
+from llmzip.codecs.base import Estimate, Source, estimate_stored
+from llmzip.codecs.context import Context
+from llmzip.codecs.cram.executor import LocalExecutor
+from llmzip.codecs.cram.groups import Hooks, make_engine
 from llmzip.codecs.cram.payload import stored_bytes
-from llmzip.codecs.cram.plan import Part, Plan, plan_parts
+from llmzip.codecs.cram.plan import Plan, make_plan
 from llmzip.codecs.cram.tasks import Crammed, Task
 from llmzip.codecs.cram.timing import seconds_a_token_step
 from llmzip.codecs.cram.worth import is_worth_cramming
 from llmzip.config import CompressSettings
 from llmzip.lm.loaded import LoadedModel
-from llmzip.progress import OnProgress, Progress
-from llmzip.store.header import SETTINGS_BYTES
+from llmzip.progress import Progress
+from llmzip.store.cram_payload import CramPayload
+from llmzip.store.figures import count_text
 from llmzip.store.stored import pack_stored, xz_bytes
 
 _TRIED_CHUNKS = 3
@@ -29,56 +32,20 @@ _ROW_COST = 1 / 16
 _CHUNK_BYTES, _FILE_BYTES = 4, 160  # of metadata
 
 
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A forecast. seconds: of the whole run, start-up included, however short a time budget is."""
-
-    original_bytes: int
-    container_bytes: int
-    xz_bytes: int  # what `xz -9e` makes of the original
-    seconds: float
-    num_chunks: int = 0
-    num_vectors: int = 0
-    steps_a_chunk: float = 0.0
-    tried_chunks: int = 0  # crammed for this forecast
-
-    def bits_per_byte(self, num_bytes: int) -> float | None:
-        """Bits that `num_bytes` are for each byte of the original; None for an empty original."""
-        return 8 * num_bytes / self.original_bytes if self.original_bytes else None
-
-
-def estimate_stored(data: bytes) -> Estimate:
-    """The forecast where nothing is worth cramming: exact, and done in no time."""
-    return Estimate(
-        original_bytes=len(data),
-        container_bytes=len(pack_stored(data)) + SETTINGS_BYTES,
-        xz_bytes=xz_bytes(data),
-        seconds=0.0,
-    )
-
-
-def estimate_parts(
-    data: bytes,
-    parts: Sequence[Part],
-    loaded: LoadedModel,
-    settings: CompressSettings,
-    *,
-    startup_s: float,
-    on_progress: OnProgress,
-    cancel: threading.Event | None,
+def estimate_cram(
+    source: Source, loaded: LoadedModel, settings: CompressSettings, context: Context
 ) -> Estimate:
-    """The forecast for a text that is cut and read in full, but crammed in a few places only.
-
-    parts: of `data`. A time budget is left out of account.
-    """
+    """The forecast for a text that is cut and read in full, but crammed in a few places only. A
+    time budget is left out of account."""
     settings = replace(settings, time_budget_s=None)
+    executor = LocalExecutor(loaded=loaded, settings=settings, context=context)
     began = time.monotonic()
-    plan = plan_parts(parts, loaded, settings, on_progress=on_progress, cancel=cancel)
-    if not is_worth_cramming(data, plan, settings, mem_dim=loaded.decode_lm.dim):
-        return estimate_stored(data)
+    plan = make_plan(source.parts, loaded, settings, context, executor.read)
+    if not is_worth_cramming(source, plan, settings, mem_dim=loaded.decode_lm.dim):
+        return estimate_stored(source.data)
     reading_s = time.monotonic() - began
     tasks = list(plan.tasks)
-    trial = _try_chunks(plan, tasks, loaded, settings, on_progress, cancel)
+    trial = _try_chunks(plan, tasks, loaded, settings, context)
     second_a_token = seconds_a_token_step(tasks, loaded, settings)
 
     share = len(tasks) / trial.num_tasks
@@ -87,13 +54,18 @@ def estimate_parts(
     # Chunks are decoded twice, many at a time: when they are accepted and when the file is whole.
     decode_s = 2 * trial.certify_s * tokens_share / _decode_gain(len(tasks), trial.num_tasks)
     with_mem = sum(chunk.mem is not None for chunk in trial.chunks)
+    num_vectors = round(with_mem * share) * settings.num_mem
     return Estimate(
-        original_bytes=len(data),
+        codec=CramPayload.codec,
+        original_bytes=len(source.data),
         container_bytes=_container_bytes(plan, trial, share),
-        xz_bytes=xz_bytes(data),
-        seconds=startup_s + reading_s + cram_s + decode_s,
+        xz_bytes=xz_bytes(source.data),
+        seconds=reading_s + cram_s + decode_s,
+        result=count_text(num_vectors, "vector"),
+        sample=f"{trial.num_tasks} of {len(tasks):,} chunks",
+        keeps_budget=True,
         num_chunks=len(tasks),
-        num_vectors=round(with_mem * share) * settings.num_mem,
+        num_vectors=num_vectors,
         steps_a_chunk=trial.chunk_steps / trial.num_tasks,
         tried_chunks=trial.num_tasks,
     )
@@ -116,8 +88,7 @@ def _try_chunks(
     tasks: Sequence[Task],
     loaded: LoadedModel,
     settings: CompressSettings,
-    on_progress: OnProgress,
-    cancel: threading.Event | None,
+    context: Context,
 ) -> _Trial:
     """Cram a few chunks from all over the text."""
     count = min(_TRIED_CHUNKS, len(tasks))
@@ -127,9 +98,11 @@ def _try_chunks(
     progress = Progress(stage="cram", tokens_total=total, chunks_total=count)
 
     def on_step(num_right: int, view: object) -> None:
-        on_progress(replace(progress, tokens_right=num_right))
+        context.report(replace(progress, tokens_right=num_right))
 
-    engine = make_engine(plan, loaded, settings, on_step=on_step, cancel=cancel)
+    engine = make_engine(
+        plan, loaded, settings, hooks=Hooks(on_step=on_step, cancel=context.cancel)
+    )
     found = list(engine.run(iter(picked)))
     return _Trial(
         num_tasks=count,

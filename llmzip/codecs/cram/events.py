@@ -1,6 +1,6 @@
-"""What is told of cramming while it goes on.
+"""Progress events of cramming.
 
-Owns how what happens to chunks becomes progress events. Knows nothing of where chunks are crammed.
+Owns how what happens to chunks becomes events. Knows nothing of where chunks are crammed.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from llmzip.codecs.context import Context
 from llmzip.codecs.cram.payload import stored_bytes
 from llmzip.codecs.cram.plan import Plan
 from llmzip.codecs.cram.state import SlotView
 from llmzip.codecs.cram.tasks import Crammed, Task
 from llmzip.lm.tokens import Tokens
-from llmzip.progress import ChunkEvent, ChunkMode, ChunkView, OnProgress, Progress
+from llmzip.progress import ChunkEvent, ChunkMode, ChunkView, Progress
 
 
 class CramEvents:
     """How far the chunks of a plan are."""
 
-    def __init__(self, plan: Plan, tokens: Tokens, on_progress: OnProgress) -> None:
-        self._tokens, self._tell = tokens, on_progress
+    def __init__(self, plan: Plan, tokens: Tokens, context: Context) -> None:
+        self._tokens, self._tell = tokens, context.report
         self._finished_tokens = self._right_tokens = 0
         self._progress = Progress(
             stage="cram",

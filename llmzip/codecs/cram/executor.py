@@ -1,29 +1,132 @@
-"""Others who work on one file: what they are given and what they give back.
+"""Who crams a file's chunks: this process, or workers elsewhere, to the same bits.
 
-Owns the agreement between those who hand groups out and those who cram them somewhere else. Knows
-nothing of how they reach each other.
+Owns the interface behind which both stand, and what workers are given and give back. Knows nothing
+of how they are reached.
 """
 
 from __future__ import annotations
 
-import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
 
-from llmzip.codecs.cram.groups import Group
-from llmzip.codecs.cram.plan import Cut
+from llmzip.codecs.base import DecodingModel, Request
+from llmzip.codecs.context import Context, Workers
+from llmzip.codecs.cram.checkpoint import (
+    pack_crammed,
+    pack_state,
+    unpack_crammed,
+    unpack_segments,
+)
+from llmzip.codecs.cram.chunking import Segment
+from llmzip.codecs.cram.decoder import decode_chunks_of
+from llmzip.codecs.cram.events import CramEvents
+from llmzip.codecs.cram.groups import Group, Hooks, make_engine, wanted_margin
+from llmzip.codecs.cram.plan import Cut, Plan
+from llmzip.codecs.cram.state import EngineState
+from llmzip.codecs.cram.tasks import Crammed
+from llmzip.codecs.cram.timing import cram_seconds
 from llmzip.config import CompressSettings
-from llmzip.lm.zoo import ModelFiles
+from llmzip.lm.devices import trim_heap
+from llmzip.lm.loaded import LoadedModel
+from llmzip.lm.zoo import DEFAULT_MODEL, MODELS, ModelFiles
+from llmzip.progress import Forecast, Progress
+from llmzip.store.cram_payload import CramPayload
+
+KEPT = "chunks"  # in the journal
+_PLANNING_SHARE = 0.1  # of a time budget: reading takes a twentieth of the time of cramming
+_SEGMENTS_A_JOB = 8  # decoded together, where workers do it
+
+
+class Executor(Protocol):
+    """Does the three parts of cramming that take long."""
+
+    def read(
+        self, cut: Cut, blocks: Sequence[tuple[int, ...]]
+    ) -> Iterator[tuple[int, Sequence[Segment]]]:
+        """The number of each block of tokens and its segments, as they are read."""
+
+    def cram(
+        self, plan: Plan, groups: Sequence[Group], state: EngineState | None, events: CramEvents
+    ) -> Iterator[Crammed]:
+        """The finished chunks of groups, which are kept in the journal. state: what an earlier run
+        had under way of one of them."""
+
+    def decode(self, packed: bytes, payload: CramPayload) -> list[bytes | None]:
+        """The texts of the chunks of a finished file; None for one whose check fails."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalExecutor:
+    """This process."""
+
+    loaded: LoadedModel
+    settings: CompressSettings
+    context: Context
+
+    def read(
+        self, cut: Cut, blocks: Sequence[tuple[int, ...]]
+    ) -> Iterator[tuple[int, Sequence[Segment]]]:
+        """As `Executor.read`; of as many blocks as a tenth of the time budget leaves room for."""
+        budget = self.settings.time_budget_s
+        late = float("inf") if budget is None else time.monotonic() + _PLANNING_SHARE * budget
+        for number, ids in enumerate(blocks):
+            found: list[Segment] = []
+            for segment in cut(self.loaded.lm, ids):
+                self.context.check()
+                found.append(segment)
+                if time.monotonic() >= late:
+                    break
+            yield number, found
+            if time.monotonic() >= late:
+                return
+
+    def cram(
+        self, plan: Plan, groups: Sequence[Group], state: EngineState | None, events: CramEvents
+    ) -> Iterator[Crammed]:
+        """As `Executor.cram`. What is under way is kept, too."""
+        journal = self.context.journal
+        if self.context.on_forecast is not None and groups:
+            seconds = cram_seconds(groups, self.loaded, self.settings)
+            self.context.forecast(Forecast(seconds=seconds))
+
+        def save(accepted: Sequence[Crammed], now: EngineState) -> None:
+            if journal is not None:
+                journal.keep(KEPT, pack_crammed(accepted) if accepted else b"", pack_state(now))
+
+        hooks = Hooks(
+            on_step=events.step,
+            on_task=events.task,
+            on_save=save if journal else None,
+            cancel=self.context.cancel,
+            deadline=self.context.deadline,
+        )
+        engine = make_engine(plan, self.loaded, self.settings, hooks=hooks)
+        for group in groups:
+            is_begun = state is not None and state.group == group.index
+            begun = state if is_begun and state is not None else EngineState(group=group.index)
+            for chunk in engine.run(group.tasks, begun):
+                events.accept(chunk)
+                yield chunk
+
+    def decode(self, packed: bytes, payload: CramPayload) -> list[bytes | None]:
+        """As `Executor.decode`."""
+        trim_heap(self.loaded.decode_lm.device)
+        model = DecodingModel(lm=self.loaded.decode_lm, tokens=self.loaded.tokens)
+        wanted = range(len(payload.chunks))
+        request = Request(wanted=wanted, batch=self.settings.compute.batch, stage="verify")
+        return decode_chunks_of(payload, model, request, self.context)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """What every group of a file has in common: with it, any worker crams one to the same bits."""
+    """What all jobs of a file have in common, so that any worker crams a group to the same bits."""
 
     model: str  # what names it on another machine that shares this one's files, or the hub
     files: ModelFiles
-    numerics: str  # of the optimiser, see `workshop.optimiser_numerics`
+    numerics: str  # of the optimiser, see `lm.loaded.optimiser_numerics`
     min_margin: float  # logits
     settings: CompressSettings
 
@@ -36,47 +139,99 @@ class Job:
     state: bytes = b""
 
 
-class Executor(Protocol):
-    """Workers that have, or can load, the same model."""
+@dataclass(frozen=True, kw_only=True)
+class RemoteExecutor:
+    """Workers elsewhere."""
+
+    workers: Workers
+    shared: WorkerSettings
+    context: Context
 
     def read(
-        self,
-        shared: WorkerSettings,
-        cut: Cut,
-        blocks: Sequence[tuple[int, ...]],
-        *,
-        say: Callable[[str], None],
-        cancel: threading.Event | None,
-    ) -> Iterator[tuple[int, bytes]]:
-        """The number of each block of tokens and its segments, packed, as they are read."""
+        self, cut: Cut, blocks: Sequence[tuple[int, ...]]
+    ) -> Iterator[tuple[int, Sequence[Segment]]]:
+        """As `Executor.read`."""
+        progress = Progress(stage="measure", tokens_total=sum(map(len, blocks)))
+
+        def say(message: str) -> None:
+            self.context.say(message, progress)
+
+        for number, packed in self._run("read", blocks, say, common=(cut,)):
+            (found,) = unpack_segments(packed, [blocks[number]])
+            progress = replace(progress, tokens_right=progress.tokens_right + len(blocks[number]))
+            self.context.report(progress)
+            yield number, found
 
     def cram(
+        self, plan: Plan, groups: Sequence[Group], state: EngineState | None, events: CramEvents
+    ) -> Iterator[Crammed]:
+        """As `Executor.cram`. What is under way is lost where the run ends early."""
+        journal, by_index = self.context.journal, plan.by_index
+        jobs = [
+            # The group that was under way is gone on with; nobody's state is that of another one.
+            Job(group=group, state=pack_state(state))
+            if state is not None and state.group == group.index
+            else Job(group=group)
+            for group in groups
+        ]
+        for _, data in self._run("cram", jobs, events.say):
+            if journal is not None:
+                journal.keep(KEPT, data)
+            for chunk in unpack_crammed(data, by_index):
+                events.accept(chunk)
+                yield chunk
+
+    def decode(self, packed: bytes, payload: CramPayload) -> list[bytes | None]:
+        """As `Executor.decode`."""
+        chunks, segments = payload.chunks, payload.segment_ranges
+        wanted = [
+            range(segment.start, segments[index : index + _SEGMENTS_A_JOB][-1].stop)
+            for index, segment in list(enumerate(segments))[::_SEGMENTS_A_JOB]
+        ]
+        total = sum(chunk.num_bytes for chunk in chunks)
+        progress = Progress(stage="verify", chunks_total=len(chunks), bytes_total=total)
+        texts: list[bytes | None] = [None] * len(chunks)
+
+        def say(message: str) -> None:
+            self.context.say(message, progress)
+
+        self.context.report(progress)
+        for number, found in self._run("decode", wanted, say, common=(packed,)):
+            where = wanted[number]
+            texts[where.start : where.stop] = found
+            progress = replace(
+                progress,
+                chunks_done=progress.chunks_done + len(where),
+                bytes_done=progress.bytes_done + sum(chunks[index].num_bytes for index in where),
+            )
+            self.context.report(progress)
+        return texts
+
+    def _run(
         self,
-        shared: WorkerSettings,
-        jobs: Sequence[Job],
-        *,
+        name: str,
+        tasks: Sequence[Any],
         say: Callable[[str], None],
-        cancel: threading.Event | None,
-    ) -> Iterator[bytes]:
-        """The finished chunks of each group (but those that its state leaves out), packed, one
-        group after another as they are done."""
-
-    def decode(
-        self,
-        shared: WorkerSettings,
-        packed: bytes,
-        wanted: Sequence[range],
         *,
-        say: Callable[[str], None],
-        cancel: threading.Event | None,
-    ) -> Iterator[tuple[range, list[bytes | None]]]:
-        """The texts of ranges of a container's chunks, as they are done; None for a chunk whose
-        check fails."""
+        common: Sequence[Any] = (),
+    ) -> Iterator[tuple[int, Any]]:
+        return self.workers.run(
+            self.shared, name, tasks, common=common, say=say, cancel=self.context.cancel
+        )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hands:
-    """An executor, and the shared of the file that it works on."""
-
-    executor: Executor
-    shared: WorkerSettings
+def executor_of(loaded: LoadedModel, settings: CompressSettings, context: Context) -> Executor:
+    """The workers of a run, or this process where it has none."""
+    if context.workers is None:
+        return LocalExecutor(loaded=loaded, settings=settings, context=context)
+    model = settings.model or DEFAULT_MODEL
+    if model not in MODELS and Path(model).is_dir():
+        model = str(Path(model).resolve())
+    shared = WorkerSettings(
+        model=model,
+        files=loaded.files,
+        numerics=loaded.numerics,
+        min_margin=wanted_margin(loaded, settings),
+        settings=settings,
+    )
+    return RemoteExecutor(workers=context.workers, shared=shared, context=context)

@@ -86,17 +86,24 @@ def wanted_margin(loaded: LoadedModel, settings: CompressSettings) -> float:
     return BF16_SAFE_MARGIN if settings.bf16_safe else calibration_of(loaded).min_margin
 
 
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What the engine calls while it works, and what may end it."""
+
+    on_step: OnStep = lambda num_right, view: None
+    on_task: OnTask = lambda what, task, steps: None
+    on_save: OnSave | None = None
+    cancel: threading.Event | None = None
+    deadline: float | None = None
+
+
 def make_engine(
     plan: Plan | Group,
     loaded: LoadedModel,
     settings: CompressSettings,
     *,
     min_margin: float | None = None,
-    deadline: float | None = None,
-    on_step: OnStep = lambda num_right, view: None,
-    on_task: OnTask = lambda what, task, steps: None,
-    on_save: OnSave | None = None,
-    cancel: threading.Event | None = None,
+    hooks: Hooks,
 ) -> Engine:
     """The engine for a plan's chunks. min_margin: None: of `wanted_margin`."""
     return Engine(
@@ -111,10 +118,10 @@ def make_engine(
             step_price_bits=EFFORTS[settings.preset].step_price_bits,
             max_patches=settings.max_patches,
             grid=plan.grid,
-            deadline=deadline,
+            deadline=hooks.deadline,
         ),
-        on_step=on_step,
-        on_task=on_task,
-        on_save=on_save,
-        cancel=cancel,
+        on_step=hooks.on_step,
+        on_task=hooks.on_task,
+        on_save=hooks.on_save,
+        cancel=hooks.cancel,
     )

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 
 import numpy as np
 import torch
 
+from llmzip.codecs.base import Source, model_ref
 from llmzip.codecs.cram.calibration import BF16_SAFE_MARGIN
 from llmzip.codecs.cram.chunking import Segment
 from llmzip.codecs.cram.plan import Plan
@@ -20,54 +20,57 @@ from llmzip.codecs.cram.tasks import Crammed
 from llmzip.config import CompressSettings
 from llmzip.lm.loaded import LoadedModel
 from llmzip.lm.tokens import Tokens
-from llmzip.store.container import Chunk, Container, CramRun, StoredRun, chunk_check
+from llmzip.store.container import Container
+from llmzip.store.cram_payload import Chunk, CramPayload
+from llmzip.store.hashes import chunk_check
+from llmzip.store.payload import Run, StoredRun, TextRun
 from llmzip.store.residual import pack_patches
-from llmzip.store.stored import blank_container
+from llmzip.store.stored import container_with
 from llmzip.store.vectors import GridMem, MemBits
 
 _ID_BITS = 15.0  # of a token that is stored by its id in a coded file
 
 
 def assemble(
-    data: bytes,
+    source: Source,
     plan: Plan,
     crammed: Iterable[Crammed],
     loaded: LoadedModel,
     settings: CompressSettings,
 ) -> Container:
-    """The container of `data`. Tokens that no chunk holds are stored as bytes."""
+    """The container of a source. Tokens that no chunk holds are stored as bytes."""
     by_segment: dict[int, list[Crammed]] = {segment.index: [] for segment in plan.segments}
     for chunk in crammed:
         by_segment[chunk.task.segment.index].append(chunk)
-    runs: list[CramRun | StoredRun] = []
+    runs: list[Run] = []
     used: list[Crammed] = []
+    chunks: list[Chunk] = []
     for part, segments in plan.parts:
         rest = part.data
         for segment in segments:
             found, left = _held(segment, by_segment[segment.index])
-            used += found
-            chunks = tuple(_chunk(chunk, loaded.tokens) for chunk in found)
-            _append(runs, CramRun(chunks=chunks))
+            own = [_chunk(chunk, loaded.tokens) for chunk in found]
+            held = TextRun(num_bytes=sum(chunk.num_bytes for chunk in own))
             text = loaded.tokens.bytes_of(left)
-            rest = rest[sum(chunk.num_bytes for chunk in chunks) + len(text) :]
-            _append(runs, StoredRun(data=text))
-        _append(runs, StoredRun(data=rest))
+            runs += [held, StoredRun(data=text)]
+            rest = rest[held.num_bytes + len(text) :]
+            used += found
+            chunks += own
+        runs.append(StoredRun(data=rest))
     if not used:
-        return blank_container(data, tuple(runs))
+        return container_with(source.data, runs)
     weakest = min((c.min_margin for c in used if c.min_margin is not None), default=None)
-    return replace(
-        blank_container(data, tuple(runs)),
-        model_id=loaded.files.model_id,
-        revision=loaded.files.revision,
-        model_digest=loaded.files.digest,
+    payload = CramPayload(
+        model=model_ref(loaded),
         num_mem=settings.num_mem,
         mem_dim=loaded.lm.dim,
         bits=16 if plan.grid is None else math.ceil(plan.grid.bits),
         context_tokens=plan.context_tokens,
-        start_id=loaded.start_id,
         min_margin=weakest,
         bf16_safe=weakest is not None and weakest >= BF16_SAFE_MARGIN,
+        chunks=tuple(chunks),
     )
+    return container_with(source.data, runs, payload)
 
 
 def _held(segment: Segment, chunks: Iterable[Crammed]) -> tuple[list[Crammed], tuple[int, ...]]:
@@ -80,19 +83,6 @@ def _held(segment: Segment, chunks: Iterable[Crammed]) -> tuple[list[Crammed], t
         held.append(chunk)
         place += chunk.task.num_tokens
     return held, segment.ids[place - segment.offset :]
-
-
-def _append(runs: list[CramRun | StoredRun], run: CramRun | StoredRun) -> None:
-    """Add a run; empty ones vanish, neighbours of one kind become one."""
-    if not (run.data if isinstance(run, StoredRun) else run.chunks):
-        return
-    last = runs[-1] if runs else None
-    if isinstance(run, StoredRun) and isinstance(last, StoredRun):
-        runs[-1] = StoredRun(data=last.data + run.data)
-    elif isinstance(run, CramRun) and isinstance(last, CramRun):
-        runs[-1] = CramRun(chunks=last.chunks + run.chunks)
-    else:
-        runs.append(run)
 
 
 def stored_bytes(chunk: Crammed) -> int:

@@ -6,30 +6,24 @@ Knows nothing of optimisation or containers.
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
 
+from llmzip.codecs.context import Context
 from llmzip.codecs.cram.calibration import calibration_of
 from llmzip.codecs.cram.checkpoint import pack_segments, unpack_segments
 from llmzip.codecs.cram.chunking import Segment, longest_chunk, plan_segments
 from llmzip.codecs.cram.presets import EFFORTS, Effort, chunk_budget_bits, grid_plan
 from llmzip.codecs.cram.rounding import GridPlan
 from llmzip.codecs.cram.tasks import Task, tasks_of
-from llmzip.codecs.input import Stretch
+from llmzip.codecs.input import Part
 from llmzip.config import CompressSettings
 from llmzip.lm.loaded import LoadedModel
 from llmzip.lm.model import FrozenLM
-from llmzip.lm.tokens import Tokens
-from llmzip.progress import OnProgress, Progress, check_cancelled
-from llmzip.store.journal import Journal
+from llmzip.progress import Progress
 
-# Fewer tokens than this are stored: a vector for so little is waste even beside other 16-bit
-# vectors.
-_MIN_CRAM_TOKENS = 8
 # Left context when the user names none is at most so long that there are this many segments for
 # the decoder to work on at a time.
 _SEGMENTS_WANTED = 64
@@ -37,23 +31,15 @@ _SHORTEST_CONTEXT_TOKENS = 64  # a shorter one only makes chunks wait for each o
 # Tokens that are read apart from others: enough for the segments that end with them, too early, to
 # be few.
 _BLOCK_TOKENS = 16384
-_PLANNING_SHARE = 0.1  # of a time budget: reading takes a twentieth of the time of cramming
 _LOWEST_BUDGET_BITS = 48.0
 _KEPT = "plan"  # in the journal
 _BF16_SAFE_LOAD = 0.6  # of vectors on a grid, which hold less where margins are to be wide
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A stretch of the input: its bytes, and its tokens where it is to be crammed."""
-
-    data: bytes
-    ids: tuple[int, ...] | None
-
-
 # Cuts one block of tokens: `plan_segments` with its settings, which can be sent elsewhere.
 Cut: TypeAlias = Callable[[FrozenLM, Sequence[int]], Iterator[Segment]]
-# The number and the segments of each block, as they are read.
+# Gives the number and the segments of each block, as they are read. No segment goes beyond its
+# block, so that it does not matter where a block is read.
 Read: TypeAlias = Callable[
     [Cut, Sequence[tuple[int, ...]]], Iterable[tuple[int, Sequence[Segment]]]
 ]
@@ -82,66 +68,41 @@ class Plan:
         return tasks_of(self.segments)
 
 
-def tokenised_parts(stretches: Sequence[Stretch], tokens: Tokens) -> list[Part]:
-    """Tokenise the stretches of text; what has no tokens, or hardly any, stays bytes. Neighbours
-    differ in kind."""
-    parts: list[Part] = []
-    for stretch in stretches:
-        pieces = tokens.encode(stretch.data) if stretch.is_text else []
-        found = [Part(data=piece.data, ids=piece.ids) for piece in pieces]
-        for part in found or [Part(data=stretch.data, ids=None)]:
-            if part.ids is not None and len(part.ids) < _MIN_CRAM_TOKENS:
-                part = Part(data=part.data, ids=None)
-            if parts and (parts[-1].ids is None) == (part.ids is None):
-                before = parts.pop()
-                ids = None if before.ids is None or part.ids is None else before.ids + part.ids
-                part = Part(data=before.data + part.data, ids=ids)
-            parts.append(part)
-    return parts
-
-
-def plan_parts(
+def make_plan(
     parts: Sequence[Part],
     loaded: LoadedModel,
     settings: CompressSettings,
-    *,
-    journal: Journal | None = None,
-    read: Read | None = None,
-    on_progress: OnProgress = lambda event: None,
-    cancel: threading.Event | None = None,
+    context: Context,
+    read: Read,
 ) -> Plan:
-    """Read every part with the model and cut it. Within a time budget, what is not read in a tenth
-    of it is left out of the segments. A plan in the journal stays as it is.
-
-    read: reads blocks of tokens somewhere else; no segment goes beyond its block, so that it does
-    not matter where.
-    """
-    on_progress(Progress(stage="measure", bytes_total=sum(len(part.data) for part in parts)))
+    """Read every part with the model and cut it. A plan in the journal stays as it is."""
+    journal = context.journal
+    context.report(Progress(stage="measure", bytes_total=sum(len(part.data) for part in parts)))
     num_tokens = sum(len(part.ids or ()) for part in parts)
     grid = grid_plan(settings.preset, settings.bits, settings.max_steps)
-    context = settings.context_tokens
-    if context is None:
-        context = _default_context(EFFORTS[settings.preset], num_tokens, is_grid=grid is not None)
+    context_tokens = settings.context_tokens
+    if context_tokens is None:
+        context_tokens = _default_context(
+            EFFORTS[settings.preset], num_tokens, is_grid=grid is not None
+        )
     # The longest chunk and its vectors must still fit behind the start token and the context.
     room = loaded.decode_lm.max_positions - settings.num_mem - 1
     longest = min(longest_chunk(settings.num_mem), max(1, room // 2))
-    context = max(0, min(context, room - longest))
+    context_tokens = max(0, min(context_tokens, room - longest))
     kept = journal.kept(_KEPT) if journal else []
     if kept:
         segments = unpack_segments(kept[-1], [part.ids for part in parts])
     else:
         cut = partial(
-            plan_segments, start_id=loaded.start_id, context_tokens=context,
+            plan_segments, start_id=loaded.start_id, context_tokens=context_tokens,
             budget_bits=settings.budget_bits or _default_budget_bits(loaded, settings, grid),
             max_chunk_tokens=longest, spared=0.0 if grid is None else settings.max_patches,
         )  # fmt: skip
-        if read is None:
-            read = partial(_read_here, loaded.lm, settings.time_budget_s, cancel)
         segments = _cut_parts(parts, cut, read)
         if journal:
             journal.keep(_KEPT, pack_segments(segments))
     planned = list(zip(parts, segments, strict=True))
-    return Plan(parts=planned, context_tokens=context, grid=grid)
+    return Plan(parts=planned, context_tokens=context_tokens, grid=grid)
 
 
 def _cut_parts(parts: Sequence[Part], cut: Cut, read: Read) -> list[list[Segment]]:
@@ -168,29 +129,6 @@ def _blocks(ids: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
     for begin, end in zip(ends, ends[1:], strict=False):
         if end > begin:
             yield begin, ids[begin:end]
-
-
-def _read_here(
-    lm: FrozenLM,
-    time_budget_s: float | None,
-    cancel: threading.Event | None,
-    cut: Cut,
-    blocks: Sequence[tuple[int, ...]],
-) -> Iterator[tuple[int, Sequence[Segment]]]:
-    """The segments of each block, of as many as a time budget leaves room for."""
-    late = float("inf")
-    if time_budget_s is not None:
-        late = time.monotonic() + _PLANNING_SHARE * time_budget_s
-    for number, ids in enumerate(blocks):
-        found: list[Segment] = []
-        for segment in cut(lm, ids):
-            check_cancelled(cancel)
-            found.append(segment)
-            if time.monotonic() >= late:
-                break
-        yield number, found
-        if time.monotonic() >= late:
-            return
 
 
 def _default_context(effort: Effort, num_tokens: int, *, is_grid: bool) -> int:

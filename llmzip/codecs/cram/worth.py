@@ -7,9 +7,10 @@ bytes to save time: then only a small file may not grow. Knows nothing of optimi
 
 from __future__ import annotations
 
+from llmzip.codecs.base import Draft, Source, stored_draft
 from llmzip.codecs.cram.plan import Plan
 from llmzip.config import CompressSettings
-from llmzip.store.stored import Draft, pack_stored, stored_draft
+from llmzip.store.stored import pack_stored
 
 GROWTH_BYTES = 64  # more than its text has no file of a preset's vectors, if storing takes less
 SMALL_BYTES = 512  # of text
@@ -19,10 +20,13 @@ _FILE_BYTES = 122  # header, columns and checksums
 _BITS_SHARE, _PATCH_BITS = 1.1, 21.0
 
 
-def is_worth_cramming(data: bytes, plan: Plan, settings: CompressSettings, *, mem_dim: int) -> bool:
+def is_worth_cramming(
+    source: Source, plan: Plan, settings: CompressSettings, *, mem_dim: int
+) -> bool:
     """Whether steps are spent on a text. Not where the file is expected to be larger than the text;
     nor, of a small text or a single chunk, than the text stored without a model: few vectors have
     to pay for the header's fields of the model."""
+    data = source.data
     if _may_grow(data, settings) or plan.grid is None:
         return True
     tasks = list(plan.tasks)

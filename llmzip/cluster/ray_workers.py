@@ -16,8 +16,7 @@ from typing import Any, TypeAlias
 
 from llmzip.cluster.pool import WorkerLost, run_jobs
 from llmzip.cluster.worker import Worker
-from llmzip.codecs.cram.executor import Job, WorkerSettings
-from llmzip.codecs.cram.plan import Cut
+from llmzip.codecs.cram.executor import WorkerSettings
 from llmzip.config import LOCAL_CLUSTER, ClusterSettings
 from llmzip.errors import InputError, LlmzipError, SettingsError
 
@@ -28,17 +27,15 @@ _Task: TypeAlias = tuple[str, tuple[Any, ...]]  # a method of `Worker`, and what
 
 
 @contextmanager
-def ray_executor(
-    settings: ClusterSettings, *, say: Say = lambda line: None
-) -> Iterator[RayExecutor]:
-    """An executor on the cluster until the block ends. Raises SettingsError without Ray, InputError
+def ray_workers(settings: ClusterSettings, *, say: Say = lambda line: None) -> Iterator[RayWorkers]:
+    """Workers on the cluster until the block ends. Raises SettingsError without Ray, InputError
     for a cluster that does not answer."""
     try:
         import ray
     except ImportError as error:
         raise SettingsError("--ray needs the package ray", hint="pip install ray") from error
     if ray.is_initialized():  # the caller's own: it stays
-        yield RayExecutor(ray, settings, say)
+        yield RayWorkers(ray, settings, say)
         return
     # Neither a line from Ray's own log, nor its handler of signals, nor figures sent anywhere; and
     # workers of this machine are to work as this process would.
@@ -55,7 +52,7 @@ def ray_executor(
                 hint="ray start --head starts one; --ray alone uses this machine",
             ) from error
     try:
-        yield RayExecutor(ray, settings, say)
+        yield RayWorkers(ray, settings, say)
     finally:
         with _own_signals():
             ray.shutdown()
@@ -75,79 +72,41 @@ def _own_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class RayExecutor:
+class RayWorkers:
     """The workers of one run. Loads models once for all files."""
 
     def __init__(self, ray: Any, settings: ClusterSettings, say: Say) -> None:
         self._ray, self._settings, self._say = ray, settings, say
-        self._team: _RayPool | None = None
+        self._pool: _RayPool | None = None
 
-    def read(
+    def run(
         self,
         shared: WorkerSettings,
-        cut: Cut,
-        blocks: Sequence[tuple[int, ...]],
+        name: str,
+        tasks: Sequence[Any],
         *,
-        say: Say,
-        cancel: threading.Event | None,
-    ) -> Iterator[tuple[int, bytes]]:
-        """See `executor.Executor`."""
-        tasks = [("read", (cut, ids)) for ids in blocks]
-        yield from self._run(shared, tasks, say, cancel)
-
-    def cram(
-        self,
-        shared: WorkerSettings,
-        jobs: Sequence[Job],
-        *,
-        say: Say,
-        cancel: threading.Event | None,
-    ) -> Iterator[bytes]:
-        """See `executor.Executor`."""
-        tasks = [("cram", (job,)) for job in jobs]
-        for _, data in self._run(shared, tasks, say, cancel):
-            yield data
-
-    def decode(
-        self,
-        shared: WorkerSettings,
-        packed: bytes,
-        wanted: Sequence[range],
-        *,
-        say: Say,
-        cancel: threading.Event | None,
-    ) -> Iterator[tuple[range, list[bytes | None]]]:
-        """See `executor.Executor`."""
-        shared = self._ray.put(packed)
-        tasks = [("decode", (shared, where)) for where in wanted]
-        for number, texts in self._run(shared, tasks, say, cancel):
-            yield wanted[number], texts
-
-    def _run(
-        self,
-        shared: WorkerSettings,
-        tasks: Sequence[_Task],
+        common: Sequence[Any] = (),
         say: Say,
         cancel: threading.Event | None,
     ) -> Iterator[tuple[int, Any]]:
-        """The number and the result of every task, as they are done."""
-        shared = self._ray.put(shared)
-        jobs = [(name, (shared, *arguments)) for name, arguments in tasks]
-        with self._pool(shared) as team:
-            yield from run_jobs(team, jobs, say=say, cancel=cancel)
+        """See `codecs.context.Workers`."""
+        sent = [self._ray.put(each) for each in (shared, *common)]  # once for all tasks
+        jobs = [(name, (*sent, task)) for task in tasks]
+        with self._started(shared) as pool:
+            yield from run_jobs(pool, jobs, say=say, cancel=cancel)
 
     @contextmanager
-    def _pool(self, shared: WorkerSettings) -> Iterator[_RayPool]:
+    def _started(self, shared: WorkerSettings) -> Iterator[_RayPool]:
         """The workers, started where there are none; they go where the work ends badly."""
-        if self._team is None:
+        if self._pool is None:
             on_gpus = shared.numerics.startswith("cuda")
-            self._team = _RayPool(self._ray, _shape(self._ray, self._settings, on_gpus=on_gpus))
-            self._say(self._team.describe())
+            self._pool = _RayPool(self._ray, _shape(self._ray, self._settings, on_gpus=on_gpus))
+            self._say(self._pool.describe())
         try:
-            yield self._team
+            yield self._pool
         except BaseException:
-            self._team.dismiss()
-            self._team = None
+            self._pool.dismiss()
+            self._pool = None
             raise
 
 

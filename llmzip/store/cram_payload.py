@@ -1,0 +1,247 @@
+"""Chunks of text held by mem vectors, as a file keeps them, and the rules for them.
+
+Owns the dataclasses of the cram codec, every limit on them, and the one-byte scale of margins. Does
+not know how any of it is laid out in a file; `cram_fields` does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import ClassVar
+
+import numpy as np
+
+from llmzip.errors import Corrupt
+from llmzip.store.figures import PieceFigures, PieceKind
+from llmzip.store.model_ref import ModelRef
+from llmzip.store.payload import Payload, Run, StoredRun, Tensors
+from llmzip.store.piece_shares import patch_weight, shares, vector_weights
+from llmzip.store.residual import Patch, Ranked, check_patches
+from llmzip.store.vectors import (
+    MAX_MEM_DIM,
+    MAX_NUM_MEM,
+    RAW_BITS,
+    GridMem,
+    MemBits,
+    check_bits,
+    mem_bits,
+)
+
+MAX_CHUNK_TOKENS = 65535
+MAX_CONTEXT_TOKENS = 2**31 - 1
+BF16_SAFE = 1  # an optional feature
+_COLUMNS = ("chunk", "first_byte", "num_bytes", "num_tokens", "starts_segment")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Chunk:
+    """Consecutive tokens held by one set of mem vectors, or token by token."""
+
+    num_tokens: int
+    num_bytes: int  # the original bytes that these tokens stand for
+    check: int  # `chunk_check` of those bytes
+    starts_segment: bool  # no left context
+    patches: tuple[Patch, ...]
+    # [K, D] bf16 bits, or a grid in coded files. None: a literal chunk, every token is a patch.
+    mem: MemBits | GridMem | None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Chunk):
+            return NotImplemented
+        if self._plain() != other._plain() or type(self.mem) is not type(other.mem):
+            return False
+        if isinstance(self.mem, np.ndarray) and isinstance(other.mem, np.ndarray):
+            return np.array_equal(self.mem, other.mem)
+        return self.mem == other.mem
+
+    __hash__ = None  # type: ignore[assignment]  # arrays have none
+
+    def _plain(self) -> tuple[object, ...]:
+        return (self.num_tokens, self.num_bytes, self.check, self.starts_segment, self.patches)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CramPayload(Payload):
+    """All that the cram codec holds of a file's text. A run of text starts a segment."""
+
+    codec: ClassVar[str] = "cram"
+    noun: ClassVar[str] = "chunk"
+    # A segment takes as long alone as beside seven others: a step reads all weights anyway.
+    segments_ahead: ClassVar[int] = 8
+
+    model: ModelRef
+    num_mem: int
+    mem_dim: int
+    bits: int
+    context_tokens: int
+    min_margin: float | None  # weakest unpatched margin in logits; None: no such token
+    bf16_safe: bool = False
+    chunks: tuple[Chunk, ...]  # in file order, across runs
+
+    @property
+    def pieces(self) -> tuple[Chunk, ...]:
+        return self.chunks
+
+    @property
+    def segment_ranges(self) -> list[range]:
+        starts = [index for index, chunk in enumerate(self.chunks) if chunk.starts_segment]
+        return [range(a, b) for a, b in pairwise([*starts, len(self.chunks)])]
+
+    @property
+    def bits_per_dimension(self) -> int:
+        return self.bits
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether its vectors are on grids, and its planes entropy-coded."""
+        return self.bits < RAW_BITS
+
+    @property
+    def optional(self) -> int:
+        return BF16_SAFE * self.bf16_safe
+
+    def check(self, runs: Sequence[Run]) -> None:
+        check_geometry(self.num_mem, self.mem_dim, self.bits, self.context_tokens)
+        for number, chunk in enumerate(self.chunks):
+            check_chunk(chunk, self, number=number)
+        for chunks in chunks_of_runs(self.chunks, runs):
+            _require(chunks[0].starts_segment, "a run's first chunk must start a segment")
+        margin = self.min_margin
+        has_free_token = any(len(chunk.patches) < chunk.num_tokens for chunk in self.chunks)
+        _require((margin is not None) == has_free_token, "a margin needs an unpatched token")
+        _require(
+            margin is None or (math.isfinite(margin) and margin >= 0),
+            f"the weakest margin cannot be {margin}",
+        )
+
+    def piece_figures(self, planes: Mapping[str, int]) -> list[PieceFigures]:
+        vectors = shares(vector_weights([chunk.mem for chunk in self.chunks]), planes["vectors"])
+        weights = [patch_weight(chunk.patches, chunk.num_tokens) for chunk in self.chunks]
+        patches = shares(weights, planes["patches"])
+        return [
+            PieceFigures(
+                kind=_kind(chunk),
+                num_tokens=chunk.num_tokens,
+                num_patches=0 if chunk.mem is None else len(chunk.patches),
+                vector_bits=vector_bits,
+                patch_bits=patch_bits,
+                starts_segment=chunk.starts_segment,
+            )
+            for chunk, vector_bits, patch_bits in zip(self.chunks, vectors, patches, strict=True)
+        ]
+
+    def patched_positions(self) -> list[list[int]]:
+        return [[position for position, _ in chunk.patches] for chunk in self.chunks]
+
+    def tensors(self, first_bytes: Sequence[int]) -> Tensors:
+        """Of the chunks that have vectors: chunk (from 0), first_byte, num_bytes, num_tokens,
+        starts_segment: [N] int64. patches: [P, 6] int64: row of mem, position, token or -1, and of
+        one that is named by rank skip, size and index, else -1."""
+        mems: list[MemBits] = []
+        rows: list[list[int]] = []
+        patches: list[list[int]] = []
+        for number, chunk in enumerate(self.chunks):
+            if chunk.mem is None:
+                continue
+            for position, token in chunk.patches:
+                name = [token, -1, -1, -1]
+                if isinstance(token, Ranked):
+                    name = [-1, token.skip, token.size, token.index]
+                patches.append([len(mems), position, *name])  # type: ignore[list-item]
+            mems.append(mem_bits(chunk.mem))
+            counts = chunk.num_bytes, chunk.num_tokens, int(chunk.starts_segment)
+            rows.append([number, first_bytes[number], *counts])
+        columns = np.array(rows, dtype=np.int64).reshape(-1, len(_COLUMNS)).T
+        empty = np.empty((0, self.num_mem, self.mem_dim), dtype=np.uint16)
+        return {
+            "mem": np.stack(mems) if mems else empty,
+            **dict(zip(_COLUMNS, columns, strict=True)),
+            "patches": np.array(patches, dtype=np.int64).reshape(-1, 6),
+        }
+
+
+def chunks_of_runs(chunks: Sequence[Chunk], runs: Sequence[Run]) -> list[Sequence[Chunk]]:
+    """The chunks of each run of text. Raises Corrupt where a run ends inside a chunk."""
+    ends = [0, *accumulate(chunk.num_bytes for chunk in chunks)]
+    places = {end: index for index, end in enumerate(ends)}
+    found: list[Sequence[Chunk]] = []
+    begin = 0
+    for run in runs:
+        if not isinstance(run, StoredRun):
+            first, last = places.get(begin), places.get(begin + run.num_bytes)
+            if first is None or last is None:
+                raise Corrupt(f"a run of {run.num_bytes} bytes does not end where a chunk does")
+            found.append(chunks[first:last])
+            begin += run.num_bytes
+    _require(begin == ends[-1], f"the chunks hold {ends[-1]} bytes, the runs take {begin}")
+    return found
+
+
+def margin_code(margin: float | None) -> int:
+    """A margin in logits as one byte, rounded down. Code 1 also stands for all that is smaller."""
+    if margin is None:
+        return 0
+    code = max(1, min(255, 128 + math.floor(16 * math.log2(margin)))) if margin > 0 else 1
+    # log2 may be off by an ulp: decide by the decoded values, so that code -> value -> code holds.
+    while code < 255 and margin_value(code + 1) <= margin:
+        code += 1
+    while code > 1 and margin_value(code) > margin:
+        code -= 1
+    return code
+
+
+def margin_value(code: int) -> float:
+    """The margin in logits that a code of 1..255 stands for."""
+    return float(2.0 ** ((code - 128) / 16))
+
+
+def check_geometry(num_mem: int, mem_dim: int, bits: int, context_tokens: int) -> None:
+    """Raise Corrupt or UnsupportedVersion unless K, D, bits and context are in range."""
+    _require(1 <= num_mem <= MAX_NUM_MEM, f"{num_mem} mem vectors per chunk")
+    _require(1 <= mem_dim <= MAX_MEM_DIM, f"mem vectors of {mem_dim} dimensions")
+    _require(0 <= context_tokens <= MAX_CONTEXT_TOKENS, f"{context_tokens} context tokens")
+    check_bits(bits)
+
+
+def check_chunk(chunk: Chunk, payload: CramPayload, *, number: int) -> None:
+    """Raise Corrupt for a chunk that breaks a rule: all rules but that against infinities and NaNs
+    of raw vectors, which `vectors` refuses for all at once."""
+    wrong, mem = "", chunk.mem
+    if not 1 <= chunk.num_tokens <= MAX_CHUNK_TOKENS:
+        wrong = f"{chunk.num_tokens} tokens, at most {MAX_CHUNK_TOKENS}"
+    elif chunk.num_bytes < chunk.num_tokens:
+        wrong = f"{chunk.num_bytes} bytes for {chunk.num_tokens} tokens"
+    elif not 0 <= chunk.check <= 0xFFFF:
+        wrong = "the check has 16 bits"
+    elif mem is None and len(chunk.patches) != chunk.num_tokens:
+        wrong = f"literal, but {len(chunk.patches)} of {chunk.num_tokens} tokens known"
+    elif mem is not None:
+        wrong = _mem_problem(mem, payload)
+    if wrong:
+        raise Corrupt(f"chunk {number}: {wrong}")
+    allow_ranked = payload.is_coded and mem is not None
+    check_patches(chunk.patches, num_tokens=chunk.num_tokens, allow_ranked=allow_ranked)
+
+
+def _mem_problem(mem: MemBits | GridMem, payload: CramPayload) -> str:
+    shape = (payload.num_mem, payload.mem_dim)
+    if isinstance(mem, GridMem) != payload.is_coded:
+        return f"mem is a {type(mem).__name__} at {payload.bits} bits"
+    if isinstance(mem, GridMem):
+        return mem.problem(*shape)
+    fits = mem.dtype == np.uint16 and mem.shape == shape
+    return "" if fits else f"mem is {mem.dtype} {list(mem.shape)}, not uint16 {list(shape)}"
+
+
+def _kind(chunk: Chunk) -> PieceKind:
+    if chunk.mem is None:
+        return "literal"
+    return "patched" if chunk.patches else "crammed"
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise Corrupt(message)

@@ -1,0 +1,117 @@
+"""Which language model a file needs: its name, its revision, its digest, its start token.
+
+Owns these fields, their limits and their coding in the header. Does not know what a codec stores of
+the text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmzip.errors import Corrupt
+from llmzip.store.residual import MAX_TOKEN_ID
+from llmzip.store.varint import Cursor, encode_varint
+
+DIGEST_BYTES = 16
+COMMIT_BYTES = 20
+MAX_NAME_BYTES = 255
+
+# Line breaks, terminal controls, bidirectional overrides: what could make a printed name look like
+# something else. A fixed list, so that no file is valid under one version of Unicode only.
+_UNPRINTABLE = frozenset(
+    chr(code)
+    for first, last in (
+        (0x00, 0x1F), (0x7F, 0x9F), (0x200E, 0x200F), (0x2028, 0x202E), (0x2066, 0x2069)
+    )
+    for code in range(first, last + 1)
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRef:
+    """A language model, as a file names it."""
+
+    model_id: str
+    revision: str  # a commit, a label, or nothing
+    digest: bytes  # 16 bytes: identity of weights, config and vocabulary
+    start_id: int | None  # start token: stands before the first token of every segment
+
+    def check(self) -> None:
+        """Raise Corrupt unless every field is in range."""
+        _require(self.model_id != "", "text that needs a model needs a model id")
+        _check_name(self.model_id, what="model id")
+        _check_name(self.revision, what="revision")
+        _require(len(self.digest) == DIGEST_BYTES, f"a model digest has {DIGEST_BYTES} bytes")
+        _check_start(self.start_id)
+
+    def encode(self) -> bytes:
+        """All but the start token, whose place in the header depends on the codec."""
+        name = self.model_id.encode()
+        out = encode_varint(len(name)) + name
+        if is_commit(self.revision):
+            return out + b"\x01" + bytes.fromhex(self.revision) + self.digest
+        label = self.revision.encode()
+        return out + (encode_varint(len(label) + 1) + label if label else b"\x00") + self.digest
+
+    def encode_start(self) -> bytes:
+        """The start token, where there is one."""
+        return b"" if self.start_id is None else encode_varint(self.start_id)
+
+
+def read_model_ref(cursor: Cursor) -> ModelRef:
+    """The inverse of `ModelRef.encode`. Raises Corrupt."""
+    model_id = _read_text(cursor, cursor.varint(), what="model id")
+    if not model_id:
+        raise Corrupt("header: empty model id")
+    code = cursor.varint()
+    if code == 1:
+        revision = bytes(cursor.take(COMMIT_BYTES)).hex()
+    else:
+        revision = _read_text(cursor, max(code - 1, 0), what="revision")
+        if is_commit(revision):
+            raise Corrupt("header: a commit stored as text")
+    digest = bytes(cursor.take(DIGEST_BYTES))
+    return ModelRef(model_id=model_id, revision=revision, digest=digest, start_id=None)
+
+
+def read_start(cursor: Cursor, *, has_start: bool) -> int | None:
+    """The inverse of `ModelRef.encode_start`. Raises Corrupt."""
+    start_id = cursor.varint() if has_start else None
+    _check_start(start_id)
+    return start_id
+
+
+def is_commit(revision: str) -> bool:
+    """Whether a revision is a full commit in the one spelling that is stored as raw bytes."""
+    return len(revision) == 2 * COMMIT_BYTES and set(revision) <= set("0123456789abcdef")
+
+
+def _check_start(start_id: int | None) -> None:
+    if start_id is not None:
+        _require(0 <= start_id <= MAX_TOKEN_ID, f"start token {start_id}, at most {MAX_TOKEN_ID}")
+
+
+def _check_name(name: str, *, what: str) -> None:
+    """Raise Corrupt for a name too long, or with characters that could mislead a reader."""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError as error:
+        raise Corrupt(f"{what} is not valid Unicode") from error
+    _require(size <= MAX_NAME_BYTES, f"{what} of {size} bytes, at most {MAX_NAME_BYTES}")
+    _require(_UNPRINTABLE.isdisjoint(name), f"{what} has control characters")
+
+
+def _read_text(cursor: Cursor, size: int, *, what: str) -> str:
+    if size > MAX_NAME_BYTES:
+        raise Corrupt(f"header: {what} of {size} bytes, at most {MAX_NAME_BYTES}")
+    try:
+        text = bytes(cursor.take(size)).decode()
+    except UnicodeDecodeError as error:
+        raise Corrupt(f"header: {what} is not UTF-8") from error
+    _check_name(text, what=what)
+    return text
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise Corrupt(message)
