@@ -4,7 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test soak lint types docs clean
+# Tests in as many processes as there are cores, up to four: each may load a model.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+
+.PHONY: demo test test-all soak lint types docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -20,8 +23,13 @@ demo: $(STAMP)
 	cmp examples/short.txt build/demo/short.txt
 	@echo "identical: examples/short.txt went into vectors and back"
 
+# What a newcomer runs: all but what takes long.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST) -m 'not slow and not gpu'
+
+# Everything. CI runs this.
+test-all: $(STAMP)
+	$(PYTEST)
 
 # All that the soak tests take a sample of. One core, a while.
 soak: $(STAMP)

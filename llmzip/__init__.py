@@ -19,11 +19,10 @@ from __future__ import annotations
 
 import builtins
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmzip.api.open import open
-from llmzip.api.options import bytes_of, compress_settings, decompress_settings
+from llmzip.api.options import bytes_of
 from llmzip.api.sessions import Compressor, Decompressor
 from llmzip.codecs.context import context_of
 from llmzip.config import (
@@ -32,6 +31,9 @@ from llmzip.config import (
     VERSION,
     Attention,
     Codec,
+    CompressSettings,
+    ComputeSettings,
+    DecompressSettings,
     Device,
     Preset,
     Verify,
@@ -140,31 +142,13 @@ def compress(
     `Interrupted`. Raises `LlmzipError`, of which `SettingsError` for settings that do not go
     together.
     """
-    settings = compress_settings(
-        {
-            "model": model,
-            "revision": revision,
-            "num_mem": num_mem,
-            "bits": bits,
-            "max_patches": max_patches,
-            "context_tokens": context_tokens,
-            "budget_bits": budget_bits,
-            "max_steps": max_steps,
-            "preset": preset,
-            "time_budget_s": time_budget_s,
-            "bf16_safe": bf16_safe,
-            "seed": seed,
-            "codec": codec,
-            "try_cram": try_cram,
-            "shared_mem": shared_mem,
-            "verify": verify,
-            "offline": offline,
-            "device": device,
-            "threads": threads,
-            "batch": batch,
-            "attention": attention,
-        }
-    )
+    settings = CompressSettings(
+        model=model, revision=revision, num_mem=num_mem, bits=bits, max_patches=max_patches,
+        context_tokens=context_tokens, budget_bits=budget_bits, max_steps=max_steps, preset=preset,
+        time_budget_s=time_budget_s, bf16_safe=bf16_safe, seed=seed, codec=codec,
+        try_cram=try_cram, shared_mem=shared_mem, verify=verify, offline=offline,
+        compute=ComputeSettings(device=device, threads=threads, batch=batch, attention=attention),
+    )  # fmt: skip
     whole = bytes_of(data)
     from llmzip.api.compress import compress_bytes
 
@@ -204,24 +188,11 @@ def decompress(
     `FormatError` for damage, `ModelUnavailable` or `ModelMismatch` without the right
     model, `IntegrityError` for text that fails its hash, `LimitExceeded`, `Interrupted`.
     """
-    settings = replace(
-        decompress_settings(
-            {
-                "model": model,
-                "revision": revision,
-                "device": device,
-                "threads": threads,
-                "batch": batch,
-                "attention": attention,
-                "max_output_bytes": max_output_bytes,
-                "max_tokens": max_tokens,
-                "perturb": perturb,
-                "offline": offline,
-            }
-        ),
-        span=span,
-        chunks=chunks,
-    )
+    settings = DecompressSettings(
+        model=model, revision=revision, max_output_bytes=max_output_bytes, max_tokens=max_tokens,
+        span=span, chunks=chunks, perturb=perturb, offline=offline,
+        compute=ComputeSettings(device=device, threads=threads, batch=batch, attention=attention),
+    )  # fmt: skip
     whole = bytes_of(data)
     from llmzip.api.decompress import decompress_bytes
 

@@ -1,13 +1,16 @@
-"""Every setting of a run, validated once, before any work.
+"""Every setting of a run, declared once: name, type, default, limits, help.
 
-Owns the defaults and the limits of the settings. Knows nothing of models or files.
+Owns the defaults and the limits, and checks them before any work. The keywords of the Python API
+have the names of the fields; the command line makes its options from the declarations. Knows
+nothing of models or files.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: the command line needs the fields' types as objects.
 
 import math
-from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 from llmzip.errors import SettingsError
 
@@ -15,6 +18,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Attention = Literal["sdpa", "eager"]
 Preset = Literal["fast", "balanced", "small"]
 Codec = Literal["cram", "arith", "auto"]
+EXTRA_CODECS: list[str] = []  # names of codecs that were registered from elsewhere
 Verify = Literal["quick", "full"]
 
 VERSION = "0.1.0"  # of llmzip
@@ -22,193 +26,288 @@ DEFAULT_MAX_OUTPUT_BYTES = 1 << 30
 DEFAULT_MAX_STEPS = 240  # for vectors of 16 bits
 DEFAULT_MAX_PATCHES = 1 / 8
 BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
-_CRAM_ONLY = (
-    "num_mem", "bits", "max_patches", "context_tokens", "budget_bits", "max_steps", "preset",
-    "time_budget_s", "bf16_safe",
-)  # fmt: skip
+LOCAL_CLUSTER = "local"  # an address: of this machine alone; it ends with the run
+
+# Titles of the groups that help shows settings in.
+ARITH, CRAMMING, CLUSTER = "Arith codec", "Cramming", "Cluster"
+
+_T = TypeVar("_T")
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise SettingsError(message)
+# Named tuples, since every start of the command line makes them: a dataclass takes a millisecond.
+class Limits(NamedTuple):
+    """Which values a setting may have."""
+
+    accepts: Callable[[Any], bool]
+    text: str  # what is said of a value that it refuses, after the setting's name
 
 
-def _check_model(model: str | None, revision: str | None) -> None:
-    _require(model != "", "--model is empty: name a model, or leave it out")
-    _require(revision != "", "--revision is empty: name a commit, or leave it out")
+class Setting(NamedTuple):
+    """What a setting means; its name, type and default are those of the field that it belongs to.
+
+    Fields whose type is a Literal need no limits. None is accepted where it is the default.
+    """
+
+    help: str
+    limits: Limits | None = None
+    option: str = ""  # on the command line; by default the name, with hyphens
+    short: str = ""  # a letter for the same, with its hyphen
+    metavar: str = ""  # what help calls its value; of a Literal, by default, all that it may be
+    usual: str = ""  # what None stands for, where help is to say so
+    group: str = ""
 
 
-def _check_device(device: str) -> None:
-    _require(
-        device in get_args(Device),
-        f"--device is one of {', '.join(get_args(Device))}, not {device!r}",
+def _declared(default: _T, setting: Setting) -> _T:
+    return field(default=default, metadata={"setting": setting})
+
+
+def _setting(default: _T, help: str, limits: Limits | None = None, **more: str) -> _T:
+    return _declared(default, Setting(help=help, limits=limits, **more))
+
+
+def _limits(low: float, high: float = math.inf, *, of: str = "a number", text: str = "") -> Limits:
+    """Numbers from `low` up to `high`, both included; never infinity or NaN."""
+    usual = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+    comma = "," if high == math.inf else ""
+    return Limits(
+        accepts=lambda value: low <= value <= high and value < math.inf,
+        text=text or f"is {of}{comma} {usual}",
     )
+
+
+def setting_of(each: Field[Any]) -> Setting:
+    """What is declared of a field."""
+    found: Setting = each.metadata["setting"]
+    return found
+
+
+def choices_of(each: Field[Any]) -> tuple[str, ...]:
+    """The words that a setting may be; none where it is no choice."""
+    return get_args(each.type) if get_origin(each.type) is Literal else ()
+
+
+def _check(settings: Any) -> None:
+    """Raises SettingsError for the first setting outside its limits."""
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        if not each.metadata or (value is None and each.default is None):
+            continue  # settings that are checked on their own, or None where that is the default
+        words, limits = choices_of(each), setting_of(each).limits
+        if each.name == "codec":
+            words = (*words, *EXTRA_CODECS)
+        if words and value not in words:
+            of_them = f"one of {', '.join(words)}" if len(words) > 2 else " or ".join(words)
+            raise SettingsError(f"`{each.name}` is {of_them}, not {value!r}", settings=(each.name,))
+        if limits is not None and not limits.accepts(value):
+            raise SettingsError(f"`{each.name}` {limits.text}", settings=(each.name,))
+
+
+_MODEL = Setting(
+    help="A known name, a directory, or ORG/NAME.",
+    metavar="MODEL",
+    limits=Limits(accepts=bool, text="is empty: name a model, or leave it out"),
+)
+_REVISION = Setting(
+    help="Revision of an ORG/NAME model.",
+    metavar="COMMIT",
+    limits=Limits(accepts=bool, text="is empty: name a commit, or leave it out"),
+)
+_OFFLINE = Setting(help="Never use the network.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeSettings:
     """Where and how the language model runs. None of it changes decoded bytes."""
 
-    device: Device = "auto"
-    threads: int | None = None  # None: leave torch's own choice
-    batch: int | None = None  # rows decoded together; None: chosen by size
-    attention: Attention = "sdpa"
+    device: Device = _setting("auto", "Where the model runs.")
+    threads: int | None = _setting(
+        None, "CPU threads; 0 for all.", _limits(1, 1024),
+        short="-T", metavar="N", usual="torch's choice",
+    )  # fmt: skip
+    batch: int | None = _setting(  # rows of text that go through the model together
+        None, "Rows worked on together.", _limits(1, 4096), metavar="N", usual="by size"
+    )
+    attention: Attention = _setting("sdpa", "Attention kernel.")
 
     def __post_init__(self) -> None:
-        _check_device(self.device)
-        _require(
-            self.threads is None or 1 <= self.threads <= 1024,
-            "--threads is a number from 1 to 1024",
-        )
-        _require(
-            self.batch is None or 1 <= self.batch <= 4096, "--batch is a number from 1 to 4096"
-        )
-        _require(self.attention in get_args(Attention), "--attention is sdpa or eager")
+        _check(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompressSettings:
     """How a text becomes a container."""
 
-    model: str | None = None  # None: the default model
-    revision: str | None = None
-    num_mem: int = 1  # K, mem vectors a chunk
-    bits: int | None = None  # bits a dimension of a stored vector; None: the preset's
-    max_patches: float = DEFAULT_MAX_PATCHES  # share of a chunk's tokens that may be patched
-    context_tokens: int | None = (
-        None  # left context a chunk may see; None: chosen by the text's size
+    model: str | None = _declared(None, _MODEL)  # None: the default model
+    revision: str | None = _declared(None, _REVISION)
+    num_mem: int = _setting(
+        1, "Mem vectors a chunk.", _limits(1, 64), option="--mem", metavar="K", group=CRAMMING
     )
-    budget_bits: float | None = (
-        None  # surprisal a chunk may hold; None: from the model's measured capacity
+    bits: int | None = _setting(
+        None, "Bits a dimension of a stored vector: 1 to 8, or 16.",
+        Limits(accepts=BITS.__contains__, text="is a number from 1 to 8, or 16"),
+        metavar="B", usual="the preset's", group=CRAMMING,
+    )  # fmt: skip
+    max_patches: float = _setting(
+        DEFAULT_MAX_PATCHES, "Share of a chunk's tokens that may be patched.",
+        _limits(0, 0.5, of="a share"), metavar="SHARE", group=CRAMMING,
+    )  # fmt: skip
+    context_tokens: int | None = _setting(
+        None, "Left context of a chunk, in tokens.", _limits(0, 65536, of="a number of tokens"),
+        option="--context", metavar="C", usual="by size", group=CRAMMING,
+    )  # fmt: skip
+    budget_bits: float | None = _setting(
+        None, "Surprisal a chunk may hold.", _limits(1, of="a number of bits"),
+        metavar="N", usual="the model's capacity", group=CRAMMING,
+    )  # fmt: skip
+    max_steps: int | None = _setting(
+        None, "Optimiser steps before a chunk is split.", _limits(1, 100_000),
+        metavar="N", usual="the preset's", group=CRAMMING,
+    )  # fmt: skip
+    preset: Preset = _setting("balanced", "What to spend: bytes or time.", group=CRAMMING)
+    time_budget_s: float | None = _setting(
+        None, "Time for everything, such as 90s, 10m, 1.5h; the rest is stored.",
+        Limits(
+            accepts=lambda seconds: 0 < seconds < math.inf,
+            text="is a time above 0, such as 90s, 10m or 1.5h",
+        ),
+        option="--time-budget", metavar="TIME", group=CRAMMING,
+    )  # fmt: skip
+    bf16_safe: bool = _setting(
+        False, "Ask for margins that hold when decoded in bf16.", group=CRAMMING
     )
-    max_steps: int | None = None  # optimiser steps before a chunk is split; None: the preset's
-    preset: Preset = "balanced"
-    time_budget_s: float | None = None  # seconds for everything; the rest is stored
-    bf16_safe: bool = False  # ask for margins that hold when decoded in bf16, too
-    seed: int = 0
-    codec: Codec = "cram"  # auto: whichever of arith and zstd holds each run of bytes in less
-    try_cram: bool = False  # auto: cram the file, too, and keep the smaller container
-    shared_mem: int | None = None  # arith: vectors for the whole file; None: what pays
-    verify: Verify = "quick"  # arith: full decodes the whole file once more
-    offline: bool = False
+    seed: int = _setting(
+        0, "Seed of the starting vectors.",
+        _limits(0, 2**63 - 1, text="is a number from 0 to 2^63 - 1"), metavar="S",
+    )  # fmt: skip
+    codec: Codec = _setting(
+        "cram",
+        "Vectors for each chunk (cram), an arithmetic coder (arith), or the smaller of arith and "
+        "zstd (auto).",
+    )
+    try_cram: bool = _setting(
+        False, "With --codec auto: cram the file, too, and keep the smaller result.", group=ARITH
+    )
+    shared_mem: int | None = _setting(
+        None, "Vectors that the whole file shares, 0 to 16.", _limits(0, 16),
+        metavar="K", usual="what pays", group=ARITH,
+    )  # fmt: skip
+    verify: Verify = _setting(
+        "quick", "Check the streams under noise, or decode the whole file once more.", group=ARITH
+    )
+    offline: bool = _declared(False, _OFFLINE)
     compute: ComputeSettings = ComputeSettings()
 
     def __post_init__(self) -> None:
-        _check_model(self.model, self.revision)
-        self._check_codec()
-        _require(1 <= self.num_mem <= 64, "--mem is a number from 1 to 64")
-        _require(self.bits is None or self.bits in BITS, "--bits is a number from 1 to 8, or 16")
-        _require(
-            math.isfinite(self.max_patches) and 0 <= self.max_patches <= 0.5,
-            "--max-patches is a share from 0 to 0.5",
-        )
-        _require(
-            self.context_tokens is None or 0 <= self.context_tokens <= 65536,
-            "--context is a number of tokens from 0 to 65536",
-        )
-        _require(
-            self.budget_bits is None or (math.isfinite(self.budget_bits) and self.budget_bits >= 1),
-            "--budget-bits is a number of bits, at least 1",
-        )
-        _require(
-            self.max_steps is None or 1 <= self.max_steps <= 100_000,
-            "--max-steps is a number from 1 to 100000",
-        )
-        _require(
-            self.preset in get_args(Preset),
-            f"--preset is one of {', '.join(get_args(Preset))}, not {self.preset!r}",
-        )
-        _require(
-            self.time_budget_s is None
-            or (math.isfinite(self.time_budget_s) and self.time_budget_s > 0),
-            "--time-budget is a time above 0, such as 90s, 10m or 1.5h",
-        )
-        _require(0 <= self.seed < 2**63, "--seed is a number from 0 to 2^63 - 1")
+        _check(self)
+        if self.try_cram and self.codec != "auto":
+            raise SettingsError("`try_cram` goes with `codec` auto", settings=("try_cram", "codec"))
+        if self.codec == "cram" and (self.shared_mem is not None or self.verify != "quick"):
+            raise SettingsError(
+                "`shared_mem` and `verify` go with `codec` arith or auto",
+                settings=("shared_mem", "verify", "codec"),
+            )
+        if self.codec != "cram" and not self.try_cram:
+            self._refuse_cramming()
 
-    def _check_codec(self) -> None:
-        _require(
-            self.codec in get_args(Codec),
-            f"--codec is one of {', '.join(get_args(Codec))}, not {self.codec!r}",
-        )
-        _require(self.verify in get_args(Verify), f"--verify is quick or full, not {self.verify!r}")
-        _require(
-            self.shared_mem is None or 0 <= self.shared_mem <= 16,
-            "--shared-mem is a number from 0 to 16",
-        )
-        _require(self.codec == "auto" or not self.try_cram, "--try-cram goes with --codec auto")
-        is_cram = self.codec == "cram"
-        _require(
-            not is_cram or (self.shared_mem is None and self.verify == "quick"),
-            "--shared-mem and --verify go with --codec arith or auto",
-        )
-        _require(
-            is_cram
-            or self.try_cram
-            or all(
-                getattr(self, field.name) == field.default
-                for field in fields(self)
-                if field.name in _CRAM_ONLY
-            ),
-            f"--codec {self.codec} without --try-cram takes none of the options of cramming: "
-            "--mem, --bits, --max-patches, --context, --budget-bits, --max-steps, --preset, "
-            "--time-budget, --bf16-safe",
-        )
+    def _refuse_cramming(self) -> None:
+        own = [each for each in fields(self) if each.metadata]
+        cramming = [each for each in own if setting_of(each).group == CRAMMING]
+        if any(getattr(self, each.name) != each.default for each in cramming):
+            listed = ", ".join(f"`{each.name}`" for each in cramming)
+            raise SettingsError(
+                f"`codec` {self.codec} without `try_cram` takes none of the options of cramming: "
+                f"{listed}",
+                settings=("codec", "try_cram", *(each.name for each in cramming)),
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecompressSettings:
     """How a container becomes bytes again."""
 
-    model: str | None = (
-        None  # None: the model named in the container, if it is already on this machine
-    )
-    revision: str | None = None
-    max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
-    max_tokens: int | None = None  # to be decoded; None: what the file's size makes plausible
-    span: tuple[int, int] | None = None  # first and last (not included) byte wanted; None: all
-    chunks: tuple[int, int] | None = None  # first and last chunk wanted, counted from 1; None: all
-    perturb: float = 0.0  # noise to add to the model's output, as a share of what the file bears
-    offline: bool = False
+    # None: the model named in the container, if it is already on this machine
+    model: str | None = _declared(None, _MODEL)
+    revision: str | None = _declared(None, _REVISION)
+    max_output_bytes: int = _setting(
+        DEFAULT_MAX_OUTPUT_BYTES, "Refuse originals larger than this.",
+        _limits(0, of="a number of bytes"), option="--max-output", metavar="BYTES",
+    )  # fmt: skip
+    max_tokens: int | None = _setting(
+        None, "Refuse files with more tokens to decode.", _limits(0, of="a number of tokens"),
+        metavar="N", usual="64 a byte of the file + 65536",
+    )  # fmt: skip
+    span: tuple[int, int] | None = _setting(  # of bytes
+        None,
+        "Only the original's bytes from A up to B, without B; no more is decoded than they need.",
+        Limits(
+            accepts=lambda span: 0 <= span[0] <= span[1],
+            text="is A:B, from byte A up to byte B, which is not included",
+        ),
+        option="--bytes", metavar="A:B",
+    )  # fmt: skip
+    chunks: tuple[int, int] | None = _setting(
+        None, "Only the bytes of chunks I to J, counted from 1; of arith files, of segments.",
+        Limits(
+            accepts=lambda chunks: 1 <= chunks[0] <= chunks[1],
+            text="is I-J, from chunk I up to chunk J, counted from 1",
+        ),
+        metavar="I-J",
+    )  # fmt: skip
+    perturb: float = _setting(
+        0.0,
+        "Add noise to the model's log-odds, as a share of the file's guard, to try what it bears.",
+        _limits(0, 1e6, text="is a share of the file's guard, from 0 up"),
+        metavar="SHARE", group=ARITH,
+    )  # fmt: skip
+    offline: bool = _declared(False, _OFFLINE)
     compute: ComputeSettings = ComputeSettings()
 
     def __post_init__(self) -> None:
-        _check_model(self.model, self.revision)
-        _require(self.max_output_bytes >= 0, "--max-output is a number of bytes, at least 0")
-        _require(
-            self.span is None or 0 <= self.span[0] <= self.span[1],
-            "--bytes is A:B, from byte A up to byte B, which is not included",
-        )
-        _require(
-            self.chunks is None or 1 <= self.chunks[0] <= self.chunks[1],
-            "--chunks is I-J, from chunk I up to chunk J, counted from 1",
-        )
-        _require(
-            self.max_tokens is None or self.max_tokens >= 0,
-            "--max-tokens is a number of tokens, at least 0",
-        )
-        _require(
-            self.span is None or self.chunks is None, "--bytes and --chunks exclude each other"
-        )
-        _require(
-            math.isfinite(self.perturb) and 0 <= self.perturb <= 1e6,
-            "--perturb is a share of the file's guard, from 0 up",
-        )
-
-
-LOCAL_CLUSTER = "local"  # an address: of this machine alone; it ends with the run
+        _check(self)
+        if self.span is not None and self.chunks is not None:
+            raise SettingsError(
+                "`span` and `chunks` exclude each other", settings=("span", "chunks")
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSettings:
     """Which Ray cluster crams, and how it is divided."""
 
-    address: str = LOCAL_CLUSTER  # HOST:PORT, or "auto": that which this machine belongs to
-    num_workers: int | None = None  # None: as many as there is room for
-    cores: int | None = None  # of a worker; None: by room
+    address: str = _setting(  # "auto": the cluster that this machine belongs to
+        LOCAL_CLUSTER,
+        "Cram on a Ray cluster: --ray for this machine, --ray=auto or --ray=HOST:PORT.",
+        Limits(accepts=bool, text="is empty: name HOST:PORT, auto or local"),
+        option="--ray", metavar="[=ADDRESS]", group=CLUSTER,
+    )  # fmt: skip
+    num_workers: int | None = _setting(
+        None, "Workers.", _limits(1, 100_000),
+        option="--ray-workers", metavar="N", usual="as there is room", group=CLUSTER,
+    )  # fmt: skip
+    cores: int | None = _setting(
+        None, "Cores of a worker.", _limits(1, 100_000),
+        option="--ray-cores", metavar="N", usual="up to 4", group=CLUSTER,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        _require(
-            self.address != "", "--ray= is empty: --ray=auto or --ray=HOST:PORT, or --ray alone"
-        )
-        for name, value in (("--ray-workers", self.num_workers), ("--ray-cores", self.cores)):
-            _require(value is None or 1 <= value <= 100_000, f"{name} is a number from 1 to 100000")
+        _check(self)
+
+
+_Settings = TypeVar("_Settings", CompressSettings, DecompressSettings)
+
+
+def from_keywords(kind: type[_Settings], keywords: Mapping[str, Any]) -> _Settings:
+    """Settings of the keywords of the Python API, which has those of `ComputeSettings` among the
+    others. Raises SettingsError, TypeError for a name that no setting has."""
+    own, compute = dict(keywords), {}
+    for name in declared(ComputeSettings).keys() & own.keys():
+        compute[name] = own.pop(name)
+    return kind(**own, compute=ComputeSettings(**compute))
+
+
+def declared(kind: type) -> dict[str, Field[Any]]:
+    """The settings of a class by keyword, those of where it is computed among them."""
+    found: dict[str, Field[Any]] = {}
+    for each in fields(kind):
+        found |= declared(each.type) if each.type is ComputeSettings else {each.name: each}
+    return found

@@ -39,10 +39,18 @@ class ResumeRefused(InputError):
 
 
 class SettingsError(LlmzipError):
-    """A setting outside what llmzip accepts (the shell's usage errors share the code)."""
+    """A setting outside what llmzip accepts (the shell's usage errors share the code).
+
+    `settings`: the keywords of those that the message names in backticks. The command line puts its
+    options in their place.
+    """
 
     exit_code = 2
     usual_hint = "llmzip COMMAND --help lists what is accepted"
+
+    def __init__(self, message: str, *, settings: tuple[str, ...] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.settings = settings
 
 
 class FormatError(LlmzipError):

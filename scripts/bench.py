@@ -24,6 +24,7 @@ import bench_speed as jobs
 import bench_tables as tables
 import typer
 
+from llmzip.cli.console import describe_error
 from llmzip.config import DEFAULT_MAX_PATCHES, CompressSettings, ComputeSettings, Preset
 from llmzip.errors import SettingsError
 
@@ -153,7 +154,7 @@ def size(
             compute=ComputeSettings(device=device, threads=threads),  # type: ignore[arg-type]
         )  # fmt: skip
     except SettingsError as error:
-        raise typer.BadParameter(str(error)) from error
+        raise typer.BadParameter(describe_error(error)[0]) from error
     texts: list[dict[str, Any]] = []
     samples: list[tables.AnySample] = []
     for file in text or [EXAMPLE]:

@@ -20,7 +20,7 @@ from bench_speed import bf16_flops
 from llmzip.config import CompressSettings
 from llmzip.errors import IntegrityError
 from llmzip.inspect.report import Report, read_report
-from llmzip.lm.torch_settings import borrowed_torch
+from llmzip.lm.devices import borrowed_torch
 from llmzip.lm.zoo import DEFAULT_MODEL
 
 CHILD = Path(__file__).with_name("bench_child.py")

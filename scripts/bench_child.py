@@ -3,7 +3,7 @@
     python scripts/bench_child.py COMMAND [ARGUMENT ...]
 
 A small process between the benchmark and the command: a peak counts from what the process that
-starts the command holds. Knows nothing of llmzip. Called by `bench_arith`.
+starts the command holds. Knows nothing of llmzip.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What others publish of files that `bench.py size` may be given.
 
 Owns the figures, their sources, and the files that they are of. Nothing here was measured by us.
-Called by `bench_tables`.
 """
 
 from __future__ import annotations

@@ -16,23 +16,23 @@ import torch
 from bench_speed import bf16_flops
 from torch import Tensor
 
-from llmzip.api.compress import compress_bytes, decompress_bytes
-from llmzip.codecs.cram.plan import tokenised_parts
-from llmzip.codecs.input import split_stretches
+from llmzip.api.compress import compress_bytes
+from llmzip.api.decompress import decompress_bytes
+from llmzip.codecs.input import split_stretches, tokenised_parts
 from llmzip.config import CompressSettings, DecompressSettings
 from llmzip.errors import IntegrityError
 from llmzip.inspect.baselines import others
 from llmzip.inspect.explain import read_alone
 from llmzip.inspect.report import Report, read_report
-from llmzip.lm.devices import pick_device
+from llmzip.lm.devices import borrowed_torch, pick_device
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows, segment_start
 from llmzip.lm.model import FrozenLM, load_model, start_token
 from llmzip.lm.state import State
 from llmzip.lm.tokens import Tokens
-from llmzip.lm.torch_settings import borrowed_torch
 from llmzip.lm.zoo import DEFAULT_MODEL, ModelFiles, resolve
-from llmzip.store.container import Container, chunk_check, read_container
-from llmzip.store.pieces import segments_of
+from llmzip.store.container import read_container
+from llmzip.store.cram_payload import Chunk, CramPayload
+from llmzip.store.original import chunk_check
 from llmzip.store.vectors import mem_bits
 
 WINDOW_TOKENS = 2048
@@ -151,11 +151,13 @@ def size_job(text: bytes, settings: CompressSettings) -> SizeSample:
     decompressed = time.monotonic()
     if decoded != text:
         raise IntegrityError("the container does not give the text back")
-    container = read_container(packed)
+    payload = read_container(packed).payload
+    if not isinstance(payload, CramPayload | None):
+        raise ValueError("only what vectors of chunks give is measured")
     return SizeSample(
         report=read_report(packed),
-        information=_information(text, container, settings),
-        crammed_bytes=sum(chunk.num_bytes for chunk in container.chunks),
+        information=_information(text, payload, settings),
+        crammed_bytes=sum(chunk.num_bytes for chunk in payload.chunks) if payload else 0,
         compress_seconds=compressed - began,
         decompress_seconds=decompressed - compressed,
         threads=threads,
@@ -189,16 +191,16 @@ def other_sizes(text: bytes) -> dict[str, int]:
 
 @torch.no_grad()
 def information(
-    container: Container, chunk_ids: Sequence[Sequence[int]], lm: FrozenLM
+    payload: CramPayload, chunk_ids: Sequence[Sequence[int]], lm: FrozenLM
 ) -> Information:
     """Read every chunk twice, behind its left context alone and behind its vectors, too.
 
-    chunk_ids: the tokens of each of the container's chunks.
+    chunk_ids: the tokens of each chunk.
     """
     surprisal = gain = unpatched = 0.0
-    start_ids = segment_start(container.start_id)
-    whole = list(zip(container.chunks, chunk_ids, strict=True))
-    for own in segments_of(container.chunks):
+    start_ids = segment_start(payload.model.start_id)
+    whole = list(zip(payload.chunks, chunk_ids, strict=True))
+    for own in payload.segment_ranges:
         segment = whole[own.start : own.stop]
         ids = [token for _, part in segment for token in part]
         plain, state = read_alone(lm, start_ids, ids)
@@ -240,23 +242,27 @@ def _read_with_mem(lm: FrozenLM, state: State, mem: Tensor, ids: Sequence[int]) 
     return lm.surprisal_bits(rows[0], block[0]).double().cpu()
 
 
-def _information(text: bytes, container: Container, settings: CompressSettings) -> Information:
-    if not container.needs_model:
+def _information(
+    text: bytes, payload: CramPayload | None, settings: CompressSettings
+) -> Information:
+    if payload is None:
         return Information(surprisal_bits=0.0, gain_bits=0.0, unpatched_gain_bits=0.0)
     with borrowed_torch(settings.compute.threads):
         _, lm, tokens = _open(settings)
-        return information(container, list(ids_of_chunks(text, container, tokens)), lm)
+        return information(payload, list(ids_of_chunks(text, payload.chunks, tokens)), lm)
 
 
-def ids_of_chunks(text: bytes, container: Container, tokens: Tokens) -> Iterator[tuple[int, ...]]:
-    """The tokens of each chunk: those of the text, cut as the container says.
+def ids_of_chunks(
+    text: bytes, chunks: Sequence[Chunk], tokens: Tokens
+) -> Iterator[tuple[int, ...]]:
+    """The tokens of each chunk: those of the text, cut as the file says.
 
     Without a time budget every token is in a chunk. Raises IntegrityError where one is not.
     """
     parts = tokenised_parts(split_stretches(text), tokens)
     ids = tuple(token for part in parts for token in part.ids or ())
     begin = 0
-    for number, chunk in enumerate(container.chunks):
+    for number, chunk in enumerate(chunks):
         found = ids[begin : begin + chunk.num_tokens]
         if chunk_check(tokens.bytes_of(found)) != chunk.check:
             raise IntegrityError(f"chunk {number}: not the text's tokens")

@@ -19,19 +19,21 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from llmzip.codecs.base import DecodingModel, Request, Source
+from llmzip.codecs.context import QUIET
 from llmzip.codecs.cram.calibration import calibration_of
 from llmzip.codecs.cram.chunking import Segment, Span
-from llmzip.codecs.cram.decoder import decode_chunks_of
 from llmzip.codecs.cram.engine import Engine
+from llmzip.codecs.cram.executor import LocalExecutor
 from llmzip.codecs.cram.greedy import decode_chunks
-from llmzip.codecs.cram.groups import make_engine
+from llmzip.codecs.cram.groups import Hooks, make_engine
 from llmzip.codecs.cram.optimizer import as_stored
 from llmzip.codecs.cram.payload import assemble
-from llmzip.codecs.cram.plan import plan_parts, tokenised_parts
+from llmzip.codecs.cram.plan import make_plan
 from llmzip.codecs.cram.presets import EFFORTS
-from llmzip.codecs.cram.settings import EngineSettings
-from llmzip.codecs.cram.tasks import Crammed, Task
-from llmzip.codecs.input import split_stretches
+from llmzip.codecs.cram.tasks import Crammed, EngineSettings, Task
+from llmzip.codecs.input import split_stretches, tokenised_parts
+from llmzip.codecs.table import CODECS
 from llmzip.config import DEFAULT_MAX_STEPS, CompressSettings, ComputeSettings, Preset
 from llmzip.lm.devices import pick_device
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows, segment_start
@@ -40,7 +42,7 @@ from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import DEFAULT_MODEL, ModelFiles, resolve
 from llmzip.store.container import read_container, write_container
-from llmzip.store.pieces import restore
+from llmzip.store.pieces import Texts, restore
 
 PAPER_STEPS = 5000
 PAPER_LR, PAPER_BETAS, PAPER_DECAY = 0.01, (0.9, 0.9), 0.01
@@ -104,18 +106,21 @@ def engine_job(text: bytes, preset: Preset, machine: Machine) -> Sample:
         preset=preset, seed=machine.seed, compute=_compute(machine), **machine.extra
     )
     began = time.monotonic()
-    plan = plan_parts(tokenised_parts(split_stretches(text), loaded.tokens), loaded, settings)
+    source = Source(data=text, parts=tokenised_parts(split_stretches(text), loaded.tokens))
+    executor = LocalExecutor(loaded=loaded, settings=settings, context=QUIET)
+    plan = make_plan(source.parts, loaded, settings, QUIET, executor.read)
     cramming = time.monotonic()
-    engine = make_engine(
-        plan,
-        loaded,
-        settings,
-    )
+    engine = make_engine(plan, loaded, settings, hooks=Hooks())
     crammed = list(engine.run(plan.tasks))
     cram_seconds = time.monotonic() - cramming
-    packed = write_container(assemble(text, plan, crammed, loaded, settings))
+    packed = write_container(assemble(source, plan, crammed, loaded, settings))
     found = read_container(packed)
-    is_exact = restore(found, decode_chunks_of(found, loaded.decode_lm, loaded.tokens)) == text
+    texts: Texts = []
+    if found.payload is not None:
+        model = DecodingModel(lm=loaded.decode_lm, tokens=loaded.tokens)
+        request = Request(wanted=range(len(found.payload.pieces)))
+        texts = CODECS["cram"].decode(found, model, request, QUIET)
+    is_exact = restore(found, texts) == text
     return Sample(
         seconds=time.monotonic() - began,
         cram_seconds=cram_seconds,
@@ -222,7 +227,7 @@ def _paper_start(lm: FrozenLM, seed: int) -> PaperState:
 
 
 def _decodes(lm: FrozenLM, mem: torch.Tensor, ids: Sequence[int]) -> bool:
-    decoded, _ = decode_chunks(lm, lm.empty(1), [[]], mem[None], [len(ids)], [{}])
+    decoded, _ = decode_chunks(lm, lm.empty(1), [[]], mem[None], [(len(ids), {})])
     return decoded.ids[0].tolist() == list(ids)
 
 

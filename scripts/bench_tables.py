@@ -1,6 +1,6 @@
 """What `bench.py` prints: samples summed up as data, and as tables for people.
 
-Owns the words and the columns. Measures nothing. Called by `bench.py`.
+Owns the words and the columns. Measures nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench_arith import ArithSample
 from bench_published import published_of
 
 from llmzip.config import CompressSettings
-from llmzip.inspect.figures import MODEL_NOT_COUNTED
+from llmzip.inspect.report import MODEL_NOT_COUNTED
 
 AnySample: TypeAlias = ArithSample | sizes.SizeSample
 

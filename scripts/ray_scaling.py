@@ -4,7 +4,7 @@
     python scripts/ray_scaling.py simulate --megabytes 10         a table for a text of that size
 
 The simulation drives the scheduler that real runs use (`llmzip.cluster.pool`) with workers whose
-time passes in numbers. What it is told was measured or reckoned: `DEFAULTS` says where.
+time is simulated. Its input was measured or calculated: `DEFAULTS` says where.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
-from llmzip.api import compress as codec
+from llmzip.api.compress import compress_bytes
 from llmzip.cluster.pool import WorkerLost, run_jobs
-from llmzip.cluster.ray_workers import ray_executor
+from llmzip.cluster.ray_workers import ray_workers
+from llmzip.codecs.context import Context
 from llmzip.config import ClusterSettings, CompressSettings, Preset
 from llmzip.progress import Progress
 from llmzip.store.journal import Journal
@@ -47,7 +48,7 @@ class Costs:
     hours_between_losses: float = 0.0  # of one worker; 0: none is ever lost
 
 
-# Default model, `balanced`, 2 cores of an AMD Genoa, reckoned from whole runs: docs/CLUSTER.md.
+# Default model, `balanced`, 2 cores of an AMD Genoa, calculated from whole runs: docs/CLUSTER.md.
 DEFAULTS = Costs(
     startup=8.0, reading=34.0, group=215.0, spread=0.12, result=0.02, decoding_a_group=6.0,
 )  # fmt: skip
@@ -224,12 +225,14 @@ def measure(text: bytes, workers: Sequence[int], settings: CompressSettings) -> 
         with (
             tempfile.TemporaryDirectory() as directory,
             closing(Journal.open(str(Path(directory) / "x.part"))) as journal,
-            ray_executor(ClusterSettings(num_workers=number, cores=1), say=print) as executor,
+            ray_workers(ClusterSettings(num_workers=number, cores=1), say=print) as cluster,
         ):
             watch = Watch()
             packed.add(
-                codec.compress_bytes(
-                    text, settings, executor=executor, journal=journal, on_progress=watch
+                compress_bytes(
+                    text,
+                    settings,
+                    Context(workers=cluster, journal=journal, on_progress=watch),
                 )
             )
             watch.stop()

@@ -2,7 +2,7 @@
 implementation for the tests to compare with.
 
 Owns no shortcut: contexts and matches are looked for by scanning all that went before. Imports
-nothing of `llmzip`. Called by the tests of `llmzip.codecs.arith`.
+nothing of `llmzip`.
 """
 
 from __future__ import annotations

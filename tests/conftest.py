@@ -3,16 +3,25 @@ they are quickest."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-from llmzip.lm.model import FrozenLM, load_model
-from llmzip.lm.tokens import Tokens
-from llmzip.lm.zoo import resolve
-from tests.tiny_models import SHORT_TEXT, make_tiny_model
+# Processes of pytest-xdist share the cores, and so do the commands that tests start: threads that
+# wait for each other on a core that is taken make everything many times slower. Torch reads this
+# when it is imported.
+_NUM_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if _NUM_WORKERS > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _NUM_WORKERS)))
+
+import torch  # noqa: E402
+
+from llmzip.lm.model import FrozenLM, load_model  # noqa: E402
+from llmzip.lm.tokens import Tokens  # noqa: E402
+from llmzip.lm.zoo import resolve  # noqa: E402
+from tests.tiny_models import SHORT_TEXT, make_tiny_model  # noqa: E402
 
 NUM_THREADS = torch.get_num_threads()
 
@@ -21,6 +30,14 @@ NUM_THREADS = torch.get_num_threads()
 def pytest_runtest_setup(item: pytest.Item) -> None:
     is_real = item.get_closest_marker("real_model") is not None
     torch.set_num_threads(NUM_THREADS if is_real else 1)
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` picks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs the default model is slow, but for the few tests that `quick` picks."""
+    for item in items:
+        if item.get_closest_marker("real_model") and not item.get_closest_marker("quick"):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+MODULES = ("llmzip.api.compress", "llmzip.api.decompress")
 TEXT = b"It was the best of times,\r\nit was the worst of times.\n"
 
 # Stores the bytes; counts its calls; "slow" waits for a cancel, "stuck" never looks; "long" keeps
@@ -16,15 +17,18 @@ FAKE_CODEC = """
 import os, time, types
 from llmzip.api.existing import check_of
 from llmzip.progress import Progress, check_cancelled
-from llmzip.store.container import Container, StoredRun, content_hash, read_container
-from llmzip.store.container import write_container
+from llmzip.store.container import Container, read_container, write_container
+from llmzip.store.original import content_hash
+from llmzip.store.payload import StoredRun
 
 calls, journals = [], []
+left_out = ()  # what a forecast says of itself
 
 def on_chunk(done):
     pass  # a test may do something here, when a chunk is on disk
 
-def keep_chunks(data, settings, journal, on_progress, cancel):
+def keep_chunks(data, settings, context):
+    journal, on_progress, cancel = context.journal, context.on_progress, context.cancel
     found = {"bytes": len(data), "hash": content_hash(data).hex()}
     journal.begin({"input": found, "settings": {"seed": settings.seed}})
     first = len(journal.kept("chunks"))
@@ -40,9 +44,8 @@ def keep_chunks(data, settings, journal, on_progress, cancel):
             cancel.wait(20)
             check_cancelled(cancel)
 
-def compress_bytes(
-    data, settings, *, suffix="", journal=None, on_progress=None, cancel=None, **more
-):
+def compress_bytes(data, settings, context, *, suffix="", models=None):
+    journal, on_progress, cancel = context.journal, context.on_progress, context.cancel
     calls.append(settings)
     journals.append(journal and journal.path)
     on_progress(Progress(stage="model", message="using a toy"))
@@ -54,25 +57,31 @@ def compress_bytes(
     while data.startswith(b"stuck") and time.monotonic() < end:
         time.sleep(0.01)
     if journal and data.startswith(b"long"):
-        keep_chunks(data, settings, journal, on_progress, cancel)
+        keep_chunks(data, settings, context)
     runs = (StoredRun(data=data),) if data else ()
     check = None if settings.model else check_of(data, settings)
     return write_container(Container(original_bytes=len(data), original_hash=content_hash(data),
                                      xz_bytes=len(data) + 60, zstd_bytes=len(data) + 9, runs=runs,
                                      suffix=suffix, settings_check=check))
 
-def estimate_bytes(data, settings, *, on_progress=None, cancel=None, **more):
-    packed = compress_bytes(data, settings, on_progress=on_progress, cancel=cancel)
-    crammed = dict(num_chunks=73, num_vectors=146, steps_a_chunk=30.5, tried_chunks=3)
-    if settings.codec != "cram":
-        crammed = dict.fromkeys(crammed, 0)
+def estimate_bytes(data, settings, context, *, models=None):
+    packed = compress_bytes(data, settings, context)
+    found = dict(codec="stored", seconds=0.0, result="", sample="", keeps_budget=False)
+    counts = dict(num_chunks=0, num_vectors=0, steps_a_chunk=0.0, tried_chunks=0)
+    if data and settings.codec == "cram":
+        found = dict(codec="cram", seconds=852.0, result="146 vectors", sample="3 of 73 chunks",
+                     keeps_budget=True)
+        counts = dict(num_chunks=73, num_vectors=146, steps_a_chunk=30.5, tried_chunks=3)
+    elif data:
+        found = dict(codec="arith", seconds=852.0, result="codec arith",
+                     sample="a small part of the text", keeps_budget=False)
     return types.SimpleNamespace(
         original_bytes=len(data), container_bytes=len(packed), xz_bytes=len(data) + 60,
-        seconds=852.0 if data else 0.0, bits_per_byte=lambda n: 8 * n / len(data) if data else None,
-        **(crammed if data else dict.fromkeys(crammed, 0)),
+        bits_per_byte=lambda n: 8 * n / len(data) if data else None, left_out=left_out,
+        **found, **counts,
     )
 
-def decompress_bytes(data, settings, *, on_progress=None, cancel=None, **more):
+def decompress_bytes(data, settings, context, *, models=None):
     calls.append(settings)
     container = read_container(data, max_output_bytes=settings.max_output_bytes)
     whole = b"".join(run.data for run in container.runs)
@@ -81,8 +90,9 @@ def decompress_bytes(data, settings, *, on_progress=None, cancel=None, **more):
 
 
 def fake_codec(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Put a new one in the place of `llmzip.api.compress`."""
-    fake: Any = types.ModuleType("llmzip.api.compress")
+    """Put a new one in the place of `llmzip.api.compress` and `llmzip.api.decompress`."""
+    fake: Any = types.ModuleType("fake_codec")
     exec(FAKE_CODEC, fake.__dict__)
-    monkeypatch.setitem(sys.modules, "llmzip.api.compress", fake)
+    for name in MODULES:
+        monkeypatch.setitem(sys.modules, name, fake)
     return fake

@@ -1,30 +1,25 @@
 """One original in `.crm` files of every kind, made with a tiny model, for tests that read parts.
 
 Owns the text and how the files are put together: each has several pieces, several segments, and
-stored bytes between and behind the text. Called by the tests of random access and of salvage.
+stored bytes between and behind the text.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmzip.api import compress as codec
+from llmzip.api.compress import compress_bytes
 from llmzip.codecs.arith import encoder as arith_encoding
 from llmzip.config import CompressSettings
-from llmzip.store.container import (
-    ArithRun,
-    Container,
-    CramRun,
-    StoredRun,
-    content_hash,
-    read_container,
-    write_container,
-)
+from llmzip.store.container import read_container, write_container
+from llmzip.store.original import content_hash
+from llmzip.store.payload import StoredRun, TextRun
+from tests.containers import changed, cram_of
 from tests.tiny_models import TEXT
 
 KINDS = ("raw", "coded", "arith")
@@ -51,28 +46,26 @@ def held(kind: str, model: Path) -> bytes:
         patch.setattr("llmzip.codecs.arith.segments._SEGMENT_BYTES", 50)
         found = [
             read_container(
-                codec.compress_bytes(text, CompressSettings(model=str(model), **_SETTINGS[kind]))
+                compress_bytes(text, CompressSettings(model=str(model), **_SETTINGS[kind]))
             )
             for text in texts
         ]
-    between, tail = StoredRun(data=BETWEEN), StoredRun(data=TAIL)
-    if kind == "arith":
-        first, second = ArithRun(num_bytes=len(FIRST)), ArithRun(num_bytes=len(SECOND))
-        return _file(found[0], (first, between, second, tail))
-    runs = [run for one in found for run in one.runs]
-    assert [type(run) for run in runs] == [CramRun, CramRun]
-    return _file(found[0], (runs[0], between, runs[1], tail))
+    first, second = (TextRun(num_bytes=len(text)) for text in (FIRST, SECOND))
+    runs = (first, StoredRun(data=BETWEEN), second, StoredRun(data=TAIL))
+    whole = changed(found[0], runs=runs, original_hash=content_hash(ORIGINAL))
+    if kind != "arith":
+        assert [len(one.runs) for one in found] == [1, 1]
+        whole = changed(whole, chunks=tuple(c for one in found for c in cram_of(one).chunks))
+    return write_container(whole)
 
 
 @cache
 def pieces(kind: str, model: Path) -> tuple[tuple[int, int], ...]:
     """Where each chunk or segment begins and ends in the text without what is stored."""
-    container = read_container(held(kind, model))
-    places, begin = [], 0
-    for piece in container.arith.segments if container.arith else container.chunks:
-        places.append((begin, begin + piece.num_bytes))
-        begin += piece.num_bytes
-    return tuple(places)
+    payload = read_container(held(kind, model)).payload
+    assert payload is not None
+    ends = list(accumulate(piece.num_bytes for piece in payload.pieces))
+    return tuple(pairwise([0, *ends]))
 
 
 def in_original(place: int) -> int:
@@ -87,9 +80,3 @@ def piece_of_each_byte(kind: str, model: Path) -> list[int | None]:
         for place in range(first, last):
             found[in_original(place)] = number
     return found
-
-
-def _file(like: Container, runs: tuple[Any, ...]) -> bytes:
-    return write_container(
-        replace(like, runs=runs, original_bytes=len(ORIGINAL), original_hash=content_hash(ORIGINAL))
-    )

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 
 from llmzip.config import ComputeSettings
-from llmzip.lab.crammer import Outcome
 from llmzip.lab.folder import Folder, Row, read_rows
 from llmzip.lab.recipes import Recipe
-from llmzip.lab.rows import COLUMNS
 from llmzip.lab.study import Study
 from llmzip.lab.texts import Sample
+from llmzip.lab.trials import COLUMNS, Outcome
+from llmzip.lm.devices import Numerics
 from llmzip.lm.loaded import LoadedModel, load_for_compression
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import resolve
@@ -25,9 +25,9 @@ from tests.tiny_models import TEXT
 BF16_ARCH = "olmo"  # whose optimiser computes in another dtype than its decoder
 
 
-def tiny_shop(tiny_model: Callable[..., Path], arch: str) -> LoadedModel:
+def tiny_loaded_model(tiny_model: Callable[..., Path], arch: str) -> LoadedModel:
     files = resolve(str(tiny_model(arch, bos=arch == "llama")))
-    numerics = "cpu torch.bfloat16" if arch == BF16_ARCH else "cpu torch.float32"
+    numerics = Numerics("cpu", "torch.bfloat16" if arch == BF16_ARCH else "torch.float32")
     return load_for_compression(
         files, Tokens.load(files.path), ComputeSettings(device="cpu"), numerics=numerics
     )
@@ -49,17 +49,20 @@ def opened_study(
     *,
     cancel_at: Callable[[str, int], bool] = lambda what, done: False,
 ) -> Iterator[Study]:
-    """cancel_at: of what the study tells, whether it is stopped there."""
+    """cancel_at: whether the study is stopped at this progress."""
     cancel = threading.Event()
 
-    def tell(what: str, done: int, total: int) -> None:
+    def on_progress(what: str, done: int, total: int) -> None:
         assert 0 <= done <= total
         if cancel_at(what, done):
             cancel.set()
 
     folder = Folder.open(path, "test", {}, columns=COLUMNS)
     with closing(folder):
-        yield Study(loaded=loaded, folder=folder, recipe=recipe, seed=0, tell=tell, cancel=cancel)
+        yield Study(
+            loaded=loaded, folder=folder, recipe=recipe, seed=0, on_progress=on_progress,
+            cancel=cancel,
+        )  # fmt: skip
 
 
 def timeless_rows(path: Path, *, but: Callable[[Row], bool] = lambda row: False) -> list[Row]:

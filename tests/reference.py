@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -13,20 +14,15 @@ import zstandard
 
 from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES
 from llmzip.errors import FormatError
-from llmzip.store.container import (
-    Arith,
-    ArithRun,
-    Container,
-    CramRun,
-    GridMem,
-    Ranked,
-    ReadResult,
-    StoredRun,
-    parse_container,
-)
-from llmzip.store.records import margin_code
+from llmzip.store.arith_payload import ArithPayload
+from llmzip.store.container import Container, ReadResult, parse_container
+from llmzip.store.cram_payload import Chunk, CramPayload, chunks_of_runs, margin_code
+from llmzip.store.payload import StoredRun
+from llmzip.store.residual import Ranked
+from llmzip.store.vectors import GridMem
 
-KINDS = {CramRun: "crammed", ArithRun: "arith", StoredRun: "stored"}
+KINDS = {CramPayload: "crammed", ArithPayload: "arith"}
+PLANES = {"vector_bytes": "vectors", "patch_bytes": "patches", "stream_bytes": "streams"}
 
 
 class Unpacker:
@@ -78,38 +74,56 @@ def read_container(data: bytes, *, max_output_bytes: int = DEFAULT_MAX_OUTPUT_BY
 def check_agreement(found: dict[str, Any], result: ReadResult) -> None:
     """`read_crm` and llmzip found the same in a file."""
     container, sizes, head = result.container, result.sizes, found["header"]
+    payload = container.payload
     check_header(head, container)
-    for name in ("vector_bytes", "patch_bytes", "stream_bytes", "stored_bytes"):
-        assert head.get(name, 0) == getattr(sizes, name), name
+    for name, plane in PLANES.items():
+        assert head.get(name, 0) == sizes.planes.get(plane, 0), name
+    assert head["stored_bytes"] == sizes.stored_bytes
     assert len(found["runs"]) == len(container.runs)
     for theirs, ours in zip(found["runs"], container.runs, strict=True):
-        assert theirs[KINDS[type(ours)]] is True and theirs["num_bytes"] == ours.num_bytes
-        if isinstance(ours, CramRun):
-            assert theirs["num_chunks"] == len(ours.chunks)
-            assert theirs["num_tokens"] == sum(chunk.num_tokens for chunk in ours.chunks)
+        kind = "stored" if isinstance(ours, StoredRun) else KINDS[type(payload)]
+        assert theirs[kind] is True and theirs["num_bytes"] == ours.num_bytes
         if isinstance(ours, StoredRun) and "data" in theirs:  # not without zstd
             assert theirs["data"] == ours.data.hex()
-    check_chunks(found.get("chunks", []), container)
-    assert (container.arith is None) == ("segments" not in found)
-    if container.arith:
-        check_segments(found, container.arith)
+    if isinstance(payload, CramPayload):
+        runs = [run for run in found["runs"] if "crammed" in run]
+        for theirs, chunks in zip(
+            runs, chunks_of_runs(payload.chunks, container.runs), strict=True
+        ):
+            assert theirs["num_chunks"] == len(chunks)
+            assert theirs["num_tokens"] == sum(chunk.num_tokens for chunk in chunks)
+    check_chunks(
+        found.get("chunks", []), payload.chunks if isinstance(payload, CramPayload) else ()
+    )
+    assert isinstance(payload, ArithPayload) == ("segments" in found)
+    if isinstance(payload, ArithPayload):
+        check_segments(found, payload)
 
 
 def check_header(head: dict[str, Any], container: Container) -> None:
-    for name in ("original_bytes", "xz_bytes", "zstd_bytes", "num_mem", "mem_dim", "bits"):
-        assert head.get(name, 0) == getattr(container, name), name
-    for name in ("model_id", "revision"):
-        assert head.get(name, "") == getattr(container, name), name
+    for name in ("original_bytes", "xz_bytes", "zstd_bytes"):
+        assert head[name] == getattr(container, name), name
     assert head["original_hash"] == container.original_hash.hex()
-    assert head.get("model_digest", "") == container.model_digest.hex()
-    assert head.get("start_id") == container.start_id
-    assert head.get("context_tokens", 0) == container.context_tokens
-    assert head.get("margin", 0) == margin_code(container.min_margin)
-    assert head.get("num_chunks", 0) == len(container.chunks)
-    assert head.get("num_literal", 0) == sum(chunk.mem is None for chunk in container.chunks)
-    assert head["model"] == container.needs_model and head["coded"] == container.is_coded
-    assert head["arith"] == (container.arith is not None)
-    assert head["bf16_safe"] == container.bf16_safe
+    payload = container.payload
+    cram = payload if isinstance(payload, CramPayload) else None
+    for name, value in (
+        ("model_id", payload.model.model_id if payload else ""),
+        ("revision", payload.model.revision if payload else ""),
+        ("model_digest", payload.model.digest.hex() if payload else ""),
+        ("start_id", payload.model.start_id if payload else None),
+        ("num_mem", payload.num_mem if isinstance(payload, CramPayload | ArithPayload) else 0),
+        ("mem_dim", payload.mem_dim if isinstance(payload, CramPayload | ArithPayload) else 0),
+        ("bits", cram.bits if cram else 0),
+        ("context_tokens", cram.context_tokens if cram else 0),
+        ("margin", margin_code(cram.min_margin) if cram else 0),
+        ("num_chunks", len(cram.chunks) if cram else 0),
+        ("num_literal", sum(chunk.mem is None for chunk in cram.chunks) if cram else 0),
+    ):
+        assert head.get(name, type(value)()) == value, name  # no field: 0, "" or None
+    assert head["model"] == container.needs_model == (payload is not None)
+    assert head["coded"] == bool(cram and cram.is_coded)
+    assert head["arith"] == isinstance(payload, ArithPayload)
+    assert head["bf16_safe"] == bool(cram and cram.bf16_safe)
     check = container.settings_check
     assert head["suffix"] == bool(container.suffix) and head["settings"] == (check is not None)
     assert head.get("original_suffix", "") == container.suffix
@@ -118,8 +132,8 @@ def check_header(head: dict[str, Any], container: Container) -> None:
     )
 
 
-def check_chunks(chunks: list[dict[str, Any]], container: Container) -> None:
-    for theirs, ours in zip(chunks, container.chunks, strict=True):
+def check_chunks(found: list[dict[str, Any]], chunks: Sequence[Chunk]) -> None:
+    for theirs, ours in zip(found, chunks, strict=True):
         for name in ("num_tokens", "num_bytes", "starts_segment"):
             assert theirs[name] == getattr(ours, name), name
         assert theirs["check"] == ours.check.to_bytes(2, "little").hex()
@@ -135,7 +149,7 @@ def check_chunks(chunks: list[dict[str, Any]], container: Container) -> None:
             check_grid(theirs["vectors"], ours.mem)
 
 
-def check_segments(found: dict[str, Any], arith: Arith) -> None:
+def check_segments(found: dict[str, Any], arith: ArithPayload) -> None:
     head = found["header"]
     for name in ("prefix_tokens", "window_tokens", "wrap"):
         assert head[name] == getattr(arith, name), name

@@ -18,6 +18,7 @@ from llmzip.codecs.arith import encoder as arith_encoding
 from llmzip.codecs.arith import segments
 from llmzip.config import CompressSettings, ComputeSettings, DecompressSettings
 from llmzip.inspect.report import Report, read_report
+from tests.fake_codec import MODULES
 from tests.tiny_models import TEXT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,15 +28,16 @@ BOOK = TEXT.encode()
 
 @pytest.fixture
 def codec(monkeypatch):
-    fake = types.ModuleType("llmzip.api.compress")
+    fake = types.ModuleType("fake_codec")
     fake.calls = []
 
-    def call(data, settings, *, on_progress, cancel):
-        fake.calls.append((data, settings, on_progress, cancel))
+    def call(data, settings, context):
+        fake.calls.append((data, settings, context.on_progress, context.cancel))
         return b"result"
 
     fake.compress_bytes = fake.decompress_bytes = call
-    monkeypatch.setitem(sys.modules, "llmzip.api.compress", fake)
+    for name in MODULES:
+        monkeypatch.setitem(sys.modules, name, fake)
     return fake
 
 
@@ -152,24 +154,42 @@ def test_what_is_not_bytes_is_refused(codec, name, data):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"num_mem": 0}, "--mem is a number"),
-        ({"codec": "zip"}, "--codec is one of cram, arith, auto"),
-        ({"codec": "arith", "try_cram": True}, "--try-cram goes with --codec auto"),
-        ({"try_cram": True}, "--try-cram goes with --codec auto"),
+        ({"num_mem": 0}, "`num_mem` is a number"),
+        ({"codec": "zip"}, "`codec` is one of cram, arith, auto"),
+        ({"codec": "arith", "try_cram": True}, "`try_cram` goes with `codec` auto"),
+        ({"try_cram": True}, "`try_cram` goes with `codec` auto"),
         ({"codec": "arith", "num_mem": 2}, "none of the options of cramming"),
         ({"codec": "auto", "preset": "small"}, "none of the options of cramming"),
         ({"codec": "arith", "time_budget_s": 9.0}, "none of the options of cramming"),
-        ({"shared_mem": 1}, "go with --codec arith or auto"),
-        ({"shared_mem": 0}, "go with --codec arith or auto"),
-        ({"verify": "full"}, "go with --codec arith or auto"),
-        ({"codec": "arith", "shared_mem": 17}, "--shared-mem is a number from 0 to 16"),
-        ({"codec": "arith", "verify": "twice"}, "--verify is quick or full"),
+        ({"shared_mem": 1}, "go with `codec` arith or auto"),
+        ({"shared_mem": 0}, "go with `codec` arith or auto"),
+        ({"verify": "full"}, "go with `codec` arith or auto"),
+        ({"codec": "arith", "shared_mem": 17}, "`shared_mem` is a number from 0 to 16"),
+        ({"codec": "arith", "verify": "twice"}, "`verify` is quick or full"),
     ],
 )
 def test_settings_are_checked_before_the_work(codec, settings, words):
     with pytest.raises(llmzip.SettingsError, match=words):
         llmzip.compress(b"text", **settings)
     assert codec.calls == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"bits": 9}, ("bits",)),
+        ({"max_patches": float("nan")}, ("max_patches",)),
+        ({"time_budget_s": float("inf")}, ("time_budget_s",)),
+        ({"threads": 0}, ("threads",)),
+        ({"codec": "`bits`"}, ("codec",)),
+        ({"shared_mem": 1}, ("shared_mem", "verify", "codec")),
+    ],
+)
+def test_an_error_has_the_names_of_its_settings(codec, settings, names):
+    with pytest.raises(llmzip.SettingsError) as caught:
+        llmzip.compress(b"text", **settings)
+    assert caught.value.settings == names
+    assert all(f"`{name}`" in str(caught.value) for name in names)
 
 
 @pytest.mark.parametrize("settings", [{"span": (5, 3)}, {"span": (-1, 2)}, {"perturb": -0.1}])
@@ -248,7 +268,7 @@ def test_noise_within_the_guard_changes_nothing_and_much_more_is_found_out(llama
 
 
 def test_perturb_needs_an_arith_file():
-    with pytest.raises(llmzip.SettingsError, match="--perturb needs a file of the arith codec"):
+    with pytest.raises(llmzip.SettingsError, match="`perturb` needs a file of the arith codec"):
         llmzip.decompress(TINY.read_bytes(), perturb=0.5)
 
 

@@ -8,10 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 import llmzip
+from llmzip import config
+from llmzip.api.options import CompressOptions, DecompressOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = """
@@ -142,6 +145,24 @@ def test_keywords_of_sessions(kind: Callable[..., object], names: list[str]) -> 
     assert kind("m")._settings == kind(model="m")._settings  # type: ignore[attr-defined]
     with pytest.raises(TypeError):
         kind("m", "main")
+
+
+@pytest.mark.parametrize("function, kind, options", [
+    (llmzip.compress, config.CompressSettings, CompressOptions),
+    (llmzip.decompress, config.DecompressSettings, DecompressOptions),
+])  # fmt: skip
+def test_keywords_have_the_types_and_defaults_of_the_settings(
+    function: Callable[..., object], kind: type, options: type
+) -> None:
+    declared = config.declared(kind)
+    of_sessions = get_type_hints(options)
+    assert of_sessions.keys() == declared.keys() - {"span", "chunks"}
+    assert of_sessions == {name: declared[name].type for name in of_sessions}
+    parameters = inspect.signature(function).parameters
+    for name, each in declared.items():
+        own = parameters[name]
+        assert own.default == each.default, name
+        assert eval(own.annotation, vars(config)) == each.type, name
 
 
 @pytest.fixture(scope="module")

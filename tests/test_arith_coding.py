@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from llmzip.codecs.arith.cells import GRIDS, NO_OFFSET
-from llmzip.codecs.arith.lanes import shape_of
 from llmzip.codecs.arith.line_breaks import unwrap, walk_flags
-from llmzip.codecs.arith.segment_decoder import Encoded, SegmentDecoder
-from llmzip.codecs.arith.segment_encoder import encode_segment, replay_segment, safe_offset
-from llmzip.codecs.arith.segments import Segment
-from llmzip.codecs.arith.stream import OFFSET_TOKENS, SegmentCoder, without_model
-from llmzip.codecs.arith.token_odds import Floats, TokenOdds
-from llmzip.codecs.arith.tree import build_tree
+from llmzip.codecs.arith.segment_coding import (
+    Encoded,
+    SegmentDecoder,
+    encode_segment,
+    replay_segment,
+    safe_offset,
+)
+from llmzip.codecs.arith.segments import Segment, shape_of
+from llmzip.codecs.arith.stream import GRIDS, NO_OFFSET, OFFSET_TOKENS, SegmentCoder, without_model
+from llmzip.codecs.arith.token_odds import Floats, TokenOdds, build_tree
 from llmzip.errors import Corrupt
 from llmzip.store.range_coder import RangeReader, RangeWriter
 from tests.arith_prose import Digits, grow, order_of, read_flags, read_tokens

@@ -13,22 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmzip.errors import Corrupt, LimitExceeded, LlmzipError, SettingsError, UnsupportedVersion
-from llmzip.store.arith_fields import ArithFields, encode_arith, read_arith
-from llmzip.store.container import (
-    Arith,
-    ArithRun,
-    ArithSegment,
-    Container,
-    CramRun,
-    GridMem,
-    StoredRun,
-    parse_container,
-    segment_check,
-    write_container,
-)
+from llmzip.store.arith_fields import ArithFields
+from llmzip.store.arith_payload import ArithFigures, ArithPayload, ArithSegment
+from llmzip.store.container import Container, parse_container, summarise_container, write_container
 from llmzip.store.cram_grids import GridCode
-from llmzip.store.summary import summarise_container
+from llmzip.store.model_ref import ModelRef
+from llmzip.store.original import segment_check
+from llmzip.store.payload import StoredRun, TextRun
 from llmzip.store.varint import Cursor, encode_varint
+from llmzip.store.vectors import GridMem
+from tests.containers import arith_container, arith_of, changed, cram_container
 from tests.reference import read_container
 from tests.test_container import ARITH, HUGE, NAMED, a_chunk, plain_header, seal, split
 
@@ -46,33 +40,9 @@ def a_segment(**changes: Any) -> ArithSegment:
     return ArithSegment(**(fields | changes))
 
 
-def an_arith(*segments: ArithSegment, **changes: Any) -> Arith:
-    fields: dict[str, Any] = {
-        "segments": segments or (a_segment(),),
-        "prefix_tokens": 3,
-        "window_tokens": 200,
-        "guard_code": 0x60,
-        "wrap": 0,
-        "mem": None,
-    }
-    return Arith(**(fields | changes))
-
-
-def a_file(arith: Arith, **changes: Any) -> Container:
-    """A file of one arith run."""
-    fields: dict[str, Any] = {
-        "original_bytes": arith.num_bytes,
-        "original_hash": bytes(32),
-        "xz_bytes": 0,
-        "zstd_bytes": 0,
-        "runs": (ArithRun(num_bytes=arith.num_bytes),),
-        "model_id": "m",
-        "model_digest": bytes(16),
-        "num_mem": arith.num_mem,
-        "mem_dim": arith.mem_dim,
-        "arith": arith,
-    }
-    return Container(**(fields | changes))
+def a_file(*segments: ArithSegment, **changes: Any) -> Container:
+    """A file of one run of text."""
+    return arith_container(segments or (a_segment(),), **changes)
 
 
 def a_grid(num_mem: int = 1, mem_dim: int = 2, *, step: int = 0x3F80) -> GridMem:
@@ -92,7 +62,7 @@ COLUMNS = bytes.fromhex(
 
 
 def test_one_segment_byte_for_byte() -> None:
-    container = a_file(an_arith())
+    container = a_file()
     data = write_container(container)
     model = MODEL + bytes.fromhex("01 01 03 c801 60 00 00 02")
     fields = plain_header(original_bytes=9, runs=2, columns=9, stored=0, model=model)
@@ -104,10 +74,7 @@ def test_every_field_byte_for_byte() -> None:
     symbols = np.array([[2, -1, 0], [0, 0, 1]], dtype=np.int16)
     mem = GridMem(symbols=symbols, steps=np.array([0x3F80, 0x3FC0], dtype=np.uint16))
     segments = (a_segment(), a_segment(num_tokens=1, num_bytes=300, num_lanes=1, stream=b"\xcc"))
-    arith = an_arith(*segments, wrap=2, mem=mem)
-    runs = (StoredRun(data=b"\xff\xfe"), ArithRun(num_bytes=4), StoredRun(data=b"\0"))
-    runs += (ArithRun(num_bytes=305),)
-    container = a_file(arith, runs=runs, original_bytes=312, start_id=300)
+    container = arith_container(segments, b"\xff\xfe", 4, b"\0", 305, wrap=2, mem=mem, start_id=300)
     data = write_container(container)
     front, fields, body = split(data)
     model = MODEL + bytes.fromhex("ac02 01 02 03 c801 60 02 02 03")
@@ -126,23 +93,36 @@ def test_the_check_is_the_documented_one() -> None:
 
 
 def test_fields_alone() -> None:
-    fields = ArithFields(
-        num_segments=5,
+    model = ModelRef(model_id="m", revision="", digest=bytes(16), start_id=None)
+    empty = ArithPayload(
+        model=model,
+        segments=(),
         prefix_tokens=0,
         window_tokens=512,
         guard_code=255,
         wrap=2,
+        mem=None,
+    )
+    fields = ArithFields(
+        empty=empty,
+        num_segments=5,
+        num_mem=2,
+        mem_dim=576,
         vector_bytes=200,
         grid=GridCode(max_symbol=200, first_step=508, step_span=3, prior=77),
         stream_bytes=3000,
     )
-    data = encode_arith(fields, shape=(2, 576))
+    data = fields.encode()
     assert data.hex(" ") == "01 05 00 80 04 ff 02 02 c0 04 c8 01 c8 01 fc 03 03 4d b8 17"
-    assert read_arith(Cursor(data, what="header")) == (fields, (2, 576))
-    without = dataclasses.replace(fields, vector_bytes=0, grid=None)
-    data = encode_arith(without, shape=(0, 0))
+    assert ArithFields.read(Cursor(data, what="header"), model, 64) == fields
+    with_start = dataclasses.replace(empty, model=dataclasses.replace(model, start_id=7))
+    started = dataclasses.replace(fields, empty=with_start)
+    assert started.encode() == b"\7" + data
+    assert ArithFields.read(Cursor(b"\7" + data, what="header"), model, 72) == started
+    without = dataclasses.replace(fields, num_mem=0, mem_dim=0, vector_bytes=0, grid=None)
+    data = without.encode()
     assert data.hex(" ") == "01 05 00 80 04 ff 02 00 b8 17"
-    assert read_arith(Cursor(data, what="header")) == (without, (0, 0))
+    assert ArithFields.read(Cursor(data, what="header"), model, 64) == without
 
 
 # What is in which file
@@ -150,48 +130,39 @@ def test_fields_alone() -> None:
 
 def test_what_an_arith_file_says_of_itself() -> None:
     container = read_container(ARITH)
-    assert container.needs_model and not container.is_coded and container.chunks == ()
-    assert (container.num_mem, container.mem_dim, container.bits) == (2, 5, 0)
-    assert container.min_margin is None and not container.bf16_safe
-    assert container.arith and container.arith.num_bytes == 26
-    assert [type(run) for run in container.runs] == [ArithRun, StoredRun, ArithRun]
+    arith = arith_of(container)
+    assert container.needs_model and (arith.num_mem, arith.mem_dim) == (2, 5)
+    assert arith.bits_per_dimension == 0 and arith.optional == 0
+    assert sum(segment.num_bytes for segment in arith.segments) == 26
+    assert [type(run) for run in container.runs] == [TextRun, StoredRun, TextRun]
 
 
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"arith": None}, "arith runs and segments do not agree"),
-        ({"arith": an_arith(a_segment(num_bytes=8))}, "segments hold 8 bytes, the runs take 9"),
-        ({"runs": (StoredRun(data=b"123456789"),)}, "must be empty"),
-        ({"runs": (CramRun(chunks=(a_chunk(),)),)}, "arith runs and segments do not agree"),
+        ({"payload": None}, "runs of text and a payload do not agree"),
+        ({"segments": (a_segment(num_bytes=8),)}, "segments hold 8 bytes, the runs take 9"),
+        ({"runs": (StoredRun(data=b"123456789"),)}, "runs of text and a payload do not agree"),
+        ({"payload": cram_container((a_chunk(num_bytes=8),)).payload}, "does not end where"),
         (
-            {
-                "runs": (ArithRun(num_bytes=9), CramRun(chunks=(a_chunk(),))),
-                "original_bytes": 18,
-            },
-            "crammed and arith runs",
+            {"runs": (TextRun(num_bytes=9), StoredRun(data=b"-"), TextRun(num_bytes=9))},
+            "segments hold 9 bytes, the runs take 18",
         ),
-        ({"runs": (ArithRun(num_bytes=4), ArithRun(num_bytes=5))}, "join them"),
-        ({"runs": (ArithRun(num_bytes=9), StoredRun(data=b""))}, "empty run"),
+        ({"runs": (TextRun(num_bytes=4), TextRun(num_bytes=5))}, "join them"),
+        ({"runs": (TextRun(num_bytes=9), StoredRun(data=b""))}, "empty run"),
         (
-            {"runs": (ArithRun(num_bytes=9), StoredRun(data=b"-"), ArithRun(num_bytes=0))}
-            | {"original_bytes": 10},
+            {"runs": (TextRun(num_bytes=9), StoredRun(data=b"-"), TextRun(num_bytes=0))},
             "empty run",
         ),
         ({"original_bytes": 10}, "the runs hold 9 bytes"),
-        ({"bits": 16}, "fields of crammed text"),
-        ({"context_tokens": 1}, "fields of crammed text"),
-        ({"min_margin": 1.0}, "fields of crammed text"),
-        ({"bf16_safe": True}, "fields of crammed text"),
-        ({"num_mem": 1, "mem_dim": 2}, "shared mem vectors are not"),
         ({"model_id": ""}, "model id"),
-        ({"model_digest": b""}, "digest"),
+        ({"digest": b""}, "digest"),
         ({"start_id": 2**31}, "start token"),
     ],
 )
 def test_broken_files_are_not_written(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=f"cannot be stored: .*{message}"):
-        write_container(dataclasses.replace(a_file(an_arith()), **changes))
+        write_container(changed(a_file(), **changes))
 
 
 @pytest.mark.parametrize(
@@ -208,14 +179,14 @@ def test_broken_files_are_not_written(changes: dict[str, Any], message: str) -> 
 )
 def test_broken_shared_vectors_are_not_written(mem: GridMem) -> None:
     with pytest.raises(SettingsError, match="shared mem vectors"):
-        write_container(a_file(an_arith(mem=mem)))
+        write_container(a_file(mem=mem))
 
 
 @pytest.mark.parametrize("required, optional", [(16, 0), (32, 0), (48, 0), (0, 1), (32, 1)])
 def test_features_of_crammed_chunks_are_refused(required: int, optional: int) -> None:
     front, fields, body = split(ARITH)
     features = bytes([1, front[1] | required, optional])
-    with pytest.raises(Corrupt, match="features of crammed chunks in an arith file"):
+    with pytest.raises(Corrupt, match="features of two codecs"):
         read_container(seal(features, fields, body))
 
 
@@ -268,7 +239,7 @@ GRID_BYTES = bytes.fromhex("01 04 00 00")
 
 
 def test_the_builder_builds() -> None:
-    assert arith_file() == write_container(a_file(an_arith()))
+    assert arith_file() == write_container(a_file())
 
 
 @pytest.mark.parametrize("recipe", [0, 2, 127, HUGE])
@@ -361,13 +332,13 @@ def test_shared_vectors_have_one_spelling() -> None:
                 continue
             assert container != read_container(ARITH)
     longer = fields.replace(bytes.fromhex("0205 03 03"), bytes.fromhex("0205 04 03"))
-    with pytest.raises(Corrupt, match="not what its own contents"):
+    with pytest.raises(Corrupt, match="not the canonical encoding"):
         read_container(seal(front, longer, body[:22] + b"\0" + body[22:]))
 
 
 def test_an_infinite_shared_vector_is_refused() -> None:
     mem = dataclasses.replace(a_grid(step=0x7EC0), symbols=np.array([[2, 0]], dtype=np.int16))
-    front, fields, body = split(write_container(a_file(an_arith(mem=mem))))
+    front, fields, body = split(write_container(a_file(mem=mem)))
     symbols = encode_varint(2) + encode_varint(0x7EC0 // 32)
     assert fields.count(symbols) == 1
     with pytest.raises(Corrupt, match="infinite"):
@@ -405,9 +376,9 @@ def test_mutations_give_a_sound_file_or_a_named_error(
 
 
 def _prior(data: bytes) -> int:
-    model = summarise_container(data).header.model
-    assert model and model.arith and model.arith.grid
-    return model.arith.grid.prior
+    fields = summarise_container(data).header.payload
+    assert isinstance(fields, ArithFields) and fields.grid
+    return fields.grid.prior
 
 
 # Limits
@@ -424,11 +395,11 @@ def _prior(data: bytes) -> int:
 )
 def test_limits_of_the_settings(name: str, good: tuple[int, ...], bad: tuple[int, ...]) -> None:
     for value in good:
-        container = a_file(an_arith(**{name: value}))
+        container = a_file(**{name: value})
         assert read_container(write_container(container)) == container
     for value in bad:
         with pytest.raises(SettingsError, match="cannot be stored"):
-            write_container(a_file(an_arith(**{name: value})))
+            write_container(a_file(**{name: value}))
 
 
 @pytest.mark.parametrize(
@@ -456,24 +427,24 @@ def test_limits_of_the_settings(name: str, good: tuple[int, ...], bad: tuple[int
     ],
 )
 def test_limits_of_a_segment(good: dict[str, Any], bad: dict[str, Any]) -> None:
-    container = a_file(an_arith(a_segment(), a_segment(**good)))
+    container = a_file(a_segment(), a_segment(**good))
     assert read_container(write_container(container)) == container
     with pytest.raises(SettingsError, match="cannot be stored: segment 1"):
-        write_container(a_file(an_arith(a_segment(), a_segment(**bad))))
+        write_container(a_file(a_segment(), a_segment(**bad)))
 
 
 def test_a_file_has_a_segment() -> None:
-    container = dataclasses.replace(a_file(an_arith()), arith=an_arith(segments=()))
+    container = changed(a_file(), segments=())
     with pytest.raises(SettingsError, match="without a segment"):
         write_container(container)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (64, 2), (63, 1), (1, 65535), (1, 65536)])
 def test_limits_of_the_shared_vectors(shape: tuple[int, int]) -> None:
-    container = a_file(an_arith(mem=a_grid(*shape)))
+    container = a_file(mem=a_grid(*shape))
     result = parse_container(write_container(container))
     assert result.container == container
-    assert result.sizes.vector_bytes >= shape[0] * -(-shape[1] // 64)
+    assert result.sizes.planes["vectors"] >= shape[0] * -(-shape[1] // 64)
 
 
 # Bombs
@@ -504,15 +475,13 @@ def test_huge_counts_are_refused_at_once(data: bytes) -> None:
 
 def test_columns_do_not_unpack_to_more_than_their_counts_need() -> None:
     frame = zstandard.ZstdCompressor(level=1).compress(bytes(1 << 20))
-    with pytest.raises(Corrupt, match="1048576 bytes for 1 segments"):
+    with pytest.raises(Corrupt, match="1048576 bytes for 1 pieces"):
         read_container(arith_file(columns=frame, front=b"\1\x43\0"))
 
 
 def many(count: int) -> Container:
     """As many segments and runs, all alike: nothing that zstd could not squeeze."""
-    segments = (a_segment(),) * count
-    runs = (ArithRun(num_bytes=9), StoredRun(data=b"-")) * count
-    return a_file(an_arith(*segments), runs=runs, original_bytes=10 * count)
+    return arith_container((a_segment(),) * count, *(9, b"-") * count)
 
 
 def test_zstd_columns_keep_a_byte_for_each_run_and_segment() -> None:
@@ -522,7 +491,7 @@ def test_zstd_columns_keep_a_byte_for_each_run_and_segment() -> None:
     assert read_container(data) == many(2000)
     rng = np.random.default_rng(3)
     mixed = [a_segment(check=int(check)) for check in rng.integers(0, 2**32, 300)]
-    container = a_file(an_arith(*mixed))
+    container = a_file(*mixed)
     data = write_container(container)
     head = summarise_container(data).header
     assert head.required & 2 and 301 <= head.columns_bytes < 8 * 300
@@ -533,18 +502,21 @@ def test_zstd_columns_keep_a_byte_for_each_run_and_segment() -> None:
 
 
 def test_a_summary_agrees_with_the_contents() -> None:
-    for data in (ARITH, write_container(many(30)), write_container(a_file(an_arith()))):
+    for data in (ARITH, write_container(many(30)), write_container(a_file())):
         summary, result = summarise_container(data), parse_container(data)
-        arith = result.container.arith
-        assert arith and summary.sizes == result.sizes and summary.sizes.file_bytes == len(data)
-        assert summary.num_segments == len(arith.segments)
-        assert summary.num_tokens == sum(segment.num_tokens for segment in arith.segments)
-        assert summary.num_lanes == sum(segment.num_lanes for segment in arith.segments)
-        assert summary.arith_bytes == arith.num_bytes
-        assert summary.sizes.stream_bytes == sum(len(part.stream) for part in arith.segments)
-        assert summary.sizes.patch_bytes == summary.crammed_bytes == summary.literal_bytes == 0
-        assert summary.num_patches == summary.num_patched == summary.num_literal_tokens == 0
-        total = summary.arith_bytes + summary.stored_original_bytes
+        arith, figures = arith_of(result.container), summary.figures
+        assert isinstance(figures, ArithFigures)
+        assert summary.sizes == result.sizes and summary.sizes.file_bytes == len(data)
+        assert figures.num_segments == len(arith.segments)
+        assert figures.num_tokens == sum(segment.num_tokens for segment in arith.segments)
+        assert figures.num_lanes == sum(segment.num_lanes for segment in arith.segments)
+        assert figures.text_bytes == sum(segment.num_bytes for segment in arith.segments)
+        streams = sum(len(part.stream) for part in arith.segments)
+        assert figures.stream_bytes == summary.sizes.planes["streams"] == streams
+        assert set(summary.sizes.planes) == {"vectors", "streams"}
+        assert (figures.num_shared_vectors, figures.shared_dim) == (arith.num_mem, arith.mem_dim)
+        assert figures.shared_bits == 8 * summary.sizes.planes["vectors"]
+        total = figures.text_bytes + summary.stored_original_bytes
         assert total == result.container.original_bytes
         stored = [run for run in result.container.runs if isinstance(run, StoredRun)]
         assert summary.num_stored_runs == len(stored)
@@ -552,7 +524,7 @@ def test_a_summary_agrees_with_the_contents() -> None:
 
 def test_metadata_stays_small() -> None:
     for count in (1, 2, 8):
-        container = a_file(an_arith(*(a_segment(),) * count), model_id="smollm2-135m", start_id=0)
+        container = a_file(*(a_segment(),) * count, model_id="smollm2-135m", start_id=0)
         assert parse_container(write_container(container)).sizes.metadata_bytes <= 112 + 12 * count
 
 
@@ -582,28 +554,25 @@ def containers(draw: st.DrawFn) -> Container:
             symbols=rng.integers(-9, 10, shape).astype(np.int16),
             steps=(32 * rng.integers(400, 430, shape[0])).astype(np.uint16),
         )
-    arith = Arith(
-        segments=tuple(segments),
+    # Cut anywhere: runs and segments have nothing to do with each other.
+    size = sum(segment.num_bytes for segment in segments)
+    cuts = sorted(draw(st.sets(st.integers(1, max(1, size - 1)), max_size=3)))
+    ends = [cut for cut in cuts if cut < size] + [size]
+    parts: list[int | bytes] = []
+    for start, end in zip([0, *ends], ends, strict=False):
+        if start or draw(st.booleans()):
+            parts.append(draw(st.binary(min_size=1, max_size=9)) * 5)
+        parts.append(end - start)
+    if draw(st.booleans()):
+        parts.append(draw(st.binary(min_size=1, max_size=40)))
+    return arith_container(
+        segments,
+        *parts,
         prefix_tokens=draw(st.integers(0, 65535)),
         window_tokens=draw(st.integers(1, 2**24)),
         guard_code=draw(st.integers(1, 255)),
         wrap=draw(st.integers(0, 2)),
         mem=mem,
-    )
-    # Cut anywhere: runs and segments have nothing to do with each other.
-    cuts = sorted(draw(st.sets(st.integers(1, max(1, arith.num_bytes - 1)), max_size=3)))
-    ends = [cut for cut in cuts if cut < arith.num_bytes] + [arith.num_bytes]
-    runs: list[ArithRun | StoredRun] = []
-    for start, end in zip([0, *ends], ends, strict=False):
-        if start or draw(st.booleans()):
-            runs.append(StoredRun(data=draw(st.binary(min_size=1, max_size=9)) * 5))
-        runs.append(ArithRun(num_bytes=end - start))
-    if draw(st.booleans()):
-        runs.append(StoredRun(data=draw(st.binary(min_size=1, max_size=40))))
-    return a_file(
-        arith,
-        runs=tuple(runs),
-        original_bytes=sum(run.num_bytes for run in runs),
         model_id=draw(st.text("abcé/-_ 0", min_size=1, max_size=9)),
         revision=draw(st.sampled_from(["", "v1", "0a" * 20])),
         start_id=draw(st.none() | st.integers(0, 2**31 - 1)),

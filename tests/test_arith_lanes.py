@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmzip.codecs.arith.lanes import Lanes, shape_of
+from llmzip.codecs.arith.segments import Lanes, shape_of
 from tests.arith_prose import order_of, prefix_of
 
 

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from llmzip.codecs.arith.lanes import BLOCK_TOKENS, Lanes, shape_of
 from llmzip.codecs.arith.reader import Reader, Steps, opening_embeds
-from llmzip.codecs.arith.segment_decoder import measure_noise
-from llmzip.codecs.arith.token_odds import Floats, TokenOdds
-from llmzip.codecs.arith.tree import build_tree
+from llmzip.codecs.arith.segment_coding import measure_noise
+from llmzip.codecs.arith.segments import BLOCK_TOKENS, Lanes, shape_of
+from llmzip.codecs.arith.token_odds import Floats, TokenOdds, build_tree
 from llmzip.lm.layout import segment_start
 from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.tokens import Tokens

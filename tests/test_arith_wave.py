@@ -10,13 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmzip.codecs.arith.lanes import shape_of
 from llmzip.codecs.arith.reader import Reader, opening_embeds
-from llmzip.codecs.arith.segment_decoder import Encoded, decode_wave
-from llmzip.codecs.arith.segment_encoder import encode_segment
-from llmzip.codecs.arith.segments import Segment
-from llmzip.codecs.arith.token_odds import TokenOdds
-from llmzip.codecs.arith.tree import build_tree
+from llmzip.codecs.arith.segment_coding import Encoded, decode_wave, encode_segment
+from llmzip.codecs.arith.segments import Segment, shape_of
+from llmzip.codecs.arith.token_odds import TokenOdds, build_tree
 from llmzip.errors import Interrupted
 from llmzip.lm.model import load_model
 from llmzip.lm.tokens import Tokens

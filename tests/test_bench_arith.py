@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from llmzip.config import CompressSettings, ComputeSettings
 from llmzip.errors import IntegrityError
 from llmzip.inspect.report import read_report
+from llmzip.store.cram_figures import CramFigures
 from llmzip.store.stored import pack_stored
 
 TEXT = b"the old mill stands by the river, and the water turns its wheel"
@@ -29,7 +30,7 @@ MIB = 1 << 20
 REPORT = replace(
     read_report(pack_stored(TEXT)),
     container_bytes=21,
-    num_tokens=17,
+    payload=CramFigures(num_tokens=17),
     model_id="a-model",
     model_digest="ab" * 16,
 )

@@ -19,8 +19,10 @@ from llmzip.config import CompressSettings, ComputeSettings
 from llmzip.errors import IntegrityError
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.tokens import Tokens
-from llmzip.store.container import Container, read_container
+from llmzip.store.container import read_container
+from llmzip.store.cram_payload import CramPayload
 from llmzip.store.vectors import mem_bits
+from tests.containers import cram_of
 
 TEXT = b"the old mill stands by the river, and the water turns its wheel"
 SETTINGS = CompressSettings(
@@ -49,8 +51,8 @@ def sample(settings: CompressSettings, bits: int) -> bench_size.SizeSample:
 
 
 @pytest.fixture(scope="module")
-def container(settings: CompressSettings, bits: int) -> Container:
-    return read_container(compress_bytes(TEXT, replace(settings, bits=bits)))
+def payload(settings: CompressSettings, bits: int) -> CramPayload:
+    return cram_of(read_container(compress_bytes(TEXT, replace(settings, bits=bits))))
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +60,10 @@ def tokens(settings: CompressSettings) -> Tokens:
     return Tokens.load(Path(str(settings.model)))
 
 
-def test_figures_hold_together(sample: bench_size.SizeSample, container: Container) -> None:
+def test_figures_hold_together(sample: bench_size.SizeSample, payload: CramPayload) -> None:
     row = sample.to_dict()
-    chunks = [chunk for chunk in container.chunks if chunk.mem is not None]
-    dimensions = len(chunks) * container.num_mem * container.mem_dim
+    chunks = [chunk for chunk in payload.chunks if chunk.mem is not None]
+    dimensions = len(chunks) * payload.num_mem * payload.mem_dim
     num_tokens = sum(chunk.num_tokens for chunk in chunks)
     assert chunks and sample.report.needs_model
     assert sum(row["shares"].values()) == pytest.approx(1)
@@ -81,16 +83,16 @@ def test_figures_hold_together(sample: bench_size.SizeSample, container: Contain
 
 
 def test_bits_are_those_of_one_pass_over_the_whole_sequence(
-    sample: bench_size.SizeSample, container: Container, tokens: Tokens, lm: FrozenLM
+    sample: bench_size.SizeSample, payload: CramPayload, tokens: Tokens, lm: FrozenLM
 ) -> None:
     """Every chunk anew, behind all that stands left of it, with nothing remembered."""
     known: list[int] = []
     surprisal = gain = unpatched = 0.0
-    chunk_ids = list(bench_size.ids_of_chunks(TEXT, container, tokens))
+    chunk_ids = list(bench_size.ids_of_chunks(TEXT, payload.chunks, tokens))
     assert tokens.bytes_of([token for ids in chunk_ids for token in ids]) == TEXT
-    for chunk, ids in zip(container.chunks, chunk_ids, strict=True):
+    for chunk, ids in zip(payload.chunks, chunk_ids, strict=True):
         if chunk.starts_segment:
-            known = [] if container.start_id is None else [container.start_id]
+            known = [] if payload.model.start_id is None else [payload.model.start_id]
         nothing = torch.zeros(0, lm.dim)
         plain = _bits(lm, known, nothing, ids)
         surprisal += float(plain.sum())
@@ -101,7 +103,7 @@ def test_bits_are_those_of_one_pass_over_the_whole_sequence(
             gain += float(saved.sum())
             unpatched += sum(float(s) for i, s in enumerate(saved) if i not in patched)
         known += ids
-    assert len({chunk.starts_segment for chunk in container.chunks}) == 2
+    assert len({chunk.starts_segment for chunk in payload.chunks}) == 2
     found = sample.information
     assert found.surprisal_bits == pytest.approx(surprisal, rel=1e-4)
     assert found.gain_bits == pytest.approx(gain, rel=1e-4)
@@ -148,10 +150,10 @@ def test_text_that_is_not_crammed_has_no_information(settings: CompressSettings)
     assert sum(row["shares"].values()) == pytest.approx(1)
 
 
-def test_tokens_of_another_text_are_refused(container: Container, tokens: Tokens) -> None:
+def test_tokens_of_another_text_are_refused(payload: CramPayload, tokens: Tokens) -> None:
     for other in (TEXT.replace(b"mill", b"hill"), TEXT + b" and on"):
         with pytest.raises(IntegrityError):
-            list(bench_size.ids_of_chunks(other, container, tokens))
+            list(bench_size.ids_of_chunks(other, payload.chunks, tokens))
 
 
 def test_a_time_budget_is_refused(settings: CompressSettings) -> None:

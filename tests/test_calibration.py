@@ -9,16 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from llmzip.codecs.context import QUIET
 from llmzip.codecs.cram import calibration
+from llmzip.codecs.cram import plan as plan_module
 from llmzip.codecs.cram.calibration import (
     Calibration,
     calibrate,
     probe_text,
     remembered_calibration,
 )
-from llmzip.codecs.cram.plan import plan_parts, tokenised_parts
+from llmzip.codecs.cram.executor import LocalExecutor
+from llmzip.codecs.cram.plan import make_plan
 from llmzip.codecs.cram.presets import EFFORTS
-from llmzip.codecs.input import Stretch
+from llmzip.codecs.input import Stretch, tokenised_parts
 from llmzip.config import CompressSettings, ComputeSettings
 from llmzip.lm.loaded import LoadedModel, load_for_compression
 from llmzip.lm.model import FrozenLM, load_model
@@ -117,14 +120,14 @@ def test_the_margin_follows_the_noise() -> None:
 def test_presets_and_vectors_fill_chunks_in_proportion(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        LoadedModel, "calibration", lambda loaded: Calibration(gain_bits=200.0, noise=0)
-    )
+    measured = Calibration(gain_bits=200.0, noise=0)
+    monkeypatch.setattr(plan_module, "calibration_of", lambda loaded: measured)
     parts = tokenised_parts([Stretch(data=TEXT.encode(), is_text=True)], loaded.tokens)
 
     def fullest(**settings: object) -> float:
         chosen = CompressSettings(context_tokens=0, **settings)  # type: ignore[arg-type]
-        plan = plan_parts(parts, loaded, chosen)
+        here = LocalExecutor(loaded=loaded, settings=chosen, context=QUIET)
+        plan = make_plan(parts, loaded, chosen, QUIET, here.read)
         full = [span.surprisal_bits for segment in plan.segments for span in segment.spans][:-1]
         return max(full)
 

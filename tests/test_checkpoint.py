@@ -21,14 +21,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save as save_tensors
 
-from llmzip.api import compress as codec
+from llmzip.api.compress import compress_bytes
 from llmzip.codecs.arith import encoder as arith_encoding
 from llmzip.codecs.arith.resume import ResumeCache
 from llmzip.codecs.arith.shared import SharedMem
+from llmzip.codecs.context import Context
 from llmzip.codecs.cram import engine as engine_module
 from llmzip.codecs.cram import groups
 from llmzip.codecs.cram import plan as planning
 from llmzip.codecs.cram.checkpoint import (
+    EngineState,
     pack_crammed,
     pack_segments,
     pack_state,
@@ -42,13 +44,12 @@ from llmzip.codecs.cram.engine import Engine
 from llmzip.codecs.cram.optimizer import Slot
 from llmzip.codecs.cram.presets import grid_plan
 from llmzip.codecs.cram.rounding import GridGoal, Rounding
-from llmzip.codecs.cram.settings import EngineSettings
-from llmzip.codecs.cram.state import EngineState
-from llmzip.codecs.cram.tasks import Crammed, Task, split
+from llmzip.codecs.cram.tasks import Crammed, EngineSettings, Task, split
 from llmzip.config import CompressSettings
 from llmzip.errors import Corrupt, Interrupted, ResumeRefused
 from llmzip.lm.model import FrozenLM
 from llmzip.progress import Progress
+from llmzip.store.arith_payload import ArithPayload
 from llmzip.store.container import read_container
 from llmzip.store.journal import Journal
 from llmzip.store.residual import Ranked
@@ -450,7 +451,7 @@ def test_foul_shared_vectors(tmp_path: Path) -> None:
             for array in (np.array(len(arrays)), *arrays):
                 np.save(out, array)
             journal.keep(name, out.getvalue())
-            with pytest.raises(Corrupt, match="makes no sense"):
+            with pytest.raises(Corrupt, match="is invalid"):
                 keeper.shared([], 1, 0, lambda: None, mem_dim=8)
 
 
@@ -505,11 +506,11 @@ class Stopwatch:
 def compress(data: bytes, model: Path, path: Path | None, watch: Stopwatch, **more: Any) -> bytes:
     own = CompressSettings(model=str(model), **more)
     if path is None:
-        return codec.compress_bytes(data, own, on_progress=watch, cancel=watch.cancel)
+        return compress_bytes(data, own, context=Context(on_progress=watch, cancel=watch.cancel))
     journal = Journal.open(str(path))
     try:
-        return codec.compress_bytes(
-            data, own, journal=journal, on_progress=watch, cancel=watch.cancel
+        return compress_bytes(
+            data, own, context=Context(journal=journal, on_progress=watch, cancel=watch.cancel)
         )
     finally:
         journal.close()
@@ -600,8 +601,10 @@ def test_progress_goes_on_where_it_was(tiny_model: Callable[..., Path], tmp_path
     journal = Journal.open(str(path))
     own = CompressSettings(model=str(model), bits=16, context_tokens=0, **CRAM)
     with pytest.raises(Interrupted):
-        codec.compress_bytes(
-            SHORT, own, journal=journal, on_progress=stop_after_a_chunk, cancel=watch.cancel
+        compress_bytes(
+            SHORT,
+            own,
+            context=Context(journal=journal, on_progress=stop_after_a_chunk, cancel=watch.cancel),
         )
     journal.close()
     last = [event for event in watch.events if event.stage == "cram"][-1]
@@ -639,8 +642,10 @@ def test_finished_work_is_only_put_together(
         journal = Journal.open(str(path))
         watch.cancel.clear()
         with pytest.raises(Interrupted):
-            codec.compress_bytes(
-                SHORT, own, journal=journal, on_progress=stop_at_verify, cancel=watch.cancel
+            compress_bytes(
+                SHORT,
+                own,
+                context=Context(journal=journal, on_progress=stop_at_verify, cancel=watch.cancel),
             )
         journal.close()
     assert compress(SHORT, model, path, Stopwatch(None), bits=16, context_tokens=24, **CRAM)
@@ -687,8 +692,8 @@ def test_arith_goes_on_to_the_same_bytes(
     counts = (encoded, learned, read)
     whole = Stopwatch(None)
     expected = compress(LONG, model, None, whole, **options)
-    arith = read_container(expected).arith
-    assert arith is not None and len(arith.segments) > 2
+    payload = read_container(expected).payload
+    assert isinstance(payload, ArithPayload) and len(payload.segments) > 2
     once = [calls.count for calls in counts]
     stops = 0
     for stop in [*range(3, whole.count, max(1, whole.count // 5)), None]:
@@ -730,7 +735,7 @@ def test_work_for_another_input_model_or_setting_is_refused(
         (SHORT + b".", tmp_path / "no model is looked for then", {}, "another input"),
         (SHORT, model, {"seed": 1}, "seed was 0, is 1"),
         (SHORT, model, {"max_steps": 41}, "max_steps was 40, is 41"),
-        (SHORT, tiny_model("llama", seed=1), {}, "the model is another one"),
+        (SHORT, tiny_model("llama", seed=1), {}, "the model is different"),
     ):
         with pytest.raises(ResumeRefused, match=words):
             compress(data, other, path, Stopwatch(None), **{**options, **changes})
@@ -740,9 +745,7 @@ def test_work_for_another_input_model_or_setting_is_refused(
     assert compress(SHORT, copy, path, Stopwatch(None), **options)
 
 
-def test_work_that_makes_no_sense_is_corrupt(
-    tiny_model: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_work_that_is_invalid_is_corrupt(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
     """Records with right checksums, as another version of the code could have left them."""
     model, path = tiny_model("llama"), tmp_path / "x.part"
     options = {"bits": 16, "context_tokens": 0, **CRAM}
@@ -754,6 +757,6 @@ def test_work_that_makes_no_sense_is_corrupt(
         journal = Journal.open(str(path))
         journal.keep(name, signed(b"5"), state)
         journal.close()
-        with pytest.raises(Corrupt, match="makes no sense") as caught:
+        with pytest.raises(Corrupt, match="is invalid") as caught:
             compress(SHORT, model, path, Stopwatch(None), **options)
         assert "--restart" in caught.value.hint

@@ -17,12 +17,13 @@ import torch
 
 from llmzip.cli.main import main
 from llmzip.cli.preflight import consider, size_text
+from llmzip.codecs.context import Context
 from llmzip.errors import LimitExceeded
-from llmzip.lm import ram
+from llmzip.lm import memory
 from llmzip.lm.memory import free_bytes, needed_bytes
 from llmzip.lm.zoo import resolve
 from llmzip.progress import Forecast
-from tests.fake_codec import FAKE_CODEC, TEXT, fake_codec
+from tests.fake_codec import FAKE_CODEC, MODULES, TEXT, fake_codec
 from tests.test_cli import ROOT
 
 
@@ -72,9 +73,9 @@ def test_the_outlook_reaches_the_shell(
 ) -> None:
     real = codec.compress_bytes
 
-    def work(data: bytes, settings: object, *, on_forecast: Any, **more: object) -> bytes:
-        on_forecast(Forecast(needs_bytes=9, free_bytes=1))
-        return real(data, settings, **more)  # type: ignore[no-any-return]
+    def work(data: bytes, settings: object, context: Context, **more: object) -> bytes:
+        context.forecast(Forecast(needs_bytes=9, free_bytes=1))
+        return real(data, settings, context, **more)  # type: ignore[no-any-return]
 
     codec.compress_bytes = work
     assert main(["compress", "a.txt"]) == 7
@@ -87,9 +88,9 @@ def test_decoding_is_looked_at_too(place: Path, codec: Any) -> None:
     assert main(["compress", "a.txt"]) == 0
     real = codec.decompress_bytes
 
-    def work(data: bytes, settings: object, *, on_forecast: Any, **more: object) -> bytes:
-        on_forecast(Forecast(needs_bytes=9, free_bytes=1))
-        return real(data, settings, **more)  # type: ignore[no-any-return]
+    def work(data: bytes, settings: object, context: Context, **more: object) -> bytes:
+        context.forecast(Forecast(needs_bytes=9, free_bytes=1))
+        return real(data, settings, context, **more)  # type: ignore[no-any-return]
 
     codec.decompress_bytes = work
     for command in (["decompress", "-o", "back"], ["test", "--full"]):
@@ -100,18 +101,18 @@ def test_decoding_is_looked_at_too(place: Path, codec: Any) -> None:
 
 ASKING = f"""
 import sys, types
-fake = types.ModuleType("llmzip.api.compress")
+fake = types.ModuleType("fake_codec")
 exec({FAKE_CODEC!r}, fake.__dict__)
 real = fake.compress_bytes
-def work(data, settings, *, journal, on_forecast, **more):
+def work(data, settings, context, **more):
     from llmzip.progress import Forecast
     if data.startswith(b"long"):
-        journal.begin({{"settings": "these"}})
-        journal.keep("chunks", b"x")
-    on_forecast(Forecast(seconds=5000.0))
-    return real(data, settings, **more)
+        context.journal.begin({{"settings": "these"}})
+        context.journal.keep("chunks", b"x")
+    context.forecast(Forecast(seconds=5000.0))
+    return real(data, settings, context, **more)
 fake.compress_bytes = work
-sys.modules["llmzip.api.compress"] = fake
+sys.modules.update(dict.fromkeys({MODULES!r}, fake))
 from llmzip.cli.main import main
 sys.exit(main())
 """
@@ -252,8 +253,8 @@ MB = 1 << 20
 @pytest.fixture
 def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, object], None]:
     """Writes a file of a system of one's own: one with 800 MB free and no limits."""
-    monkeypatch.setattr(ram, "_PROC", tmp_path / "proc")
-    monkeypatch.setattr(ram, "_CGROUPS", tmp_path / "sys")
+    monkeypatch.setattr(memory, "_PROC", tmp_path / "proc")
+    monkeypatch.setattr(memory, "_CGROUPS", tmp_path / "sys")
 
     def write(name: str, content: object) -> None:
         path = tmp_path / name

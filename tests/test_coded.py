@@ -14,23 +14,18 @@ from hypothesis import strategies as st
 
 from llmzip.errors import Corrupt, LlmzipError, SettingsError
 from llmzip.inspect.report import read_report
-from llmzip.store.container import (
-    Chunk,
-    Container,
-    CramRun,
-    GridMem,
-    Ranked,
-    StoredRun,
-    chunk_check,
-    content_hash,
-    margin_value,
-    parse_container,
-    write_container,
-)
-from llmzip.store.cram_fields import CodedFields, encode_coded, read_coded
+from llmzip.store.container import Container, parse_container, summarise_container, write_container
+from llmzip.store.cram_fields import CramFields
+from llmzip.store.cram_figures import CramFigures
 from llmzip.store.cram_grids import NO_VECTORS, GridCode
-from llmzip.store.summary import summarise_container
+from llmzip.store.cram_payload import Chunk, margin_value
+from llmzip.store.cram_planes import CodedFields, read_coded
+from llmzip.store.original import chunk_check, content_hash
+from llmzip.store.payload import TextRun
+from llmzip.store.residual import Ranked
 from llmzip.store.varint import Cursor
+from llmzip.store.vectors import GridMem
+from tests.containers import cram_container, cram_of
 from tests.reference import read_container
 from tests.test_container import (
     CODED,
@@ -62,6 +57,13 @@ def coded_file(*chunks: Chunk, **changes: Any) -> Container:
     return with_chunks(*chunks, **({"bits": 4} | changes))
 
 
+def coded_fields(data: bytes) -> CodedFields:
+    """What the header of a coded file says of its planes."""
+    fields = summarise_container(data).header.payload
+    assert isinstance(fields, CramFields) and fields.coded
+    return fields.coded
+
+
 # Byte literals
 
 
@@ -84,7 +86,7 @@ def test_one_chunk_byte_for_byte() -> None:
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_bits_are_nominal(bits: int) -> None:
     files = {bits: write_container(coded_file(coded_chunk(), bits=bits)) for bits in (bits, 4)}
-    assert read_container(files[bits]).bits == bits
+    assert cram_of(read_container(files[bits])).bits == bits
     assert len(files[bits]) == len(files[4])
 
 
@@ -95,7 +97,7 @@ def test_coded_fields() -> None:
         num_patches=5,
         num_patched=2,
     )
-    data = encode_coded(fields)
+    data = fields.encode()
     assert data.hex(" ") == "ac 02 c8 01 fc 03 03 4d 05 02"
     assert read_coded(Cursor(data, what="header")) == fields
 
@@ -108,9 +110,7 @@ def test_raw_and_coded_do_not_mix() -> None:
         with pytest.raises(SettingsError, match=f"at {bits} bits"):
             write_container(with_chunks(a_chunk(mem=mem), bits=bits))
     with pytest.raises(SettingsError, match="chunk 1: mem is a ndarray"):
-        write_container(
-            coded_file(coded_chunk(), a_chunk(starts_segment=False), bits=4, original_bytes=18)
-        )
+        write_container(coded_file(coded_chunk(), a_chunk(starts_segment=False), bits=4))
     assert coded_chunk() != a_chunk() and coded_chunk() == coded_chunk()
     assert coded_chunk() != coded_chunk(mem=a_grid(1, 1))
     assert coded_chunk() != coded_chunk(mem=a_grid(step=0x3FA0))
@@ -163,8 +163,8 @@ def test_literal_chunks_only() -> None:
     container = coded_file(literal, min_margin=None)
     data = write_container(container)
     assert read_container(data) == container
-    coded = summarise_container(data).header.model.coded
-    assert coded == CodedFields(vector_bytes=0, grid=NO_VECTORS, num_patches=0, num_patched=0)
+    none = CodedFields(vector_bytes=0, grid=NO_VECTORS, num_patches=0, num_patched=0)
+    assert coded_fields(data) == none
 
 
 # Damage that right checksums hide
@@ -181,7 +181,7 @@ def coded_header(
     fields = CodedFields(
         vector_bytes=vector_bytes, grid=grid, num_patches=patches[0], num_patched=patches[1]
     )
-    return model_header(mem=mem, margin=128, tail=tail) + encode_coded(fields)
+    return model_header(mem=mem, margin=128, tail=tail) + fields.encode()
 
 
 @pytest.mark.parametrize(
@@ -258,8 +258,7 @@ def test_mutations_give_a_sound_file_or_a_named_error(
     # Only the first counts of the symbols are a writer's choice.
     again = write_container(container)
     assert read_container(again) == container
-    prior = summarise_container(data).header.model.coded.grid.prior
-    assert again == data or prior != summarise_container(again).header.model.coded.grid.prior
+    assert again == data or coded_fields(data).grid.prior != coded_fields(again).grid.prior
 
 
 @settings(max_examples=150, derandomize=True, database=None, deadline=None)
@@ -312,7 +311,7 @@ def test_zstd_columns_keep_a_byte_for_each_chunk() -> None:
     ]
     data = write_container(coded_file(*chunks))
     assert not data[9] & 2 and summarise_container(data).header.columns_bytes > 2000
-    assert read_container(data).chunks == tuple(chunks)
+    assert cram_of(read_container(data)).chunks == tuple(chunks)
 
 
 # Size
@@ -355,7 +354,7 @@ def test_metadata_stays_small(num_chunks: int) -> None:
 
 
 def test_a_large_file_is_summarised_at_once() -> None:
-    chunks = typical(300).chunks
+    chunks = cram_of(typical(300)).chunks
     rows = [
         dataclasses.replace(chunk, check=(57 * index + turn) % 65536)
         for turn in range(20)
@@ -365,26 +364,35 @@ def test_a_large_file_is_summarised_at_once() -> None:
     started = time.perf_counter()
     summary = summarise_container(data)
     assert time.perf_counter() - started < 0.1  # 75,000 chunks take about 0.1 s
-    assert summary.num_patches == 20 * sum(len(chunk.patches) for chunk in chunks)
+    assert isinstance(summary.figures, CramFigures)
+    assert summary.figures.num_patches == 20 * sum(len(chunk.patches) for chunk in chunks)
 
 
 def test_summaries_agree_with_contents() -> None:
     for data in (TINY, CODED, (DATA / "v1_stored.crm").read_bytes(), write_container(typical(9))):
         summary, result = summarise_container(data), parse_container(data)
-        chunks = result.container.chunks
-        literal = [chunk for chunk in chunks if chunk.mem is None]
-        counts = [len(chunk.patches) for chunk in chunks if chunk.mem is not None]
+        payload = result.container.payload
         assert summary.sizes == result.sizes
-        assert summary.num_tokens == sum(chunk.num_tokens for chunk in chunks)
-        assert summary.crammed_bytes == sum(chunk.num_bytes for chunk in chunks)
-        assert summary.num_literal_tokens == sum(chunk.num_tokens for chunk in literal)
-        assert summary.literal_bytes == sum(chunk.num_bytes for chunk in literal)
-        assert (summary.num_patches, summary.num_patched) == (
+        stored = summary.stored_original_bytes
+        if payload is None:
+            assert summary.figures is None and stored == result.container.original_bytes
+            continue
+        chunks, figures = cram_of(result.container).chunks, summary.figures
+        assert isinstance(figures, CramFigures)
+        held = [chunk for chunk in chunks if chunk.mem is not None]
+        counts = [len(chunk.patches) for chunk in held]
+        assert figures.num_tokens == sum(chunk.num_tokens for chunk in chunks)
+        assert figures.num_vector_tokens == sum(chunk.num_tokens for chunk in held)
+        assert figures.vector_text_bytes == sum(chunk.num_bytes for chunk in held)
+        assert figures.num_literal == len(chunks) - len(held)
+        assert (figures.num_patches, figures.num_patched, figures.num_crammed) == (
             sum(counts),
             sum(map(bool, counts)),
+            counts.count(0),
         )
-        assert summary.num_segments == sum(chunk.starts_segment for chunk in chunks)
-        total = summary.crammed_bytes + summary.stored_original_bytes
+        assert figures.num_segments == sum(chunk.starts_segment for chunk in chunks)
+        assert figures.vector_bytes == result.sizes.planes["vectors"]
+        total = sum(chunk.num_bytes for chunk in chunks) + stored
         assert total == result.container.original_bytes
 
 
@@ -392,7 +400,7 @@ def test_a_report_gives_the_true_bits() -> None:
     data = write_container(typical(9, dim=576))
     report, sizes = read_report(data), parse_container(data).sizes
     assert report.bits_per_dimension == 2
-    assert report.stored_bits_per_dimension == 8 * sizes.vector_bytes / (9 * 576)
+    assert report.stored_bits_per_dimension == 8 * sizes.planes["vectors"] / (9 * 576)
     assert report.to_dict()["stored_bits_per_dimension"] == report.stored_bits_per_dimension
     assert f"576 dimensions x {report.stored_bits_per_dimension:.3g} bits" in report.to_text()
     raw = read_report(TINY)
@@ -433,18 +441,15 @@ def containers(draw: st.DrawFn) -> Container:
             )
         )
     free = any(len(chunk.patches) < chunk.num_tokens for chunk in chunks)
-    container = coded_file(
-        *chunks,
+    tail = draw(st.binary(max_size=5))
+    return cram_container(
+        chunks,
+        *([tail] if tail else []),
         bits=draw(st.integers(1, 8)),
         num_mem=num_mem,
         mem_dim=mem_dim,
         min_margin=margin_value(draw(st.integers(1, 255))) if free else None,
         bf16_safe=draw(st.booleans()),
-    )
-    tail = draw(st.binary(max_size=5))
-    runs = container.runs + ((StoredRun(data=tail),) if tail else ())
-    return dataclasses.replace(
-        container, runs=runs, original_bytes=container.original_bytes + len(tail)
     )
 
 
@@ -468,14 +473,16 @@ def test_a_file_of_the_first_version_reads() -> None:
     container = result.container
     assert container.original_hash == content_hash(text)
     assert container.original_bytes == len(text) == 270
-    assert (container.model_id, container.num_mem, container.mem_dim) == ("smollm2-135m", 1, 576)
-    assert (container.bits, container.context_tokens) == (16, 64)
-    assert container.model_digest.hex() == "632270f3ddf1b2fbd28ac0404007e1d4"
-    assert result.sizes.vector_bytes == 2 * 576 * 2
-    chunks = container.chunks
+    payload = cram_of(container)
+    assert (payload.num_mem, payload.mem_dim) == (1, 576)
+    assert (payload.bits, payload.context_tokens) == (16, 64)
+    assert payload.model.model_id == "smollm2-135m"
+    assert payload.model.digest.hex() == "632270f3ddf1b2fbd28ac0404007e1d4"
+    assert result.sizes.planes["vectors"] == 2 * 576 * 2
+    chunks = payload.chunks
     assert [chunk.num_tokens for chunk in chunks] == [45, 18]
     assert [chunk.num_bytes for chunk in chunks] == [198, 72]
     assert [len(chunk.patches) for chunk in chunks] == [3, 0]
     assert [chunk.check for chunk in chunks] == [chunk_check(text[:198]), chunk_check(text[198:])]
     assert write_container(container) == (DATA / "v1_prose.crm").read_bytes()
-    assert isinstance(container.runs[0], CramRun) and Path(DATA / "make_prose.sh").exists()
+    assert isinstance(container.runs[0], TextRun) and Path(DATA / "make_prose.sh").exists()

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import typer
 
-from llmzip.cli import completing
+from llmzip import config
+from llmzip.cli import names
 from llmzip.cli.commands import ENTRIES
 from llmzip.cli.main import app, main
+from llmzip.cli.settings import option_name
 from tests.llmzip_in_path import llmzip_in_path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,7 +52,7 @@ def test_help_imports_next_to_nothing():
 @pytest.mark.parametrize("command", ["info", "test"])
 def test_looking_at_a_file_imports_no_more_than_the_container(command):
     found = modules_after(command, str(TINY))
-    assert "llmzip.store.summary" in found
+    assert "llmzip.store.container" in found
     assert not {name.split(".")[0] for name in found} & {*HEAVY, "rich"}
     others = {f"llmzip.cli.{name}" for name in ENTRIES if name not in ("compress", command)}
     assert not others & found
@@ -66,15 +68,28 @@ def test_help_takes_little_time():
     assert min(seconds() for _ in range(5)) < MOST_CPU_SECONDS_OF_HELP
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("compress", config.CompressSettings), ("decompress", config.DecompressSettings)],
+)
+def test_every_setting_has_an_option(name, kind):
+    root = typer.main.get_command(app)
+    command = root.get_command(typer.Context(root, info_name="llmzip"), name)
+    options = {spelling for each in command.params for spelling in each.opts}
+    declared = {option_name(each) for each in config.declared(kind).values()}
+    assert len(declared) == len(config.declared(kind))
+    assert declared <= options
+
+
 def test_every_entry_has_its_command_and_a_line_that_fits(capfd):
     assert main(["--help"]) == 0
     out = capfd.readouterr().out
     root = typer.main.get_command(app)
     context = typer.Context(root, info_name="llmzip")
     assert root.list_commands(context) == list(ENTRIES)
-    for name, entry in ENTRIES.items():
+    for name, summary in ENTRIES.items():
         assert root.get_command(context, name).name == name
-        assert f"  {name} " in out and f" {entry.summary}\n" in out
+        assert f"  {name} " in out and f" {summary}\n" in out
         assert main([name, "--help"]) == 0
         assert f"Usage: llmzip {name} " in capfd.readouterr().out
     assert root.get_command(context, "nothing") is None
@@ -86,24 +101,24 @@ def test_a_name_that_is_nearly_right_is_suggested(capfd):
 
 
 def test_words_and_names_of_models():
-    assert completing.any_of("auto|cpu|cuda")("c") == ["cpu", "cuda"]
-    assert completing.model_names("smol") == ["smollm2-135m"]
-    assert completing.model_names("x") == []
+    assert names.any_of("auto|cpu|cuda")("c") == ["cpu", "cuda"]
+    assert names.model_names("smol") == ["smollm2-135m"]
+    assert names.model_names("x") == []
 
 
 def test_files_to_decompress(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert completing.crm_files("") == []
+    assert names.crm_files("") == []
     (tmp_path / "sub").mkdir()
     (tmp_path / "b.txt").touch()
-    assert completing.crm_files("") == []  # the shell goes on by itself
+    assert names.crm_files("") == []  # the shell goes on by itself
     (tmp_path / "a.crm").touch()
-    assert completing.crm_files("") == ["a.crm", "sub/"]
-    assert completing.crm_files("b") == []
+    assert names.crm_files("") == ["a.crm", "sub/"]
+    assert names.crm_files("b") == []
     (tmp_path / "sub" / "[c].crm").touch()
-    assert completing.crm_files("sub/") == []  # needs quotes, which the shell knows how to set
+    assert names.crm_files("sub/") == []  # needs quotes, which the shell knows how to set
     (tmp_path / "sub" / "[c].crm").rename(tmp_path / "sub" / "c.crm")
-    assert completing.crm_files("sub/c") == ["sub/c.crm"]
+    assert names.crm_files("sub/c") == ["sub/c.crm"]
 
 
 BASH = """

@@ -26,21 +26,20 @@ from llmzip.errors import (
     UnsupportedVersion,
 )
 from llmzip.store import header
-from llmzip.store.container import (
-    Chunk,
-    Container,
-    CramRun,
-    StoredRun,
-    chunk_check,
-    content_hash,
-    margin_code,
-    margin_value,
-    parse_container,
-    write_container,
+from llmzip.store.container import Container, parse_container, write_container
+from llmzip.store.cram_columns import (
+    ChunkCounts,
+    CramColumns,
+    RunTotals,
+    decode_columns,
+    encode_columns,
 )
-from llmzip.store.cram_columns import Columns, RunTotals, TableSize, decode_columns, encode_columns
+from llmzip.store.cram_payload import Chunk, margin_code, margin_value
 from llmzip.store.header import MAGIC, MAX_HEADER_BYTES
+from llmzip.store.original import chunk_check, content_hash
+from llmzip.store.payload import RunTable, StoredRun, TextRun
 from llmzip.store.varint import Cursor, encode_varint
+from tests.containers import changed, cram_container, cram_of, stored_container
 from tests.reference import read_container
 
 ROOT = Path(__file__).parents[1]
@@ -86,22 +85,7 @@ def model_header(
 
 def with_chunks(*chunks: Chunk, **changes: Any) -> Container:
     """A file of one crammed run; K = 1, D = 2."""
-    run = CramRun(chunks=chunks)
-    free = any(len(chunk.patches) < chunk.num_tokens for chunk in chunks)
-    fields: dict[str, Any] = {
-        "model_id": "m",
-        "model_digest": bytes(16),
-        "num_mem": 1,
-        "mem_dim": 2,
-        "bits": 16,
-        "original_bytes": run.num_bytes,
-        "original_hash": bytes(32),
-        "xz_bytes": 0,
-        "zstd_bytes": 0,
-        "min_margin": 1.0 if free else None,
-        "runs": (run,),
-    }
-    return Container(**(fields | changes))
+    return cram_container(chunks, **changes)
 
 
 def a_chunk(**changes: Any) -> Chunk:
@@ -171,15 +155,14 @@ def test_golden_files_are_what_their_generator_makes(name: str) -> None:
 def test_sizes_add_up(data: bytes) -> None:
     sizes = parse_container(data).sizes
     assert sizes.file_bytes == len(data)
-    assert min(dataclasses.astuple(sizes)) >= 0
+    assert min(*sizes.planes.values(), sizes.stored_bytes, sizes.metadata_bytes) >= 0
     expected = {
-        TINY: (24, 13, 0, 4),
-        STORED: (0, 0, 0, 24),
-        CODED: (8, 10, 0, 4),
-        ARITH: (3, 0, 5, 4),
+        TINY: ({"vectors": 24, "patches": 13}, 4),
+        STORED: ({}, 24),
+        CODED: ({"vectors": 8, "patches": 10}, 4),
+        ARITH: ({"vectors": 3, "streams": 5}, 4),
     }
-    planes = (sizes.vector_bytes, sizes.patch_bytes, sizes.stream_bytes, sizes.stored_bytes)
-    assert planes == expected[data]
+    assert (sizes.planes, sizes.stored_bytes) == expected[data]
 
 
 # Damage
@@ -265,7 +248,7 @@ def test_suffix_and_settings_are_read() -> None:
         assert write_container(found) == named
         assert dataclasses.replace(found, suffix="", settings_check=None) == plain
         # A reader of before: the bits are unknown to it, and what follows the last field, too.
-        before = {"KNOWN_OPTIONAL": header.BF16_SAFE, "HAS_SUFFIX": 0, "HAS_SETTINGS": 0}
+        before = {"_OPTIONAL": 0, "HAS_SUFFIX": 0, "HAS_SETTINGS": 0}
         with patch.multiple(header, **before):
             assert parse_container(named).container == plain
 
@@ -289,11 +272,12 @@ def test_no_other_suffix_is_written(suffix: str) -> None:
 
 def test_flags_are_read() -> None:
     front, fields, body = split(TINY)
-    assert read_container(TINY).start_id == 7 and not read_container(TINY).bf16_safe
+    tiny = cram_of(read_container(TINY))
+    assert tiny.model.start_id == 7 and not tiny.bf16_safe
     at = fields.index(bytes.fromhex("01 04 10 10 07 70")) + 4
     startless = seal(bytes([1, front[1] & ~8, 1]), fields[:at] + fields[at + 1 :], body)
     other = read_container(startless)
-    assert other.bf16_safe and other.start_id is None
+    assert cram_of(other).bf16_safe and cram_of(other).model.start_id is None
     assert write_container(other) == startless
 
 
@@ -361,9 +345,13 @@ def test_start_id_limit() -> None:
             read_container(seal(b"\1\x09\0", fields, b""))
 
 
-def test_no_start_token_without_a_model() -> None:
-    with pytest.raises(SettingsError, match="must be empty"):
-        write_container(dataclasses.replace(read_container(STORED), start_id=0))
+def test_nothing_of_a_model_without_text() -> None:
+    payload = read_container(TINY).payload
+    for some in (payload, dataclasses.replace(cram_of(read_container(TINY)), chunks=())):
+        with pytest.raises(SettingsError, match="runs of text and a payload do not agree"):
+            write_container(changed(read_container(STORED), payload=some))
+    with pytest.raises(SettingsError, match="runs of text and a payload do not agree"):
+        write_container(changed(read_container(TINY), payload=None))
 
 
 @pytest.mark.parametrize("num_mem, mem_dim", [(1, 65536), (1024, 1), (1023, 2), (1, 65535)])
@@ -417,7 +405,7 @@ def test_revisions() -> None:
     for revision in ("", "main", commit, commit.upper(), commit[:-1]):
         container = with_chunks(a_chunk(), revision=revision)
         data = write_container(container)
-        assert read_container(data).revision == revision
+        assert cram_of(read_container(data)).model.revision == revision
         sizes[revision] = len(data) - len(write_container(with_chunks(a_chunk())))
     assert list(sizes.values()) == [0, 4, 20, 40, 39]
     front, fields, body = split(write_container(with_chunks(a_chunk(), revision=commit)))
@@ -457,7 +445,7 @@ def test_margins_that_cannot_be(margin: float | None) -> None:
 
 def test_no_margin_without_a_free_token() -> None:
     literal = a_chunk(mem=None, patches=((0, 1), (1, 2), (2, 3)))
-    assert read_container(write_container(with_chunks(literal))).min_margin is None
+    assert cram_of(read_container(write_container(with_chunks(literal)))).min_margin is None
     with pytest.raises(SettingsError, match="margin"):
         write_container(with_chunks(literal, min_margin=1.0))
 
@@ -501,15 +489,22 @@ def test_broken_chunks_are_not_written(changes: dict[str, Any]) -> None:
     [
         {"original_bytes": 8},
         {"original_hash": bytes(31)},
-        {"model_digest": b""},
+        {"digest": b""},
         {"bits": 8},
         {"bits": 9},
         {"context_tokens": -1},
         {"xz_bytes": -1},
-        {"runs": (CramRun(chunks=(a_chunk(),)), StoredRun(data=b""))},
-        {"runs": (CramRun(chunks=(a_chunk(),)),) * 2, "original_bytes": 18},
-        {"runs": (CramRun(chunks=()), StoredRun(data=b"123456789"))},
+        {"runs": (TextRun(num_bytes=9), StoredRun(data=b""))},
+        {"runs": (TextRun(num_bytes=9),) * 2, "chunks": (a_chunk(),) * 2},
+        {"runs": (TextRun(num_bytes=0), StoredRun(data=b"123456789")), "chunks": ()},
+        {"runs": (TextRun(num_bytes=9),), "chunks": ()},
+        {"runs": (TextRun(num_bytes=8),)},
+        {"runs": (TextRun(num_bytes=10),)},
+        {"runs": (TextRun(num_bytes=9),), "chunks": (a_chunk(),) * 2},
+        {"runs": (TextRun(num_bytes=4), StoredRun(data=b"-"), TextRun(num_bytes=5))},
         {"runs": (StoredRun(data=b"123456789"),)},
+        {"runs": (StoredRun(data=b"123456789"),), "chunks": (), "min_margin": None},
+        {"runs": ()},
     ],
 )
 def test_broken_containers_are_not_written(changes: dict[str, Any]) -> None:
@@ -665,7 +660,7 @@ def test_zstd_bomb_is_not_unpacked() -> None:
     squeezed = zstandard.ZstdCompressor(level=1).compress(bytes(1 << 20))
     model = model_header(mem=(1, 2, 16), margin=128, tail=(1, 1))
     fields = plain_header(original_bytes=9, runs=2, columns=len(squeezed), stored=0, model=model)
-    with pytest.raises(Corrupt, match="1048576 bytes for 1 chunks"):
+    with pytest.raises(Corrupt, match="1048576 bytes for 1 pieces"):
         read_container(seal(b"\1\3\0", fields, squeezed + bytes(5)))
 
 
@@ -701,13 +696,8 @@ def test_metadata_stays_small(count: int, most: int) -> None:
 @pytest.mark.parametrize("size", [0, 1, 10, 1000, 100_000])
 def test_incompressible_bytes_grow_little(size: int) -> None:
     noise = np.random.default_rng(1).bytes(size)
-    runs = (StoredRun(data=noise),) if size else ()
-    container = Container(
-        original_bytes=size,
-        original_hash=content_hash(noise),
-        xz_bytes=size + 60,
-        zstd_bytes=size + 10,
-        runs=runs,
+    container = stored_container(
+        noise, original_hash=content_hash(noise), xz_bytes=size + 60, zstd_bytes=size + 10
     )
     data = write_container(container)
     assert len(data) <= size + 80
@@ -720,39 +710,39 @@ def test_incompressible_bytes_grow_little(size: int) -> None:
 @st.composite
 def containers(draw: st.DrawFn) -> Container:
     num_mem, mem_dim = draw(st.integers(1, 3)), draw(st.integers(1, 4))
-    runs: list[CramRun | StoredRun] = []
+    parts: list[list[Chunk] | bytes] = []
     is_cram = draw(st.booleans())
     for _ in range(draw(st.integers(0, 4))):
         if is_cram:
             count = draw(st.integers(1, 12))
-            chunks = [draw(chunks_of(num_mem, mem_dim, first=i == 0)) for i in range(count)]
-            runs.append(CramRun(chunks=tuple(chunks)))
+            parts.append([draw(chunks_of(num_mem, mem_dim, first=i == 0)) for i in range(count)])
         else:
-            runs.append(StoredRun(data=draw(st.binary(min_size=1, max_size=40)) * 3))
+            parts.append(draw(st.binary(min_size=1, max_size=40)) * 3)
         is_cram = not is_cram
     fields: dict[str, Any] = {
-        "original_bytes": sum(run.num_bytes for run in runs),
         "original_hash": draw(st.binary(min_size=32, max_size=32)),
         "xz_bytes": draw(st.integers(0, HUGE)),
         "zstd_bytes": draw(st.integers(0, 300)),
-        "runs": tuple(runs),
     }
-    chunks = [chunk for run in runs if isinstance(run, CramRun) for chunk in run.chunks]
-    if chunks:
-        free = any(len(chunk.patches) < chunk.num_tokens for chunk in chunks)
-        fields |= {
-            "model_id": draw(st.text("abcé/-_ 0", min_size=1, max_size=9)),
-            "revision": draw(st.sampled_from(["", "v1", "0a" * 20])),
-            "model_digest": draw(st.binary(min_size=16, max_size=16)),
-            "num_mem": num_mem,
-            "mem_dim": mem_dim,
-            "bits": 16,
-            "context_tokens": draw(st.integers(0, 2**31 - 1)),
-            "start_id": draw(st.none() | st.integers(0, 300) | st.integers(0, 2**31 - 1)),
-            "min_margin": margin_value(draw(st.integers(1, 255))) if free else None,
-            "bf16_safe": draw(st.booleans()),
-        }
-    return Container(**fields)
+    chunks = [chunk for part in parts if isinstance(part, list) for chunk in part]
+    if not chunks:
+        return stored_container(
+            b"".join(part for part in parts if isinstance(part, bytes)), **fields
+        )
+    free = any(len(chunk.patches) < chunk.num_tokens for chunk in chunks)
+    return cram_container(
+        *parts,
+        **fields,
+        model_id=draw(st.text("abcé/-_ 0", min_size=1, max_size=9)),
+        revision=draw(st.sampled_from(["", "v1", "0a" * 20])),
+        digest=draw(st.binary(min_size=16, max_size=16)),
+        num_mem=num_mem,
+        mem_dim=mem_dim,
+        context_tokens=draw(st.integers(0, 2**31 - 1)),
+        start_id=draw(st.none() | st.integers(0, 300) | st.integers(0, 2**31 - 1)),
+        min_margin=margin_value(draw(st.integers(1, 255))) if free else None,
+        bf16_safe=draw(st.booleans()),
+    )
 
 
 @st.composite
@@ -818,7 +808,12 @@ def test_mutations_give_a_sound_file_or_a_named_error(
 
 @pytest.mark.parametrize("coded", [False, True])
 def test_columns_alone_refuse_any_bytes(coded: bool) -> None:
-    columns = Columns(
+    chunks = [
+        a_chunk(num_tokens=3, num_bytes=5, check=7),
+        a_chunk(num_tokens=2, num_bytes=6, check=8, starts_segment=False),
+        a_chunk(num_tokens=4, num_bytes=4, check=9, starts_segment=False),
+    ]
+    expected = CramColumns(
         runs=(
             RunTotals(num_chunks=3, num_tokens=9, num_bytes=15),
             RunTotals(num_chunks=0, num_tokens=0, num_bytes=4),
@@ -829,12 +824,14 @@ def test_columns_alone_refuse_any_bytes(coded: bool) -> None:
         starts=[True, False, False],
         literal=[False] * 3,
     )
-    size = TableSize(num_runs=2, first_is_stored=False, num_chunks=3, num_literal=0, is_coded=coded)
-    block = encode_columns(columns, coded=coded)
-    assert decode_columns(Cursor(block, what="columns"), size) == columns
-    assert len(block) <= size.max_bytes
+    table = RunTable(num_runs=2, first_is_stored=False)
+    size = ChunkCounts(num_chunks=3, num_literal=0, is_coded=coded)
+    runs = (TextRun(num_bytes=15), StoredRun(data=b"four"))
+    block = encode_columns(runs, [chunks], coded=coded)
+    assert decode_columns(Cursor(block, what="columns"), table, size) == expected
+    assert len(block) <= size.max_bytes(table)
     for cut in range(len(block)):
         with pytest.raises(Corrupt):
-            decode_columns(Cursor(block[:cut], what="columns"), size)
+            decode_columns(Cursor(block[:cut], what="columns"), table, size)
     with pytest.raises(Corrupt, match="1 unused"):
-        decode_columns(Cursor(block + b"\0", what="columns"), size)
+        decode_columns(Cursor(block + b"\0", what="columns"), table, size)

@@ -15,8 +15,7 @@ from llmzip.codecs.cram.chunking import MAX_CHUNK_TOKENS, TAIL_LOAD, Segment, Sp
 from llmzip.codecs.cram.engine import Engine
 from llmzip.codecs.cram.greedy import DecodeChunk, decode_chunks, decode_segments
 from llmzip.codecs.cram.optimizer import as_stored
-from llmzip.codecs.cram.settings import EngineSettings
-from llmzip.codecs.cram.tasks import Crammed, Task, split
+from llmzip.codecs.cram.tasks import Crammed, EngineSettings, Task, split
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows
 from llmzip.lm.model import FrozenLM, load_model, target_margins
 from llmzip.lm.zoo import resolve
@@ -239,7 +238,7 @@ class TestDecoding:
     ) -> None:
         mem = torch.randn(2, 2, lm.dim, generator=torch.Generator().manual_seed(1))
         lead = [list(ids[:9]), list(ids[9:14])]
-        decoded, _ = decode_chunks(lm, lm.empty(2), lead, mem, [12, 7], [{}, {3: 5}])
+        decoded, _ = decode_chunks(lm, lm.empty(2), lead, mem, [(12, {}), (7, {3: 5})])
         for row, (start, length, forced) in enumerate(
             zip(lead, (12, 7), ({}, {3: 5}), strict=True)
         ):

@@ -17,13 +17,16 @@ from typing import Any
 import pytest
 
 import llmzip
-from llmzip.api import compress as codec
+from llmzip.api import decompress as codec
 from llmzip.api import reader as crmfile
 from llmzip.codecs.arith import encoder as arith_encoding
+from llmzip.codecs.base import Request
 from llmzip.errors import FormatError, IntegrityError, Interrupted, ModelUnavailable, NotACrmFile
 from llmzip.progress import Progress
 from llmzip.store import atomic as disk
+from llmzip.store.arith_payload import ArithPayload
 from llmzip.store.container import read_container, write_container
+from llmzip.store.cram_payload import CramPayload
 from tests.tiny_models import TEXT
 
 BOOK = TEXT[:260].encode() + b"\nlines\r\n\nof many\x00lengths\xc3\xa9\n" + TEXT[260:400].encode()
@@ -44,11 +47,11 @@ def packed(request: pytest.FixtureRequest, llama: str) -> bytes:
         patch.setattr("llmzip.codecs.arith.segments._SEGMENT_BYTES", 150)
         if request.param == "cram":
             found = llmzip.compress(BOOK, model=llama, **CRAM)  # type: ignore[arg-type]
-            assert sum(chunk.starts_segment for chunk in read_container(found).chunks) > 3
+            assert sum(chunk.starts_segment for chunk in read_container(found).payload.chunks) > 3
         elif request.param == "arith":
             found = llmzip.compress(BOOK, model=llama, codec="arith", shared_mem=0)
-            arith = read_container(found).arith
-            assert arith is not None and len(arith.segments) > 1
+            payload = read_container(found).payload
+            assert isinstance(payload, ArithPayload) and len(payload.segments) > 1
         else:
             from llmzip.store.stored import pack_stored
 
@@ -153,9 +156,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[range]:
     wanted: list[range] = []
     real = codec.decode_pieces
 
-    def note(container: Any, settings: Any, **more: Any) -> Any:
-        wanted.append(more["wanted"])
-        return real(container, settings, **more)
+    def note(container: Any, settings: Any, request: Request, *args: Any, **more: Any) -> Any:
+        wanted.append(request.wanted)
+        return real(container, settings, request, *args, **more)
 
     monkeypatch.setattr(codec, "decode_pieces", note)
     return wanted
@@ -163,9 +166,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[range]:
 
 def starts_in(container: Any, pieces: range) -> int:
     """How many segments begin among pieces."""
-    if container.arith is not None:
+    if isinstance(container.payload, ArithPayload):
         return len(pieces)
-    return sum(container.chunks[index].starts_segment for index in pieces)
+    return sum(container.payload.chunks[index].starts_segment for index in pieces)
 
 
 def test_what_is_asked_for_at_once_is_decoded_at_once(
@@ -187,18 +190,19 @@ def test_what_is_asked_for_at_once_is_decoded_at_once(
 def test_reading_on_decodes_ahead(
     packed: bytes, llama: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crmfile, "_SEGMENTS_AHEAD", 3)
+    monkeypatch.setattr(CramPayload, "segments_ahead", 3)
     wanted = decoded(monkeypatch)
     container = read_container(packed)
     with llmzip.open(io.BytesIO(packed), model=llama) as file:
         assert b"".join(iter(lambda: file.read(5), b"")) == BOOK
     found = [starts_in(container, part) for part in wanted]
-    if container.arith is not None:
-        assert found == [1] * len(container.arith.segments)
-    elif container.needs_model:
+    payload = container.payload
+    if isinstance(payload, ArithPayload):
+        assert found == [1] * len(payload.segments)
+    elif payload is not None:
         assert found[:2] == [1, 3] and len(found) < sum(found)
     assert [index for part in wanted for index in part] == list(
-        range(len(container.chunks) if container.arith is None else len(container.arith.segments))
+        range(len(payload.pieces) if payload else 0)
     )
 
 
@@ -206,7 +210,7 @@ def test_no_more_is_kept_than_is_meant_to_be(
     packed: bytes, llama: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(crmfile, "_KEPT_BYTES", 100)
-    monkeypatch.setattr(crmfile, "_SEGMENTS_AHEAD", 1)
+    monkeypatch.setattr(CramPayload, "segments_ahead", 1)
     wanted = decoded(monkeypatch)
     with llmzip.open(io.BytesIO(packed), model=llama) as file:
         reader = file.raw  # type: ignore[attr-defined]
@@ -227,7 +231,7 @@ def test_no_more_is_kept_than_is_meant_to_be(
 
 def test_every_border_of_pieces(packed: bytes, shared: Any) -> None:
     container = read_container(packed)
-    parts = container.chunks if container.arith is None else container.arith.segments
+    parts = container.payload.pieces if container.payload else ()
     ends = [0, *(sum(part.num_bytes for part in parts[: n + 1]) for n in range(len(parts)))]
     for end in ends:
         for first in (end - 1, end, end + 1):
@@ -569,7 +573,7 @@ def test_new_means_new_without_hard_links(
 
     monkeypatch.setattr(os, "link", refuse)
     if not can_rename:
-        monkeypatch.setattr(disk, "rename_new", lambda before, after: False)
+        monkeypatch.setattr(disk, "rename_exclusively", lambda before, after: False)
     path = tmp_path / "t.crm"
     assert write(path, "xb") == bytes(300)
     assert os.listdir(tmp_path) == ["t.crm"]

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmzip.api import compress as codec
+from llmzip.api.compress import compress_bytes
+from llmzip.api.decompress import decompress_bytes
 from llmzip.cli.main import main
 from llmzip.codecs.arith import encoder as arith_encoding
 from llmzip.config import CompressSettings, ComputeSettings, DecompressSettings, Device
-from llmzip.lab.crammer import Crammer, Trial
 from llmzip.lab.recipes import Recipe
+from llmzip.lab.runner import TrialRunner
+from llmzip.lab.trials import Trial
 from llmzip.lm.devices import MemoryGauge, is_out_of_memory
 from llmzip.lm.loaded import load_for_compression
 from llmzip.lm.tokens import Tokens
@@ -24,7 +26,10 @@ from llmzip.store.container import read_container
 from tests.lab_study import texts_of
 from tests.tiny_models import ARCHITECTURES, TEXT
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here"),
+]
 
 PROSE = TEXT.encode()[:150]
 CUDA = torch.device("cuda", 0)
@@ -35,12 +40,12 @@ def compress(data: bytes, model: Path, device: Device, **settings: object) -> by
     if plain.get("codec") == "arith":
         plain = settings
     compute = ComputeSettings(device=device)
-    return codec.compress_bytes(data, CompressSettings(model=str(model), compute=compute, **plain))  # type: ignore[arg-type]
+    return compress_bytes(data, CompressSettings(model=str(model), compute=compute, **plain))  # type: ignore[arg-type]
 
 
 def decompress(packed: bytes, model: Path, device: Device) -> bytes:
     compute = ComputeSettings(device=device)
-    return codec.decompress_bytes(packed, DecompressSettings(model=str(model), compute=compute))
+    return decompress_bytes(packed, DecompressSettings(model=str(model), compute=compute))
 
 
 @pytest.mark.parametrize("bits", [16, 4])
@@ -51,7 +56,7 @@ def test_vectors_made_there_decode_everywhere(
 ) -> None:
     model = tiny_model(arch)
     packed = compress(PROSE, model, "cuda", context_tokens=context, bits=bits, num_mem=2)
-    chunks = read_container(packed).chunks
+    chunks = read_container(packed).payload.chunks
     assert sum(chunk.mem is not None for chunk in chunks) > len(chunks) / 2
     assert decompress(packed, model, "cuda") == PROSE
     assert decompress(packed, model, "cpu") == PROSE
@@ -125,7 +130,7 @@ def test_the_lab_crams_as_many_texts_as_there_is_room_for(
 
     def cram() -> list[int]:
         sizes: list[int] = []
-        runner = Crammer(
+        runner = TrialRunner(
             loaded.lm, loaded.decode_lm, Recipe(max_steps=3, patience=3), start_id=loaded.start_id,
             batch_tokens=1 << 20, on_step=lambda runs: sizes.append(len(runs)),
         )  # fmt: skip

@@ -104,16 +104,16 @@ def test_margins_do_not_depend_on_what_shares_the_batch(lm: FrozenLM) -> None:
     mem = torch.stack([c.mem for c in chunks if c.mem is not None])
     leads = [list(range(2, 2 + index % 5)) for index in range(len(chunks))]
     lengths = [c.num_tokens for c in chunks]
-    forced = [c.patches for c in chunks]
-    together, after = decode_chunks(lm, lm.empty(len(chunks)), leads, mem, lengths, forced)
+    rows = [(c.num_tokens, c.patches) for c in chunks]
+    together, after = decode_chunks(lm, lm.empty(len(chunks)), leads, mem, rows)
     for row, length in enumerate(lengths):
         alone, _ = decode_chunks(
-            lm, lm.empty(1), leads[row : row + 1], mem[row : row + 1], [length], [forced[row]]
+            lm, lm.empty(1), leads[row : row + 1], mem[row : row + 1], rows[row : row + 1]
         )
         assert together.ids[row, :length].tolist() == alone.ids[0].tolist()
         assert torch.allclose(together.margins[row, :length], alone.margins[0], atol=1e-3)
     # The state returned is the one before mem, untouched by the rows that moved while decoding.
-    again, _ = decode_chunks(lm, after, [[]] * len(chunks), mem, lengths, forced)
+    again, _ = decode_chunks(lm, after, [[]] * len(chunks), mem, rows)
     assert torch.equal(again.ids, together.ids)
     assert torch.allclose(again.margins, together.margins, atol=1e-3)
 

@@ -14,7 +14,7 @@ from llmzip import config
 from llmzip.cli.main import main
 from llmzip.inspect import doctor as checkup
 from llmzip.inspect import environment as surroundings
-from llmzip.inspect.checks import Check, exit_code_of, problem
+from llmzip.inspect.environment import Check, exit_code_of, problem
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +109,7 @@ def test_a_device_that_is_not_there(tiny_model, capfd, monkeypatch):
 
 
 def test_another_text_is_code_6(tiny_model, capfd, monkeypatch):
-    monkeypatch.setattr("llmzip.api.compress.decompress_bytes", lambda *_, **__: b"another")
+    monkeypatch.setattr("llmzip.api.decompress.decompress_bytes", lambda *_, **__: b"another")
     code, found = as_json(capfd, "--model", str(tiny_model("llama")))
     assert code == 6 and "NOT the same text" in found["arith"]["text"]
 

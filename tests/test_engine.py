@@ -13,26 +13,28 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llmzip.api import compress as codec
+from llmzip.api.compress import compress_bytes
+from llmzip.api.decompress import decompress_bytes
 from llmzip.cli.main import main
+from llmzip.codecs.context import QUIET, Context
 from llmzip.codecs.cram import engine as engine_module
 from llmzip.codecs.cram.calibration import BF16_SAFE_MARGIN
+from llmzip.codecs.cram.checkpoint import EngineState
 from llmzip.codecs.cram.chunking import Segment, plan_segments
-from llmzip.codecs.cram.contexts import Contexts
 from llmzip.codecs.cram.engine import Engine
 from llmzip.codecs.cram.greedy import decode_chunks
 from llmzip.codecs.cram.optimizer import Rows, Slot, start_slot
 from llmzip.codecs.cram.presets import most_patches, stop_rule
-from llmzip.codecs.cram.settings import EngineSettings
-from llmzip.codecs.cram.state import EngineState
-from llmzip.codecs.cram.tasks import Crammed, Task
+from llmzip.codecs.cram.tasks import Contexts, Crammed, EngineSettings, Task
 from llmzip.config import CompressSettings, DecompressSettings
 from llmzip.errors import LimitExceeded
 from llmzip.lm.devices import MemoryGauge
 from llmzip.lm.layout import pad_ids
 from llmzip.lm.model import FrozenLM
 from llmzip.progress import Progress
-from llmzip.store.container import CramRun, StoredRun, read_container
+from llmzip.store.container import read_container
+from llmzip.store.cram_payload import CramPayload
+from llmzip.store.payload import StoredRun, TextRun
 from tests.tiny_models import SHORT_TEXT as TEXT
 
 CPU = torch.device("cpu")
@@ -68,7 +70,7 @@ def certified_margins(lm: FrozenLM, chunk: Crammed) -> list[float]:
     task = chunk.task
     before = [*task.segment.start_ids, *task.segment.ids[: task.start]]
     decoded, _ = decode_chunks(
-        lm, lm.empty(1), [before], chunk.mem.float()[None], [task.num_tokens], [dict(chunk.patches)]
+        lm, lm.empty(1), [before], chunk.mem.float()[None], [(task.num_tokens, dict(chunk.patches))]
     )
     assert decoded.ids[0].tolist() == list(task.ids)
     patched = dict(chunk.patches)
@@ -253,7 +255,7 @@ class TestQueue:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         for steps in (1, 4):
-            monkeypatch.setattr(engine_module, "steps_a_look", lambda device, steps=steps: steps)
+            monkeypatch.setattr(engine_module, "steps_per_check", lambda device, steps=steps: steps)
             chunks = cram(lm, segments)
             assert ids_of(chunks) == ids
             crammed = [chunk for chunk in chunks if chunk.mem is not None]
@@ -355,14 +357,14 @@ class TestTimeBudget:
         self, model: Path, told: list[Progress] | None = None, **settings: object
     ) -> bytes:
         plain: dict[str, object] = {"budget_bits": 40.0, "context_tokens": 24, "num_mem": 2}
-        return codec.compress_bytes(
+        return compress_bytes(
             TEXT,
-            CompressSettings(model=str(model), **(plain | settings)),  # type: ignore[arg-type]
-            on_progress=None if told is None else told.append,
+            CompressSettings(model=str(model), **(plain | settings)),
+            QUIET if told is None else Context(on_progress=told.append),
         )
 
     def decompress(self, packed: bytes, model: Path) -> bytes:
-        return codec.decompress_bytes(packed, DecompressSettings(model=str(model)))
+        return decompress_bytes(packed, DecompressSettings(model=str(model)))
 
     def test_no_time_at_all_stores_everything_and_says_so(
         self, tiny_model: Callable[..., Path]
@@ -370,7 +372,7 @@ class TestTimeBudget:
         told: list[Progress] = []
         packed = self.compress(tiny_model("llama"), told, time_budget_s=1e-6)
         container = read_container(packed)
-        assert not container.needs_model and not container.chunks
+        assert not container.needs_model and container.payload is None
         assert [type(run) for run in container.runs] == [StoredRun]
         assert self.decompress(packed, tiny_model("llama")) == TEXT
         say = f"time budget: {len(TEXT)} of {len(TEXT)} bytes are stored, not crammed"
@@ -394,7 +396,7 @@ class TestTimeBudget:
     ) -> None:
         told: list[Progress] = []
         packed = self.compress(tiny_model("llama"), told, time_budget_s=3600)
-        assert [type(run) for run in read_container(packed).runs] == [CramRun]
+        assert [type(run) for run in read_container(packed).runs] == [TextRun]
         assert not any("time budget" in event.message for event in told)
 
     def test_a_part_of_every_segment_is_held_and_the_rest_stored(
@@ -418,9 +420,9 @@ class TestTimeBudget:
             told: list[Progress] = []
             packed = self.compress(model, told, time_budget_s=3600)
             container = read_container(packed)
-            assert {type(run) for run in container.runs} == {CramRun, StoredRun}
+            assert {type(run) for run in container.runs} == {TextRun, StoredRun}
             stored = sum(len(run.data) for run in container.runs if isinstance(run, StoredRun))
-            held = sum(chunk.num_bytes for chunk in container.chunks)
+            held = sum(chunk.num_bytes for chunk in container.payload.chunks)
             assert stored > 0 and held > 0 and stored + held == len(TEXT)
             say = f"time budget: {stored} of {len(TEXT)} bytes are stored, not crammed"
             assert say in [event.message for event in told]
@@ -429,14 +431,15 @@ class TestTimeBudget:
 
 def test_bf16_safe_files_keep_their_promise(tiny_model: Callable[..., Path]) -> None:
     model = tiny_model("llama")
-    packed = codec.compress_bytes(
+    packed = compress_bytes(
         TEXT,
         CompressSettings(
             model=str(model), budget_bits=20.0, context_tokens=0, num_mem=4, bf16_safe=True
         ),
     )
-    container = read_container(packed)
-    assert any(chunk.mem is not None for chunk in container.chunks)
-    assert container.bf16_safe
-    assert container.min_margin is not None and container.min_margin >= 0.99 * BF16_SAFE_MARGIN
-    assert codec.decompress_bytes(packed, DecompressSettings(model=str(model))) == TEXT
+    payload = read_container(packed).payload
+    assert isinstance(payload, CramPayload)
+    assert any(chunk.mem is not None for chunk in payload.chunks)
+    assert payload.bf16_safe
+    assert payload.min_margin is not None and payload.min_margin >= 0.99 * BF16_SAFE_MARGIN
+    assert decompress_bytes(packed, DecompressSettings(model=str(model))) == TEXT

@@ -17,11 +17,12 @@ import pytest
 
 from llmzip.api import compress as real_codec
 from llmzip.cli import progress
-from llmzip.cli.aliases import in_our_words
+from llmzip.cli.commands import normalized
 from llmzip.cli.inputs import Input, run_each
 from llmzip.cli.main import main
 from llmzip.cli.progress import Lines
 from llmzip.cli.signals import stop_on_signals
+from llmzip.codecs.context import Context
 from llmzip.config import CompressSettings
 from llmzip.errors import Interrupted
 from llmzip.progress import ChunkEvent, Progress
@@ -68,7 +69,7 @@ def test_several_inputs_go_on_after_a_failure(
 
 
 def test_a_signal_stops_the_rest(place: Path, codec: Any) -> None:
-    def stop(data: bytes, settings: object, **more: object) -> bytes:
+    def stop(data: bytes, settings: object, *args: object, **more: object) -> bytes:
         codec.calls.append(settings)
         raise Interrupted("stopped", exit_code=143)
 
@@ -113,7 +114,7 @@ def test_directories(place: Path, codec: Any, capfd: pytest.CaptureFixture[str])
     assert (place / "books/sub/three.crm").exists()
     (place / "none").mkdir()
     assert main(["compress", "-r", "none"]) == 1
-    assert "none has no files for this in it" in capfd.readouterr().err
+    assert "none has no files for this command in it" in capfd.readouterr().err
 
 
 def test_a_fault_of_ours_does_not_stop_the_others(
@@ -190,7 +191,7 @@ def test_a_directory_that_cannot_be_read_is_told(
 def test_several_inputs_load_one_model(
     tiny_model: Callable[..., Path], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmzip.lm import cache as models
+    from llmzip.lm import loaded as models
 
     loads = []
     real = models.load_for_compression
@@ -264,7 +265,7 @@ def test_the_input_stays_where_anything_is_wrong(
     ],
 )
 def test_spellings(given: list[str], meant: list[str]) -> None:
-    assert in_our_words(given) == meant
+    assert normalized(given) == meant
 
 
 LEVELS = {1: "fast", 3: "fast", 4: "balanced", 6: "balanced", 7: "small", 9: "small"}
@@ -301,9 +302,9 @@ def test_events_are_json_lines(
         stored_bytes=160, min_margin=0.25,
     )  # fmt: skip
 
-    def work(data: bytes, settings: object, *, on_progress: Any, **more: object) -> bytes:
-        found: bytes = real(data, settings, on_progress=on_progress, **more)
-        on_progress(Progress(stage="cram", chunks_done=1, chunks_total=2, chunk=event))
+    def work(data: bytes, settings: object, context: Context, **more: object) -> bytes:
+        found: bytes = real(data, settings, context, **more)
+        context.report(Progress(stage="cram", chunks_done=1, chunks_total=2, chunk=event))
         return found
 
     codec.compress_bytes = work
@@ -393,11 +394,11 @@ def test_a_signal_asks_how_far_it_is(
     before = signal.getsignal(signal.SIGUSR1)
     real = codec.compress_bytes
 
-    def ask(data: bytes, settings: object, *, on_progress: Any, **more: object) -> bytes:
-        on_progress(Progress(stage="cram", chunks_done=3, chunks_total=9))
+    def ask(data: bytes, settings: object, context: Context, **more: object) -> bytes:
+        context.report(Progress(stage="cram", chunks_done=3, chunks_total=9))
         os.kill(os.getpid(), signal.SIGUSR1)
         time.sleep(0.01)
-        found: bytes = real(data, settings, on_progress=on_progress, **more)
+        found: bytes = real(data, settings, context, **more)
         return found
 
     codec.compress_bytes = ask

@@ -16,15 +16,15 @@ from llmzip.cli.main import main
 from llmzip.codecs.arith import encoder as arith_encoding
 from llmzip.config import DecompressSettings
 from llmzip.inspect.explain import explain_bytes
-from llmzip.inspect.figures import printable
 from llmzip.inspect.pieces import WHY, Piece, read_pieces
-from llmzip.inspect.report import read_report
+from llmzip.inspect.report import printable, read_report
 from llmzip.lm.model import load_model, start_token
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import resolve
 from llmzip.store.container import read_container
 from llmzip.store.residual import Ranked
 from llmzip.store.vectors import mem_bits
+from tests.containers import arith_of, cram_of
 from tests.tiny_models import SHORT_TEXT, TEXT
 
 DATA = Path(__file__).resolve().parent / "data"
@@ -80,7 +80,7 @@ def test_the_model_adds_surprisal_and_margins(crammed: bytes, llama: str) -> Non
         assert piece.surprisal_bits is not None and 0 < piece.surprisal_bits
         assert (piece.min_margin is None) == (piece.kind == "literal")
     weakest = min(piece.min_margin for piece in pieces if piece.min_margin is not None)
-    stored = read_container(crammed).min_margin
+    stored = cram_of(read_container(crammed)).min_margin
     assert stored is not None and weakest >= 0.9 * stored
     assert pieces[0].surprisal_bits == pytest.approx(plain_bits(llama, pieces[0]), rel=1e-3)
 
@@ -171,17 +171,17 @@ def test_vectors_are_those_of_the_file(
     assert main(["vectors", "x.crm"]) == 0
     assert main(["vectors", "x.crm"]) == 1  # it is there
     assert main(["vectors", "x.crm", "-f", "--dtype", "fp32", "-q"]) == 0
-    container = read_container(crammed)
+    payload = cram_of(read_container(crammed))
     with safe_open("x.safetensors", "pt") as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}
-    assert metadata["model_digest"] == container.model_digest.hex()
-    assert metadata["bits"] == str(container.bits) and metadata["codec"] == "cram"
-    with_mem = [(n, chunk) for n, chunk in enumerate(container.chunks) if chunk.mem is not None]
-    assert tensors["mem"].shape == (len(with_mem), container.num_mem, container.mem_dim)
+    assert metadata["model_digest"] == payload.model.digest.hex()
+    assert metadata["bits"] == str(payload.bits) and metadata["codec"] == "cram"
+    with_mem = [(n, chunk) for n, chunk in enumerate(payload.chunks) if chunk.mem is not None]
+    assert tensors["mem"].shape == (len(with_mem), payload.num_mem, payload.mem_dim)
     assert tensors["mem"].dtype == torch.float32
     assert tensors["chunk"].tolist() == [number for number, _ in with_mem]
-    begins = [sum(chunk.num_bytes for chunk in container.chunks[:number]) for number, _ in with_mem]
+    begins = [sum(chunk.num_bytes for chunk in payload.chunks[:number]) for number, _ in with_mem]
     assert tensors["first_byte"].tolist() == begins
     assert tensors["num_tokens"].tolist() == [chunk.num_tokens for _, chunk in with_mem]
     patches = []
@@ -199,8 +199,7 @@ def test_vectors_are_those_of_the_file(
 
 def test_vectors_of_arith_files(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "v.safetensors"
-    arith = read_container((DATA / "v1_arith.crm").read_bytes()).arith
-    assert arith is not None
+    arith = arith_of(read_container((DATA / "v1_arith.crm").read_bytes()))
     code = main(["vectors", str(DATA / "v1_arith.crm"), "-o", str(out)])
     if arith.mem is None:
         assert code == 1 and "the file holds no vectors" in capfd.readouterr().err

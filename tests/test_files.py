@@ -75,13 +75,13 @@ def test_another_group_gets_no_more_than_everybody(book, monkeypatch):
 def test_the_temporary_file_is_private_until_it_is_published(book, monkeypatch):
     os.chmod(book, 0o644)
     seen = []
-    real = files.write_all
+    real = disk.write_all
 
     def look(handle, data):
         seen.append(stat.S_IMODE(os.fstat(handle).st_mode))
         real(handle, data)
 
-    monkeypatch.setattr(files, "write_all", look)
+    monkeypatch.setattr(disk, "write_all", look)
     convert(book)
     assert seen == [0o600]
 
@@ -223,7 +223,7 @@ def refuse_links(*args, **kwargs):
 def test_publish_without_hard_links(book, monkeypatch, can_rename):
     monkeypatch.setattr(os, "link", refuse_links)
     if not can_rename:
-        monkeypatch.setattr(disk, "rename_new", lambda name, path: False)
+        monkeypatch.setattr(disk, "rename_exclusively", lambda name, path: False)
     convert(book)
     assert book.with_name("book.txt.crm").read_bytes() == RESULT
     assert names(book.parent) == ["book.txt", "book.txt.crm"]
@@ -234,7 +234,7 @@ def test_a_failed_rename_takes_its_placeholder_along(book, monkeypatch):
         raise OSError(errno.EIO, "broken disk")
 
     monkeypatch.setattr(os, "link", refuse_links)
-    monkeypatch.setattr(disk, "rename_new", lambda name, path: False)
+    monkeypatch.setattr(disk, "rename_exclusively", lambda name, path: False)
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(InputError, match="broken disk"):
         convert(book)

@@ -376,8 +376,8 @@ def test_damage_is_said_with_the_name(folder, capfd, command):
 
 
 def looks(monkeypatch, *seconds: tuple[float, float, float]):
-    found = iter([startup._Look(at=at, busy=busy, own=own) for at, busy, own in seconds])
-    monkeypatch.setattr(startup, "_look", lambda: next(found))
+    found = iter([startup._Sample(at=at, busy=busy, own=own) for at, busy, own in seconds])
+    monkeypatch.setattr(startup, "_sample", lambda: next(found))
     monkeypatch.setattr(startup, "_first", None)
     monkeypatch.setattr(startup, "_LEAST_SECONDS", 0.0)
     for name in startup._USERS_CHOICE:
@@ -418,9 +418,9 @@ def test_a_busy_process_is_seen():
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         time.sleep(0.2)
-        before = startup._look()
+        before = startup._sample()
         time.sleep(0.5)
-        after = startup._look()
+        after = startup._sample()
     finally:
         busy.kill()
         busy.wait()
@@ -517,7 +517,7 @@ def test_too_little_memory_for_the_model(tiny_model, monkeypatch, cause):
         lm_model.load_model(
             files, device=torch.device("cpu"), dtype=torch.float32, attention="sdpa"
         )
-    from llmzip.cli.failures import describe_error, exit_code_of
+    from llmzip.cli.console import describe_error, exit_code_of
 
     assert exit_code_of(caught.value) == 7
     assert "ulimit" in describe_error(caught.value)[1]
@@ -553,6 +553,10 @@ def test_long_names_keep_work_of_their_own():
         (["-T", "-2"], "--threads is a number from 1 to 1024"),
         (["-qT", "-2"], "--threads is a number from 1 to 1024"),
         (["--time-budget", "-3"], "--time-budget: '-3' is not a time"),
+        (["--time-budget", "0"], "--time-budget is a time above 0"),
+        (["--mem", "0"], "--mem is a number from 1 to 64"),
+        (["--try-cram"], "--try-cram goes with --codec auto"),
+        (["--codec", "`bits`"], "--codec is one of cram, arith, auto, not '`bits`'"),
     ],
 )
 def test_values_that_cannot_be_meant(folder, capfd, arguments, said):
@@ -648,9 +652,9 @@ def test_a_broken_writer_of_stored_bytes_is_noticed(folder, monkeypatch, capfd):
 
 
 def test_a_container_that_cannot_be_read_is_noticed(folder, monkeypatch, capfd):
-    from llmzip.store import stored as assembly
+    from llmzip.api import compress as codec
 
-    monkeypatch.setattr(assembly, "write_container", lambda found: NOISE)
+    monkeypatch.setattr(codec, "write_container", lambda found: NOISE)
     Path("a.txt").write_bytes(NOISE)
     assert main(["compress", "a.txt"]) == 6
     assert "the finished container cannot be read back" in capfd.readouterr().err

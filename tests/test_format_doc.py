@@ -18,18 +18,19 @@ from llmzip import errors
 from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES
 from llmzip.errors import FormatError
 from llmzip.store import (
+    arith_fields,
     arith_payload,
-    cram_columns,
+    cram_fields,
     cram_grids,
+    cram_payload,
     header,
-    model_fields,
-    records,
+    model_ref,
+    payload,
     residual,
     vectors,
 )
-from llmzip.store.arith_fields import RECIPE
-from llmzip.store.limits import TOKENS_OF_ANY_FILE, TOKENS_PER_FILE_BYTE
-from llmzip.store.opening import END_MARK
+from llmzip.store.opening import END_MARK, TOKENS_OF_ANY_FILE, TOKENS_PER_FILE_BYTE
+from llmzip.store.payloads import all_optional, all_required
 from tests.test_container import DATA, GOLDEN, ROOT
 
 FILES = sorted(path.name for path in DATA.glob("*.crm"))
@@ -237,22 +238,23 @@ def test_the_walk_of_the_coded_patches_has_the_positions_of_the_file() -> None:
 
 def test_feature_bits() -> None:
     ours = {
-        "model": header.HAS_MODEL,
+        "model": payload.HAS_MODEL,
         "columns zstd": header.COLUMNS_ZSTD,
         "stored zstd": header.STORED_ZSTD,
-        "start": model_fields.HAS_START,
-        "literal": model_fields.HAS_LITERAL,
-        "coded": model_fields.HAS_CODED,
-        "arith": model_fields.HAS_ARITH,
+        "start": payload.HAS_START,
+        "literal": cram_fields.HAS_LITERAL,
+        "coded": cram_fields.HAS_CODED,
+        "arith": arith_fields.HAS_ARITH,
     }
     assert REQUIRED == {bit: name for name, bit in ours.items()} | {128: ""}
-    assert header.KNOWN_REQUIRED == sum(ours.values()) == 127
+    assert header._REQUIRED | all_required() == sum(ours.values()) == 127
+    assert header._REQUIRED & all_required() == 0
     known = {
-        header.BF16_SAFE: "bf16 safe",
+        cram_payload.BF16_SAFE: "bf16 safe",
         header.HAS_SUFFIX: "suffix",
         header.HAS_SETTINGS: "settings",
     }
-    assert known == OPTIONAL and header.KNOWN_OPTIONAL == sum(known) == 7
+    assert known == OPTIONAL and header._OPTIONAL | all_optional() == sum(known) == 7
     for names, known in ((read_crm.REQUIRED, REQUIRED), (read_crm.OPTIONAL, OPTIONAL)):
         theirs = {1 << place: name.replace("_", " ") for place, name in enumerate(names)}
         assert theirs == {bit: name for bit, name in known.items() if name}
@@ -326,7 +328,7 @@ LIMITS = [
     ("model", "mem_dim", "1 to 65536", [1, vectors.MAX_MEM_DIM]),
     ("model", "bits", "1 to 8", [vectors.CODED_BITS[0], vectors.CODED_BITS[-1]]),
     ("model", "num_literal", "1 to num_chunks", [1]),
-    ("model", "context_tokens", "below 2^31", [0, records.MAX_CONTEXT_TOKENS]),
+    ("model", "context_tokens", "below 2^31", [0, cram_payload.MAX_CONTEXT_TOKENS]),
     ("model", "start_id", "below 2^31", [0, LAST_ID]),
     ("coded", "max_symbol", "at least 1; at most 1023", [1, vectors.MAX_SYMBOL]),
     ("coded", "first_step", "at least 4", [vectors.MIN_STEP // vectors.STEP_UNIT]),
@@ -369,11 +371,14 @@ def test_limits_of_several_fields() -> None:
     assert fields["first_step"][1] == str(most_step)
     assert int(fields["first_step"][0]) + int(fields["step_span"][1]) == most_step
     content = {name: content for name, _, content in described(TABLES["arith"][0])}
-    assert content["recipe"].startswith(f"{RECIPE}: ")
+    assert content["recipe"].startswith(f"{arith_fields.RECIPE}: ")
     breaks = (arith_payload.WRAP_NONE, arith_payload.WRAP_LF, arith_payload.WRAP_CRLF)
     assert content["wrap"].endswith("{} none, {} LF, {} CR LF".format(*breaks))
     fields = {name: limits for _, name, _, limits in TABLES["arith"][1]}
-    assert fields["recipe"] == [str(RECIPE)] * 2 and fields["wrap"] == ["0", str(breaks[-1])]
+    assert fields["recipe"] == [str(arith_fields.RECIPE)] * 2 and fields["wrap"] == [
+        "0",
+        str(breaks[-1]),
+    ]
     assert fields["guard"] == ["1", "255"]
 
 
@@ -382,9 +387,9 @@ def test_figures_of_the_fields() -> None:
     for name, phrase in (
         ("reserved", "0; any other value"),
         ("runs", "2 x number of runs + 1 if the first one is stored"),
-        ("model_id", f"UTF-8, 1 to {records.MAX_NAME_BYTES} bytes"),
-        ("revision", f"0: none. 1: a commit, {records.COMMIT_BYTES} bytes follow."),
-        ("revision", f"Else: r - 1 bytes of UTF-8 follow (1 to {records.MAX_NAME_BYTES})"),
+        ("model_id", f"UTF-8, 1 to {model_ref.MAX_NAME_BYTES} bytes"),
+        ("revision", f"0: none. 1: a commit, {model_ref.COMMIT_BYTES} bytes follow."),
+        ("revision", f"Else: r - 1 bytes of UTF-8 follow (1 to {model_ref.MAX_NAME_BYTES})"),
         ("margin", "0 exactly if every token is patched"),
         ("first_step", f"smallest step div {vectors.STEP_UNIT}"),
         ("step_span", f"largest step div {vectors.STEP_UNIT}"),
@@ -393,7 +398,10 @@ def test_figures_of_the_fields() -> None:
         ("stream_bytes", f"at least n div {arith_payload.TOKENS_PER_STREAM_BYTE}"),
     ):
         assert any(phrase in content for told, _, content in every if told == name), phrase
-    for name, value in (("margin", records.margin_value), ("guard", arith_payload.guard_value)):
+    for name, value in (
+        ("margin", cram_payload.margin_value),
+        ("guard", arith_payload.guard_value),
+    ):
         (content,) = [content for told, _, content in every if told == name]
         match = re.search(r"c = 1 to 255: .* 2\^\(\(c-(\d+)\)/(\d+)\)", content)
         assert match
@@ -402,7 +410,7 @@ def test_figures_of_the_fields() -> None:
 
 
 def test_layout() -> None:
-    told = [(part, size) for part, size, _ in tables(DOC["PieceMap"])[0]]
+    told = [(part, size) for part, size, _ in tables(DOC["Layout"])[0]]
     assert told == [
         ("magic", str(len(header.MAGIC))),
         ("version", "u8"),
@@ -419,7 +427,7 @@ def test_layout() -> None:
         ("end mark", str(len(END_MARK))),
     ]
     planes = re.findall(
-        r"`(\w+_bytes)`", "\n".join("".join(row) for row in tables(DOC["PieceMap"])[0])
+        r"`(\w+_bytes)`", "\n".join("".join(row) for row in tables(DOC["Layout"])[0])
     )
     assert tuple(planes) == read_crm.PLANES
 
@@ -428,8 +436,8 @@ def test_limits_of_the_format() -> None:
     limits = dict(tables(DOC["Limits"])[0])
     assert len(limits) == 9
     assert limits["header"] == f"{header.MAX_HEADER_BYTES >> 20} MiB"
-    assert numbers(DOC["PieceMap"].split("header size | varint |")[1])[0] == header.MAX_HEADER_BYTES
-    assert limits["tokens of a chunk"] == f"1 to {cram_columns.MAX_CHUNK_TOKENS}"
+    assert numbers(DOC["Layout"].split("header size | varint |")[1])[0] == header.MAX_HEADER_BYTES
+    assert limits["tokens of a chunk"] == f"1 to {cram_payload.MAX_CHUNK_TOKENS}"
     assert numbers(limits["token id, start_id"]) == [LAST_ID + 1] == [crm_coding.MAX_ID + 1]
     assert limits["original"].endswith(
         f"{DEFAULT_MAX_OUTPUT_BYTES >> 30} GiB unless told otherwise)"
@@ -444,7 +452,7 @@ def test_limits_of_the_format() -> None:
 
 
 def test_magic_and_end_mark() -> None:
-    layout = {part: content for part, _, content in tables(DOC["PieceMap"])[0]}
+    layout = {part: content for part, _, content in tables(DOC["Layout"])[0]}
     for part, ours, theirs in (
         ("magic", header.MAGIC, read_crm.MAGIC),
         ("end mark", END_MARK, read_crm.END_MARK),

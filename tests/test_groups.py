@@ -6,22 +6,25 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from llmzip.api import compress as codec
+from llmzip.api.compress import compress_bytes
 from llmzip.cluster.worker import Worker
+from llmzip.codecs.context import QUIET, Context
 from llmzip.codecs.cram import groups
 from llmzip.codecs.cram.checkpoint import unpack_crammed
 from llmzip.codecs.cram.chunking import Segment, Span
-from llmzip.codecs.cram.executor import Job, WorkerSettings
+from llmzip.codecs.cram.executor import Job, LocalExecutor, WorkerSettings
 from llmzip.codecs.cram.groups import Group, groups_of, unfinished
-from llmzip.codecs.cram.plan import Cut, Part, Plan, plan_parts, tokenised_parts
+from llmzip.codecs.cram.plan import Plan, make_plan
 from llmzip.codecs.cram.tasks import Crammed, Task
-from llmzip.codecs.input import split_stretches
+from llmzip.codecs.input import Part, split_stretches, tokenised_parts
 from llmzip.config import CompressSettings, ComputeSettings
 from llmzip.errors import Interrupted, SettingsError
+from llmzip.lm.devices import Numerics
 from llmzip.lm.loaded import load_for_compression
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import resolve
@@ -96,7 +99,8 @@ def test_no_segment_goes_beyond_its_block(
     tokens = Tokens.load(files.path)
     loaded = load_for_compression(files, tokens, own.compute)
     parts = tokenised_parts(split_stretches(TEXT[:800].encode()), tokens)
-    plan = plan_parts(parts, loaded, own)
+    here = LocalExecutor(loaded=loaded, settings=own, context=QUIET)
+    plan = make_plan(parts, loaded, own, QUIET, here.read)
     ((part, segments),) = plan.parts
     assert part.ids is not None
     assert sum((segment.ids for segment in segments), ()) == part.ids
@@ -110,58 +114,50 @@ def test_no_segment_goes_beyond_its_block(
 
 
 class InProcess:
-    """An executor that works here, its last job first."""
+    """Workers of which there is one, in this process; it does the last task first."""
 
     def __init__(self) -> None:
         self.worker = Worker(threads=1)
-        self.jobs: list[Job] = []
-        self.ranges: list[range] = []
-        self.blocks: list[tuple[int, ...]] = []
+        self.given: dict[str, list[Any]] = {"read": [], "cram": [], "decode": []}
 
-    def read(
+    @property
+    def jobs(self) -> list[Job]:
+        return self.given["cram"]
+
+    def run(
         self,
         shared: WorkerSettings,
-        cut: Cut,
-        blocks: Sequence[tuple[int, ...]],
+        name: str,
+        tasks: Sequence[Any],
         *,
+        common: Sequence[Any] = (),
         say: Callable[[str], None],
         cancel: threading.Event | None,
-    ) -> Iterator[tuple[int, bytes]]:
-        for number in reversed(range(len(blocks))):
-            self.blocks.append(blocks[number])
-            yield number, self.worker.read(shared, cut, blocks[number])
+    ) -> Iterator[tuple[int, Any]]:
+        more = {} if name == "read" else {"cancel": cancel}
+        if name == "cram":
+            say("working")
+        for number in reversed(range(len(tasks))):
+            self.given[name].append(tasks[number])
+            yield number, getattr(self.worker, name)(shared, *common, tasks[number], **more)
 
-    def cram(
-        self,
-        shared: WorkerSettings,
-        jobs: Sequence[Job],
-        *,
-        say: Callable[[str], None],
-        cancel: threading.Event | None,
-    ) -> Iterator[bytes]:
-        say("working")
-        for job in reversed(jobs):
-            self.jobs.append(job)
-            yield self.worker.cram(shared, job, cancel=cancel)
 
-    def decode(
-        self,
-        shared: WorkerSettings,
-        packed: bytes,
-        wanted: Sequence[range],
-        *,
-        say: Callable[[str], None],
-        cancel: threading.Event | None,
-    ) -> Iterator[tuple[range, list[bytes | None]]]:
-        for where in reversed(wanted):
-            self.ranges.append(where)
-            yield where, self.worker.decode(shared, packed, where, cancel=cancel)
+class OneGroup(InProcess):
+    """Ends the run once a group is crammed."""
+
+    def run(self, shared: WorkerSettings, name: str, *args: Any, **more: Any) -> Iterator[Any]:
+        found = super().run(shared, name, *args, **more)
+        if name != "cram":
+            yield from found
+            return
+        yield next(found)
+        raise Interrupted("enough")
 
 
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(groups._GROUP_TOKENS, "cpu", 8)
-    monkeypatch.setattr("llmzip.codecs.cram.encoder._SEGMENTS_A_JOB", 2)
+    monkeypatch.setattr("llmzip.codecs.cram.executor._SEGMENTS_A_JOB", 2)
     monkeypatch.setattr("llmzip.codecs.cram.plan._BLOCK_TOKENS", 30)
 
 
@@ -169,40 +165,42 @@ def settings(model: Path, **more: object) -> CompressSettings:
     return CompressSettings(model=str(model), **(OPTIONS | more))  # type: ignore[arg-type]
 
 
-def test_a_crew_gives_the_bytes_of_a_run_here(
+def test_workers_give_the_bytes_of_a_run_here(
     tiny_model: Callable[..., Path], small_groups: None
 ) -> None:
     own = settings(tiny_model("llama"), seed=4)
-    executor, said = InProcess(), list[str]()
-    here = codec.compress_bytes(SHORT_TEXT, own)
-    there = codec.compress_bytes(
-        SHORT_TEXT, own, executor=executor, on_progress=lambda event: said.append(event.message)
+    workers, said = InProcess(), list[str]()
+    here = compress_bytes(SHORT_TEXT, own)
+    there = compress_bytes(
+        SHORT_TEXT,
+        own,
+        context=Context(workers=workers, on_progress=lambda event: said.append(event.message)),
     )
     assert here == there
-    assert len(executor.jobs) > 2 and len(executor.ranges) > 1 and "working" in said
-    assert len(executor.blocks) > 1
-    assert codec.compress_bytes(SHORT_TEXT, replace(own, seed=5)) != here
+    assert len(workers.jobs) > 2 and len(workers.given["decode"]) > 1 and "working" in said
+    assert len(workers.given["read"]) > 1
+    assert compress_bytes(SHORT_TEXT, replace(own, seed=5)) != here
 
 
 def test_the_size_of_the_batch_is_all_that_groups_change(
     tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_model("llama")
-    whole = codec.compress_bytes(SHORT_TEXT, settings(model))
+    whole = compress_bytes(SHORT_TEXT, settings(model))
     monkeypatch.setitem(groups._GROUP_TOKENS, "cpu", 8)
-    parts = codec.compress_bytes(SHORT_TEXT, settings(model))
+    parts = compress_bytes(SHORT_TEXT, settings(model))
     shapes = [
-        [(chunk.num_tokens, chunk.starts_segment) for chunk in read_container(each).chunks]
+        [(chunk.num_tokens, chunk.starts_segment) for chunk in read_container(each).payload.chunks]
         for each in (whole, parts)
     ]
     assert shapes[0] == shapes[1]
 
 
-def test_work_moves_between_here_and_a_crew(
+def test_work_moves_between_here_and_workers(
     tiny_model: Callable[..., Path], tmp_path: Path, small_groups: None
 ) -> None:
     own = settings(tiny_model("llama"))
-    expected = codec.compress_bytes(SHORT_TEXT, own)
+    expected = compress_bytes(SHORT_TEXT, own)
     cancel = threading.Event()
 
     def stop_within_a_group(event: Progress) -> None:
@@ -212,25 +210,24 @@ def test_work_moves_between_here_and_a_crew(
     path = str(tmp_path / "x.part")
     journal = Journal.open(path)
     with pytest.raises(Interrupted):
-        codec.compress_bytes(
-            SHORT_TEXT, own, journal=journal, on_progress=stop_within_a_group, cancel=cancel
+        compress_bytes(
+            SHORT_TEXT,
+            own,
+            context=Context(journal=journal, on_progress=stop_within_a_group, cancel=cancel),
         )
     journal.close()
 
-    class Tired(InProcess):
-        def cram(self, *args: object, **more: object) -> Iterator[bytes]:
-            found = super().cram(*args, **more)  # type: ignore[arg-type]
-            yield next(found)
-            raise Interrupted("enough")
-
     journal = Journal.open(path)
-    tired = Tired()
+    tired = OneGroup()
     with pytest.raises(Interrupted):
-        codec.compress_bytes(SHORT_TEXT, own, journal=journal, executor=tired)
+        compress_bytes(SHORT_TEXT, own, context=Context(journal=journal, workers=tired))
     journal.close()
     journal = Journal.open(path)
     rested = InProcess()
-    assert codec.compress_bytes(SHORT_TEXT, own, journal=journal, executor=rested) == expected
+    assert (
+        compress_bytes(SHORT_TEXT, own, context=Context(journal=journal, workers=rested))
+        == expected
+    )
     journal.remove()
     assert len(tired.jobs) == 1 and len(rested.jobs) >= 1
     assert sum(bool(job.state) for job in rested.jobs) == 1  # what was under way is gone on with
@@ -238,56 +235,52 @@ def test_work_moves_between_here_and_a_crew(
     assert done.isdisjoint(job.group.index for job in rested.jobs)
 
 
-def test_a_run_of_a_crew_is_gone_on_with_here(
+def test_a_run_of_workers_is_gone_on_with_here(
     tiny_model: Callable[..., Path], tmp_path: Path, small_groups: None
 ) -> None:
     own = settings(tiny_model("llama"))
-    expected = codec.compress_bytes(SHORT_TEXT, own)
-
-    class Once(InProcess):
-        def cram(self, *args: object, **more: object) -> Iterator[bytes]:
-            yield next(super().cram(*args, **more))  # type: ignore[arg-type]
-            raise Interrupted("enough")
+    expected = compress_bytes(SHORT_TEXT, own)
 
     journal = Journal.open(str(tmp_path / "x.part"))
     with pytest.raises(Interrupted):
-        codec.compress_bytes(SHORT_TEXT, own, journal=journal, executor=Once())
+        compress_bytes(SHORT_TEXT, own, context=Context(journal=journal, workers=OneGroup()))
     seen: list[Progress] = []
     assert (
-        codec.compress_bytes(SHORT_TEXT, own, journal=journal, on_progress=seen.append) == expected
+        compress_bytes(SHORT_TEXT, own, context=Context(journal=journal, on_progress=seen.append))
+        == expected
     )
     journal.remove()
     assert any(event.message.startswith("resumed: ") for event in seen)
 
 
-def test_a_worker_takes_the_margin_of_the_terms(tiny_model: Callable[..., Path]) -> None:
+def test_a_worker_takes_the_margin_of_the_run(tiny_model: Callable[..., Path]) -> None:
     own = settings(tiny_model("llama"), bits=16)
-    executor = InProcess()
 
     class Strict(InProcess):
-        def cram(self, shared: WorkerSettings, *args: object, **more: object) -> Iterator[bytes]:
-            return executor.cram(replace(shared, min_margin=0.9), *args, **more)  # type: ignore[arg-type]
+        def run(self, shared: WorkerSettings, *args: Any, **more: Any) -> Iterator[Any]:
+            return super().run(replace(shared, min_margin=0.9), *args, **more)
 
-    codec.compress_bytes(SHORT_TEXT, own, executor=Strict())
-    (job, *_) = executor.jobs
+    workers = Strict()
+    compress_bytes(SHORT_TEXT, own, context=Context(workers=workers))
+    (job, *_) = workers.jobs
     shared = WorkerSettings(
         model=str(own.model), files=resolve(str(own.model)),
-        numerics="cpu torch.float32", min_margin=0.9, settings=own,
+        numerics=Numerics("cpu", "torch.float32"), min_margin=0.9, settings=own,
     )  # fmt: skip
     by_index = {each.index: each for each in job.group.segments}
     margins = [
         chunk.min_margin
-        for chunk in unpack_crammed(executor.worker.cram(shared, job), by_index)
+        for chunk in unpack_crammed(workers.worker.cram(shared, job), by_index)
         if chunk.min_margin is not None
     ]
     assert margins and min(margins) >= 0.9
 
 
 @pytest.mark.parametrize("more", [{"time_budget_s": 5.0}, {"codec": "arith"}])
-def test_what_a_crew_is_not_for(tiny_model: Callable[..., Path], more: dict[str, object]) -> None:
+def test_what_workers_are_not_for(tiny_model: Callable[..., Path], more: dict[str, object]) -> None:
     own = CompressSettings(model=str(tiny_model("llama")), **more)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="--ray is for cramming"):
-        codec.compress_bytes(SHORT_TEXT, own, executor=InProcess())
+        compress_bytes(SHORT_TEXT, own, context=Context(workers=InProcess()))
 
 
 # What is told meanwhile
@@ -302,8 +295,8 @@ def test_every_chunk_is_started_and_accepted(tiny_model: Callable[..., Path]) ->
             seen.append(event.chunk)
 
     own = settings(tiny_model("llama"), budget_bits=400.0, max_steps=2, bits=16)
-    packed = codec.compress_bytes(TEXT[:60].encode(), own, on_progress=note)
-    chunks = read_container(packed).chunks
+    packed = compress_bytes(TEXT[:60].encode(), own, context=Context(on_progress=note))
+    chunks = read_container(packed).payload.chunks
     accepted = [each for each in seen if each.what == "accepted"]
     started = {(each.first_token, each.num_tokens) for each in seen if each.what == "started"}
     split = {(each.first_token, each.num_tokens) for each in seen if each.what == "split"}
@@ -327,7 +320,7 @@ def test_a_chunk_under_way_can_be_looked_at(tiny_model: Callable[..., Path]) -> 
             views.append(event.view())
 
     own = settings(tiny_model("llama"))
-    codec.compress_bytes(SHORT_TEXT, own, on_progress=look)
+    compress_bytes(SHORT_TEXT, own, context=Context(on_progress=look))
     assert len(views) > 5
     for view in views:
         assert len(view.pieces) == len(view.margins)
@@ -350,10 +343,11 @@ def test_time_is_told_before_the_optimiser_begins(tiny_model: Callable[..., Path
             raise Interrupted("rather not")
 
     with pytest.raises(Interrupted, match="rather not"):
-        codec.compress_bytes(
-            SHORT_TEXT, settings(tiny_model("llama")), on_forecast=decline,
-            on_progress=lambda event: stages.append(event.stage),
-        )  # fmt: skip
+        compress_bytes(
+            SHORT_TEXT,
+            settings(tiny_model("llama")),
+            Context(on_forecast=decline, on_progress=lambda event: stages.append(event.stage)),
+        )
     assert told[-1].seconds is not None and 0 < told[-1].seconds < 600
     assert "cram" not in stages
 
@@ -363,7 +357,7 @@ def test_threads_of_a_worker_are_given_back(tiny_model: Callable[..., Path]) -> 
         model=str(tiny_model("llama")), compute=ComputeSettings(threads=2), **OPTIONS
     )  # type: ignore[arg-type]
     before = torch.get_num_threads()
-    codec.compress_bytes(SHORT_TEXT, own, executor=InProcess())
+    compress_bytes(SHORT_TEXT, own, context=Context(workers=InProcess()))
     assert torch.get_num_threads() == before
 
 

@@ -240,7 +240,7 @@ def test_random_bytes_behind_the_magic_are_torn(path: str) -> None:
 @pytest.mark.parametrize("data", [b"text", b"\x89CRM\r\n\x1a\n" + bytes(9), MAGIC[:-1] + b"\x02"])
 def test_a_file_that_is_no_journal_is_left_alone(path: str, data: bytes) -> None:
     Path(path).write_bytes(data)
-    with pytest.raises(InputError, match="is not work of this llmzip") as caught:
+    with pytest.raises(InputError, match="is not unfinished work of this llmzip") as caught:
         Journal.open(path)
     assert "move it away" in caught.value.hint
     assert Path(path).read_bytes() == data
@@ -250,25 +250,26 @@ def test_a_file_that_is_no_journal_is_left_alone(path: str, data: bytes) -> None
     "records",
     [[("owner", b"no JSON")], [("owner", b"[]")], [("owner", b"5")], [("owner", b"\xff")]],
 )
-def test_an_owner_that_makes_no_sense_is_refused(
-    path: str, records: list[tuple[str, bytes]]
-) -> None:
+def test_an_owner_that_is_invalid_is_refused(path: str, records: list[tuple[str, bytes]]) -> None:
     Path(path).write_bytes(spelled(*records))
-    with pytest.raises(InputError, match="is not work of this llmzip"):
+    with pytest.raises(InputError, match="is not unfinished work of this llmzip"):
         Journal.open(path)
 
 
-def test_a_name_that_makes_no_sense_is_nobodys(path: str) -> None:
+def test_a_name_that_is_invalid_is_nobodys(path: str) -> None:
     head = b"\x01" + bytes(8) + b"\xff"
     Path(path).write_bytes(MAGIC + head + crc32(head).to_bytes(4, "little"))
     with opened(path) as journal:
         assert not journal.has_work and not journal.torn_bytes
 
 
-def test_a_state_that_makes_no_sense_is_refused(path: str) -> None:
+def test_a_state_that_is_invalid_is_refused(path: str) -> None:
     more, _ = record(0, "work", b"", b"no zstd frame")
     Path(path).write_bytes(MAGIC + more)
-    with opened(path) as journal, pytest.raises(InputError, match="is not work of this llmzip"):
+    with (
+        opened(path) as journal,
+        pytest.raises(InputError, match="is not unfinished work of this llmzip"),
+    ):
         journal.state("work")
 
 
@@ -293,9 +294,9 @@ def changed(key: str, **values: object) -> dict[str, object]:
             changed("settings", seed=2, preset="fast"),
             "other settings: preset was small, is fast, seed was 0, is 2",
         ),
-        ({**FACTS, "version": "2"}, "the version is another one"),
-        ({**FACTS, "model": "m2"}, "the model is another one"),
-        ({**FACTS, "more": 1}, "the more is another one"),
+        ({**FACTS, "version": "2"}, "the version is different"),
+        ({**FACTS, "model": "m2"}, "the model is different"),
+        ({**FACTS, "more": 1}, "the more is different"),
     ],
 )
 def test_other_facts_are_refused_with_the_reason(

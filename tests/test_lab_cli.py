@@ -46,8 +46,17 @@ def lab(study: str, model: Path, *more: str) -> int:
     )
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize("study", STUDIES)
+_LONG = ("rate", "geometry", "plan")
+
+
+@pytest.mark.parametrize(
+    "arch",
+    ["llama", *(pytest.param(arch, marks=pytest.mark.slow) for arch in ARCHITECTURES[1:])],
+)
+@pytest.mark.parametrize(
+    "study",
+    [pytest.param(study, marks=pytest.mark.slow) if study in _LONG else study for study in STUDIES],
+)
 def test_every_study_on_every_architecture(
     study: str, arch: str, tiny_model: Callable[..., Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,7 +72,7 @@ def test_every_study_on_every_architecture(
     if study != "plan":
         assert {f"{study}.png", f"{study}.svg"} <= found
     assert f"report: {study}/report.html" in err
-    assert not [name for name in found if name.endswith((".new", ".lock"))]
+    assert not [name for name in found if name.endswith((".tmp", ".lock"))]
 
 
 def test_a_plan_searches_only_when_asked(

@@ -12,13 +12,11 @@ import pytest
 import torch
 
 from llmzip.errors import InputError, Interrupted, SettingsError
-from llmzip.lab.batch import plain_text
+from llmzip.lab.batch import decode_greedily, plain_text
 from llmzip.lab.capacity import run_bins, take_exact_bins
-from llmzip.lab.crammer import Crammer, Outcome, Run, Trial
-from llmzip.lab.decoding import decode_greedily
 from llmzip.lab.folder import Row, read_rows
 from llmzip.lab.recipes import AdamW, Recipe, paper_recipe
-from llmzip.lab.rows import row_head
+from llmzip.lab.runner import Run, TrialRunner
 from llmzip.lab.texts import (
     Sample,
     natural_samples,
@@ -27,10 +25,11 @@ from llmzip.lab.texts import (
     words_of_file,
     words_of_vocabulary,
 )
+from llmzip.lab.trials import Outcome, Trial, row_head
 from llmzip.lm.loaded import LoadedModel
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.tokens import Tokens
-from tests.lab_study import logits_by_hand, opened_study, texts_of, tiny_shop
+from tests.lab_study import logits_by_hand, opened_study, texts_of, tiny_loaded_model
 from tests.tiny_models import ARCHITECTURES, TEXT
 
 # Texts
@@ -135,13 +134,13 @@ def test_the_papers_optimiser_is_adamw() -> None:
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(1, 40, generator=generator)
     theirs = torch.nn.Parameter(start.clone())
-    optimiser = torch.optim.AdamW([theirs], lr=0.01, betas=(0.9, 0.9), weight_decay=0.01)
-    ours, mover = start, AdamW.empty(40, torch.device("cpu"), rate=0.01)
+    reference = torch.optim.AdamW([theirs], lr=0.01, betas=(0.9, 0.9), weight_decay=0.01)
+    ours, optimiser = start, AdamW.empty(40, torch.device("cpu"), rate=0.01)
     for _ in range(30):
         gradient = torch.randn(1, 40, generator=generator)
         theirs.grad = gradient.clone()
-        optimiser.step()
-        ours = mover.move(ours, gradient)
+        reference.step()
+        ours = optimiser.move(ours, gradient)
     assert torch.allclose(ours, theirs, atol=1e-6)
     assert not torch.allclose(ours, start, atol=0.01)
 
@@ -150,22 +149,22 @@ def test_the_papers_optimiser_is_adamw() -> None:
 def test_paths_together_are_paths_alone(lm: FrozenLM, recipe: Recipe) -> None:
     """Also of runs that have come unlike ways before."""
     generator = torch.Generator().manual_seed(0)
-    movers = [recipe.mover(lm, 40) for _ in range(3)]
-    points = [torch.randn(1, 40, generator=generator) for _ in movers]
-    for row, mover in enumerate(movers):
+    optimisers = [recipe.optimiser(lm, 40) for _ in range(3)]
+    points = [torch.randn(1, 40, generator=generator) for _ in optimisers]
+    for row, optimiser in enumerate(optimisers):
         for _ in range(2 * row):
-            points[row] = mover.move(points[row], torch.randn(1, 40, generator=generator))
+            points[row] = optimiser.move(points[row], torch.randn(1, 40, generator=generator))
     gradients = torch.randn(5, 3, 40, generator=generator)
-    together, point = movers[0].with_others(movers[1:]), torch.cat(points)
+    together, point = optimisers[0].with_others(optimisers[1:]), torch.cat(points)
     for step, gradient in enumerate(gradients):
         point = together.move(point, gradient)
         if step == 2:  # a run leaves, and goes on alone
-            movers_after = [together.row(row) for row in range(3)]
-            together = movers_after[0].with_others(movers_after[1:])
-    for row, mover in enumerate(movers):
+            optimisers_after = [together.row(row) for row in range(3)]
+            together = optimisers_after[0].with_others(optimisers_after[1:])
+    for row, optimiser in enumerate(optimisers):
         alone = points[row]
         for gradient in gradients:
-            alone = mover.move(alone, gradient[row : row + 1])
+            alone = optimiser.move(alone, gradient[row : row + 1])
         assert torch.allclose(point[row], alone[0], rtol=1e-4, atol=1e-5)
 
 
@@ -190,11 +189,11 @@ def test_the_papers_recipe() -> None:
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def loaded(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> LoadedModel:
-    return tiny_shop(tiny_model, request.param)
+    return tiny_loaded_model(tiny_model, request.param)
 
 
-def crammer(loaded: LoadedModel, recipe: Recipe, **more: object) -> Crammer:
-    return Crammer(loaded.lm, loaded.decode_lm, recipe, start_id=loaded.start_id, **more)  # type: ignore[arg-type]
+def runner(loaded: LoadedModel, recipe: Recipe, **more: object) -> TrialRunner:
+    return TrialRunner(loaded.lm, loaded.decode_lm, recipe, start_id=loaded.start_id, **more)  # type: ignore[arg-type]
 
 
 def trials_for(loaded: LoadedModel, *lengths: int, num_mem: int = 1) -> list[Trial]:
@@ -219,7 +218,7 @@ def test_what_is_reported_was_measured(loaded: LoadedModel, recipe: Recipe) -> N
             key = run.trial.sample.index, run.trial.num_tokens
             seen.setdefault(key, []).append((run.step, (run.margins > 0).clone()))  # type: ignore[operator]
 
-    outcomes = list(crammer(loaded, recipe, on_step=note).run(trials_for(loaded, 4, 16)))
+    outcomes = list(runner(loaded, recipe, on_step=note).run(trials_for(loaded, 4, 16)))
     assert len(outcomes) == 6
     for outcome in outcomes:
         num_tokens = outcome.trial.num_tokens
@@ -268,7 +267,7 @@ def test_plain_text_is_the_models_own_view(loaded: LoadedModel) -> None:
 
 def test_a_run_ends_when_it_is_exact_and_decodes(loaded: LoadedModel) -> None:
     recipe = Recipe(max_steps=200, patience=200)
-    outcomes = list(crammer(loaded, recipe).run(trials_for(loaded, 4)))
+    outcomes = list(runner(loaded, recipe).run(trials_for(loaded, 4)))
     decoded = decode_greedily(loaded.decode_lm, outcomes, start_id=loaded.start_id, batch=2)
     exact = 0
     for outcome, greedy in zip(outcomes, decoded, strict=True):
@@ -281,7 +280,7 @@ def test_a_run_ends_when_it_is_exact_and_decodes(loaded: LoadedModel) -> None:
 
 def test_greedy_decoding_goes_on_from_its_own_mistakes(loaded: LoadedModel) -> None:
     recipe = Recipe(max_steps=3, patience=3)
-    (outcome,) = crammer(loaded, recipe).run(trials_for(loaded, 20)[:1])
+    (outcome,) = runner(loaded, recipe).run(trials_for(loaded, 20)[:1])
     (greedy,) = decode_greedily(loaded.decode_lm, [outcome], start_id=loaded.start_id)
     assert greedy.first_wrong is not None
     # Up to the first mistake it is what teacher forcing says.
@@ -295,9 +294,9 @@ def test_what_cannot_be_held_is_given_up(loaded: LoadedModel) -> None:
     recipe = Recipe(max_steps=60, patience=60)
     hasty = replace(recipe, gives_up=True)
     long, short = trials_for(loaded, 40)[:1], trials_for(loaded, 4)[:1]
-    ((patient,), (given_up,)) = (crammer(loaded, each).run(long) for each in (recipe, hasty))
+    ((patient,), (given_up,)) = (runner(loaded, each).run(long) for each in (recipe, hasty))
     assert given_up.steps < patient.steps == 60
-    ((one,), (other,)) = (crammer(loaded, each).run(short) for each in (recipe, hasty))
+    ((one,), (other,)) = (runner(loaded, each).run(short) for each in (recipe, hasty))
     assert one.steps == other.steps and torch.equal(one.mem, other.mem)
 
 
@@ -305,7 +304,7 @@ def test_the_loss_for_entropy_leaves_less_of_it(loaded: LoadedModel) -> None:
     recipe = Recipe(max_steps=60, patience=60)
     trials = trials_for(loaded, 4)
     left = [
-        sum(float(outcome.bits.sum()) for outcome in crammer(loaded, each).run(trials))
+        sum(float(outcome.bits.sum()) for outcome in runner(loaded, each).run(trials))
         for each in (recipe, recipe.for_entropy())
     ]
     assert left[1] < 0.7 * left[0]
@@ -317,7 +316,7 @@ def test_the_vectors_kept_have_the_margin(loaded: LoadedModel) -> None:
     """If any of the run's had, however right others were."""
     if loaded.lm is not loaded.decode_lm:
         pytest.skip("the margin is asked for in the optimiser's numerics")
-    for outcome in crammer(loaded, Recipe(max_steps=100, patience=100, min_margin=0.5)).run(
+    for outcome in runner(loaded, Recipe(max_steps=100, patience=100, min_margin=0.5)).run(
         trials_for(loaded, 4, 8)
     ):
         assert outcome.steps == 100 or outcome.min_margin >= 0.49
@@ -328,8 +327,8 @@ def test_batches_change_nothing_but_noise(loaded: LoadedModel) -> None:
         pytest.skip("bf16 differs between batches")
     recipe = Recipe(max_steps=6, patience=6)
     trials = trials_for(loaded, 5, 9)
-    alone = {id(o.trial): o for o in crammer(loaded, recipe, batch_tokens=1).run(trials)}
-    together = {id(o.trial): o for o in crammer(loaded, recipe).run(trials)}
+    alone = {id(o.trial): o for o in runner(loaded, recipe, batch_tokens=1).run(trials)}
+    together = {id(o.trial): o for o in runner(loaded, recipe).run(trials)}
     for key, outcome in alone.items():
         assert together[key].tokens_right == pytest.approx(outcome.tokens_right, abs=1)
         assert together[key].info_gain_bits == pytest.approx(outcome.info_gain_bits, abs=2.0)
@@ -337,15 +336,15 @@ def test_batches_change_nothing_but_noise(loaded: LoadedModel) -> None:
 
 def test_a_text_too_long_for_the_batch_does_not_widen_it(loaded: LoadedModel) -> None:
     """On a CPU, whose memory belongs to everyone."""
-    runner = crammer(loaded, Recipe(max_steps=1, patience=1), batch_tokens=5)
-    list(runner.run(trials_for(loaded, 9)))
-    assert runner.batch_tokens == 5
+    narrow = runner(loaded, Recipe(max_steps=1, patience=1), batch_tokens=5)
+    list(narrow.run(trials_for(loaded, 9)))
+    assert narrow.batch_tokens == 5
 
 
 def test_vectors_of_different_numbers_do_not_share_a_batch(loaded: LoadedModel) -> None:
     recipe = Recipe(max_steps=2, patience=2)
     trials = [*trials_for(loaded, 4), *trials_for(loaded, 4, num_mem=2)]
-    outcomes = list(crammer(loaded, recipe).run(trials))
+    outcomes = list(runner(loaded, recipe).run(trials))
     assert sorted(len(outcome.mem) for outcome in outcomes) == [1, 1, 1, 2, 2, 2]
 
 
@@ -354,8 +353,10 @@ def test_warm_vectors_are_where_a_run_begins(lm: FrozenLM, ids: tuple[int, ...])
     warm = torch.full((1, lm.dim), 0.5)
     recipe = Recipe(max_steps=1, patience=1)
     points: list[torch.Tensor] = []
-    runner = Crammer(lm, lm, recipe, start_id=None, on_step=lambda runs: points.append(runs[0].mem))
-    list(runner.run([Trial(sample=sample, num_tokens=4, warm_mem=warm)]))
+    stopped = TrialRunner(
+        lm, lm, recipe, start_id=None, on_step=lambda runs: points.append(runs[0].mem)
+    )
+    list(stopped.run([Trial(sample=sample, num_tokens=4, warm_mem=warm)]))
     assert torch.equal(points[0], warm) and not torch.equal(points[1], warm)
     assert torch.equal(warm, torch.full((1, lm.dim), 0.5))
 
@@ -375,15 +376,15 @@ def test_runs_can_be_stopped(lm: FrozenLM, ids: tuple[int, ...]) -> None:
     def stop(runs: object) -> None:
         cancel.set()
 
-    runner = Crammer(lm, lm, Recipe(), start_id=None, on_step=stop, cancel=cancel)
+    stopped = TrialRunner(lm, lm, Recipe(), start_id=None, on_step=stop, cancel=cancel)
     with pytest.raises(Interrupted):
-        list(runner.run([Trial(sample=sample, num_tokens=20)]))
+        list(stopped.run([Trial(sample=sample, num_tokens=20)]))
 
 
 def test_an_exact_run_at_a_fixed_length_counts(
     tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
-    loaded = tiny_shop(tiny_model, "llama")
+    loaded = tiny_loaded_model(tiny_model, "llama")
     samples = texts_of(loaded, count=2, num_tokens=40)
 
     def row(purpose: str, text: int, num_tokens: int, is_exact: bool) -> Row:
@@ -424,7 +425,7 @@ def test_fixed_lengths_go_on_until_vectors_are_full(
     tiny_model: Callable[..., Path], tmp_path: Path, share_held: dict[int, float],
     lengths: list[int],
 ) -> None:  # fmt: skip
-    loaded = tiny_shop(tiny_model, "llama")
+    loaded = tiny_loaded_model(tiny_model, "llama")
     samples = texts_of(loaded, count=2, num_tokens=70)
     with opened_study(loaded, tmp_path / "run", Recipe()) as study:
 

@@ -11,23 +11,27 @@ from xml.etree import ElementTree
 import matplotlib
 import pytest
 
-import llmzip.lab.figures_bits as of_bits
-import llmzip.lab.figures_capacity as of_capacity
-import llmzip.lab.figures_models as of_models
+import llmzip.lab.figures as of_all
 from llmzip.errors import InputError
 from llmzip.inspect.style import PNG_DPI, WIDTH, figure_text, label, new_figure
 from llmzip.lab.figures import save
-from llmzip.lab.figures_bits import (
+from llmzip.lab.figures_bars import (
     GreedyPoint,
-    RatePoint,
-    draw_entropy,
+    Utilisation,
+    draw_capacity,
     draw_greedy,
-    draw_rate,
+    draw_lengths,
+    draw_utilisation,
     greedy_points,
 )
-from llmzip.lab.figures_capacity import draw_capacity, draw_scaling
-from llmzip.lab.figures_geometry import Curve, SolutionPath, draw_geometry
-from llmzip.lab.figures_models import Utilisation, draw_lengths, draw_utilisation
+from llmzip.lab.figures_curves import (
+    Curve,
+    SolutionPath,
+    draw_entropy,
+    draw_geometry,
+    draw_rate,
+    draw_scaling,
+)
 from llmzip.lab.measures import CapacityFigures, Spread, fit_threshold
 from llmzip.lab.published import (
     published_brittleness,
@@ -35,6 +39,7 @@ from llmzip.lab.published import (
     published_for,
     published_scaling,
 )
+from llmzip.lab.rate import RateFigures
 
 MODEL = "HuggingFaceTB/SmolLM2-135M"
 HOSTILE = "$\\frac{ --><b>&\x1b[31m\u202e"
@@ -85,12 +90,15 @@ def entropy(folder):
 
 
 def rate(folder):
-    points = [
-        RatePoint(bits=bits, tokens=spread(tokens), exact_bits=spread(5 * tokens),
-                  stored_bits_an_information_bit=bits * 10 / tokens)
-        for bits, tokens in ((16, 60.0), (2, 18.0), (4, 41.0))
-    ]  # fmt: skip
-    return draw_rate(folder, points)
+    return draw_rate(folder, [rate_figures(16, 60.0), rate_figures(2, 18.0), rate_figures(4, 41.0)])
+
+
+def rate_figures(bits, tokens):
+    return RateFigures(
+        bits=bits, texts=3, coded_bits_a_dimension=bits, exact_bits_a_dimension=1.0,
+        tokens=spread(tokens), exact_bits=spread(5 * tokens) if tokens else NOTHING,
+        stored_bits_an_information_bit=bits * 10 / tokens if tokens else None,
+    )  # fmt: skip
 
 
 def greedy(folder):
@@ -101,7 +109,7 @@ def greedy(folder):
 def geometry(folder):
     path = SolutionPath(seed=7, steps=[0, 5, 10], points=[(0, 0), (1, 2), (3, 3)])
     curves = [Curve(title=f"pair {i}", points=[(0, 1), (0.5, 0.1), (1, 1)]) for i in range(2)]
-    return draw_geometry(folder, [path], curves, curves[:1], shown_variance=(0.41, 0.2))
+    return draw_geometry(folder, [path], curves, curves[:1], (0.41, 0.2))
 
 
 ALL = [capacity, scaling, lengths, utilisation, entropy, rate, greedy, geometry]
@@ -114,10 +122,10 @@ def words(svg: Path) -> list[str]:
     return [html.unescape(str(e.text).strip()) for e in tree.iter() if e.tag is ElementTree.Comment]
 
 
-def caught(monkeypatch, module):
-    """The figures that a module would save."""
+def caught(monkeypatch):
+    """The figures that would be saved."""
     found = []
-    monkeypatch.setattr(module, "save", lambda figure, folder, name: found.append(figure))
+    monkeypatch.setattr(of_all, "save", lambda figure, folder, name: found.append(figure))
     return found
 
 
@@ -147,13 +155,13 @@ def test_capacity_says_figures_and_what_is_published(tmp_path):
     assert "SmolLM2-135M, natural" in said and "SmolLM2-135M, PG19, exact" in said
     assert "38.5 ± 14.1" in said and "168 ± 66" in said and "not published" in said
     assert "published" in said and "<pattern" in svg.read_text("utf-8")
-    _, svg = draw_capacity(tmp_path, [figures(at_99=None)], name="ours")
+    _, svg = draw_capacity(tmp_path, [figures(at_99=None)])
     assert "<pattern" not in svg.read_text("utf-8")
     assert not {"published", "ours, the paper's way (99 %)"} & set(words(svg))
 
 
 def test_scaling_has_the_ideal_line(tmp_path, monkeypatch):
-    found = caught(monkeypatch, of_capacity)
+    found = caught(monkeypatch)
     scaling(tmp_path)
     tokens, density = found[0].axes
     (ideal,) = (line for line in tokens.get_lines() if line.get_linestyle() == "--")
@@ -164,7 +172,7 @@ def test_scaling_has_the_ideal_line(tmp_path, monkeypatch):
 
 
 def test_ours_is_full_and_published_is_hollow(tmp_path, monkeypatch):
-    found = caught(monkeypatch, of_models)
+    found = caught(monkeypatch)
     lengths(tmp_path)
     (axes,) = found[0].axes
     lines = [line for line in axes.get_lines() if line.get_marker() in ("o", "D", "^")]
@@ -183,7 +191,7 @@ def test_utilisation_says_the_share(tmp_path):
 
 
 def test_entropy_says_threshold_and_line(tmp_path, monkeypatch):
-    found = caught(monkeypatch, of_bits)
+    found = caught(monkeypatch)
     entropy(tmp_path)
     said = [text.get_text() for text in found[0].axes[0].texts]
     assert "threshold 300 bits" in said
@@ -219,10 +227,7 @@ def test_nothing_held_is_no_error(tmp_path):
     draw_capacity(tmp_path, none)
     draw_scaling(tmp_path, none)
     draw_lengths(tmp_path, none)
-    point = RatePoint(
-        bits=2, tokens=spread(0, 0), exact_bits=NOTHING, stored_bits_an_information_bit=None
-    )
-    draw_rate(tmp_path, [point])
+    draw_rate(tmp_path, [rate_figures(2, 0)])
     draw_greedy(tmp_path, [GreedyPoint(rule="", teacher_forced=NOTHING, greedy=NOTHING)])
     draw_geometry(tmp_path, [SolutionPath(seed=0, steps=[0], points=[(0, 0)])])
     assert len(list(tmp_path.glob("*.svg"))) == 6
@@ -252,9 +257,9 @@ def test_figures_in_words(value, std, text):
 
 
 def test_no_picture_needs_global_state():
-    package = Path(of_capacity.__file__).parent
+    package = Path(of_all.__file__).parent
     files = sorted(package.glob("figures*.py"))
-    assert len(files) == 5
+    assert len(files) == 3
     assert not [file.name for file in files if "pyplot" in file.read_text("utf-8")]
 
 

@@ -15,11 +15,12 @@ import torch
 
 from llmzip.codecs.cram.optimizer import as_stored
 from llmzip.errors import InputError, Interrupted
-from llmzip.lab.crammer import Run, Trial
 from llmzip.lab.folder import Row, read_rows
 from llmzip.lab.geometry import PAIR_MEASURES, PATH_MEASURES, geometry_summary, measure_geometry
-from llmzip.lab.paths import PATHS, Trail, num_components, on_two_components, read_paths
+from llmzip.lab.paths import PATHS, OptimiserPath, num_components, on_two_components, read_paths
 from llmzip.lab.recipes import Recipe
+from llmzip.lab.runner import Run
+from llmzip.lab.trials import Trial
 from llmzip.lm.loaded import LoadedModel
 from tests.lab_study import (
     accuracy_by_hand,
@@ -29,7 +30,7 @@ from tests.lab_study import (
     seen_outcomes,
     texts_of,
     timeless_rows,
-    tiny_shop,
+    tiny_loaded_model,
 )
 from tests.tiny_models import ARCHITECTURES
 
@@ -42,7 +43,7 @@ ASK: dict[str, Any] = {
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def loaded(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> LoadedModel:
-    return tiny_shop(tiny_model, request.param)
+    return tiny_loaded_model(tiny_model, request.param)
 
 
 # Principal components
@@ -73,7 +74,7 @@ def test_as_many_components_as_the_share_needs() -> None:
     assert shares == {0.9: 1, 0.95: 2, 0.99: 2, 0.995: 3}
 
 
-# Trails
+# Paths
 
 
 def run_at(step: int, point: torch.Tensor, best_step: int) -> Run:
@@ -81,40 +82,40 @@ def run_at(step: int, point: torch.Tensor, best_step: int) -> Run:
 
 
 @pytest.mark.parametrize("num_steps", [1, 10, 257, 1500])
-def test_long_trails_keep_few_points_and_their_whole_length(num_steps: int) -> None:
-    trail = Trail()
+def test_long_paths_keep_few_points_and_their_whole_length(num_steps: int) -> None:
+    path = OptimiserPath()
     best = num_steps * 2 // 3
     for step in range(num_steps):
         point = torch.tensor([[0.0, 1.0 if step % 2 else 0.0]])  # to and fro
-        trail.add(run_at(step, point, min(step, best)))
+        path.add(run_at(step, point, min(step, best)))
     mem = torch.tensor([[0.0, best % 2.0]])
-    trail.end(SimpleNamespace(best_step=best, mem=mem))  # type: ignore[arg-type]
-    assert trail.length == best
-    assert len(trail.points) == len(trail.steps) <= 258
-    assert trail.steps[0] == 0 and trail.steps[-1] == best
-    assert trail.steps == sorted(set(trail.steps))
-    assert [float(point[1]) for point in trail.points] == [step % 2 for step in trail.steps]
-    assert torch.equal(trail.move, torch.tensor([0.0, best % 2.0]))
+    path.end(SimpleNamespace(best_step=best, mem=mem))  # type: ignore[arg-type]
+    assert path.length == best
+    assert len(path.points) == len(path.steps) <= 258
+    assert path.steps[0] == 0 and path.steps[-1] == best
+    assert path.steps == sorted(set(path.steps))
+    assert [float(point[1]) for point in path.points] == [step % 2 for step in path.steps]
+    assert torch.equal(path.move, torch.tensor([0.0, best % 2.0]))
 
 
-def test_a_trail_goes_from_the_start_to_the_solution(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_a_path_goes_from_the_start_to_the_solution(loaded: LoadedModel, tmp_path: Path) -> None:
     (sample,) = texts_of(loaded, count=1, num_tokens=NUM_TOKENS)
-    trail, points = Trail(), []
+    path, points = OptimiserPath(), []
 
     def note(runs: Any) -> None:
-        trail.add(runs[0])
+        path.add(runs[0])
         points.append(as_stored(runs[0].mem).flatten())
 
     with opened_study(loaded, tmp_path / "run", RECIPE) as study:
         (outcome,) = study.cram([Trial(sample=sample, num_tokens=6, seed=3)], on_step=note)
-    trail.end(outcome)
+    path.end(outcome)
     start = as_stored(RECIPE.start(loaded.lm, 1, f"3 {sample.key}")).flatten()
-    assert torch.equal(trail.points[0], start)
-    assert torch.equal(trail.points[-1], outcome.mem.flatten())
-    assert trail.steps == list(range(outcome.best_step + 1))
+    assert torch.equal(path.points[0], start)
+    assert torch.equal(path.points[-1], outcome.mem.flatten())
+    assert path.steps == list(range(outcome.best_step + 1))
     way = torch.stack(points[: outcome.best_step + 1])
-    assert trail.length == pytest.approx(float(way.diff(dim=0).norm(dim=1).sum()), rel=1e-4)
-    assert trail.length >= float(trail.move.norm()) * (1 - 1e-5) > 0
+    assert path.length == pytest.approx(float(way.diff(dim=0).norm(dim=1).sum()), rel=1e-4)
+    assert path.length >= float(path.move.norm()) * (1 - 1e-5) > 0
 
 
 # The study
@@ -163,17 +164,17 @@ def test_rows_are_of_the_vectors(loaded: LoadedModel, tmp_path: Path) -> None:
 def test_neighbours_are_as_far_as_they_say(
     tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = tiny_shop(tiny_model, "opt")
+    loaded = tiny_loaded_model(tiny_model, "opt")
     samples = texts_of(loaded, count=1, num_tokens=NUM_TOKENS)
     tried: list[torch.Tensor] = []
     geometry = sys.modules["llmzip.lab.geometry"]  # llmzip.lab has a function of that name
-    judged = geometry._tried
+    measured = geometry._measured
 
     def note(study: Any, trial: Trial, mems: Any) -> Any:
         tried.extend(mems := list(mems))
-        return judged(study, trial, mems)
+        return measured(study, trial, mems)
 
-    monkeypatch.setattr(geometry, "_tried", note)
+    monkeypatch.setattr(geometry, "_measured", note)
     radii = (0.1, 1.0)
     with opened_study(loaded, tmp_path / "run", RECIPE) as study, seen_outcomes(study) as outcomes:
         measure_geometry(study, samples, num_tokens=NUM_TOKENS, num_seeds=1, radii=radii)
@@ -212,7 +213,7 @@ def check_pair(
 
 
 def test_a_run_that_was_stopped_goes_on(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
-    loaded = tiny_shop(tiny_model, "llama")
+    loaded = tiny_loaded_model(tiny_model, "llama")
     samples = texts_of(loaded, count=3, num_tokens=NUM_TOKENS)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     with opened_study(loaded, whole, RECIPE) as study:
@@ -244,7 +245,7 @@ def test_a_run_that_was_stopped_goes_on(tiny_model: Callable[..., Path], tmp_pat
 
 
 def test_paths_that_are_kept(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
-    loaded, path = tiny_shop(tiny_model, "opt"), tmp_path / "run"
+    loaded, path = tiny_loaded_model(tiny_model, "opt"), tmp_path / "run"
     samples = texts_of(loaded, count=2, num_tokens=NUM_TOKENS)
     recipe = Recipe(max_steps=90, patience=90, min_margin=50.0)  # which is never reached
     with opened_study(loaded, path, recipe) as study, seen_outcomes(study) as outcomes:
@@ -268,7 +269,7 @@ def test_paths_that_are_kept(tiny_model: Callable[..., Path], tmp_path: Path) ->
 
 
 def test_texts_that_are_too_short(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
-    loaded = tiny_shop(tiny_model, "opt")
+    loaded = tiny_loaded_model(tiny_model, "opt")
     samples = texts_of(loaded, count=1, num_tokens=5)
     with opened_study(loaded, tmp_path / "run", RECIPE) as study:
         with pytest.raises(InputError, match="fewer than 6 tokens"):

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from llmzip.errors import InputError, Interrupted
-from llmzip.lab.crammer import OPTIMISER_SLACK, Crammer
 from llmzip.lab.folder import read_rows
-from llmzip.lab.greedy import greedy_table, measure_greedy, stop_settings
+from llmzip.lab.greedy import greedy_summary, measure_greedy, stop_settings
 from llmzip.lab.recipes import Recipe
+from llmzip.lab.runner import OPTIMISER_SLACK, TrialRunner
 from llmzip.lm.loaded import LoadedModel
 from tests.lab_study import (
     BF16_ARCH,
@@ -23,7 +23,7 @@ from tests.lab_study import (
     seen_outcomes,
     texts_of,
     timeless_rows,
-    tiny_shop,
+    tiny_loaded_model,
 )
 from tests.tiny_models import ARCHITECTURES
 
@@ -34,7 +34,7 @@ SETTINGS = ["83.3 %", "margin 0", "margin 0.5"]
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def loaded(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> LoadedModel:
-    return tiny_shop(tiny_model, request.param)
+    return tiny_loaded_model(tiny_model, request.param)
 
 
 # Settings
@@ -43,7 +43,7 @@ def loaded(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> L
 @pytest.mark.parametrize("num_tokens", [*range(2, 130), 199, 200, 300, 1000])
 def test_early_ends_leave_a_token_at_least(num_tokens: int) -> None:
     early, *rest = stop_settings(RECIPE, num_tokens, MARGINS)
-    enough = math.ceil(early.recipe.until * num_tokens)  # as `lab.crammer` counts
+    enough = math.ceil(early.recipe.until * num_tokens)  # as `lab.runner` counts
     assert enough == min(num_tokens - 1, math.ceil(0.99 * num_tokens))
     assert early.recipe.min_margin == 0.0
     assert [(s.recipe.until, s.recipe.min_margin) for s in rest] == [(1.0, 0.0), (1.0, 0.5)]
@@ -59,10 +59,10 @@ def test_settings_say_what_they_are() -> None:
 
 
 def test_slack_can_be_done_without(tiny_model: Callable[..., Path]) -> None:
-    loaded = tiny_shop(tiny_model, BF16_ARCH)
+    loaded = tiny_loaded_model(tiny_model, BF16_ARCH)
 
     def slack(recipe: Recipe) -> float:
-        return Crammer(loaded.lm, loaded.decode_lm, recipe, start_id=None).slack
+        return TrialRunner(loaded.lm, loaded.decode_lm, recipe, start_id=None).slack
 
     assert slack(Recipe()) == OPTIMISER_SLACK and slack(Recipe(slack=False)) == 0.0
 
@@ -95,7 +95,7 @@ def test_rows_are_what_vectors_do(loaded: LoadedModel, tmp_path: Path) -> None:
 def test_the_optimisers_own_dtype_has_rows_of_its_own(
     tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
-    loaded = tiny_shop(tiny_model, BF16_ARCH)
+    loaded = tiny_loaded_model(tiny_model, BF16_ARCH)
     samples = texts_of(loaded, count=2, num_tokens=NUM_TOKENS)
     with opened_study(loaded, tmp_path / "run", RECIPE) as study:
         measure_greedy(study, samples, num_tokens=NUM_TOKENS, margins=MARGINS)
@@ -118,7 +118,7 @@ def test_the_optimisers_own_dtype_has_rows_of_its_own(
 def test_a_run_that_was_stopped_goes_on(
     tiny_model: Callable[..., Path], tmp_path: Path, arch: str
 ) -> None:
-    loaded = tiny_shop(tiny_model, arch)
+    loaded = tiny_loaded_model(tiny_model, arch)
     samples = texts_of(loaded, count=2, num_tokens=NUM_TOKENS)
     ask: dict[str, Any] = {"num_tokens": NUM_TOKENS, "margins": MARGINS}
     with opened_study(loaded, tmp_path / "whole", RECIPE) as study:
@@ -143,7 +143,7 @@ def test_a_run_that_was_stopped_goes_on(
 
 
 def test_texts_that_are_too_short(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
-    loaded = tiny_shop(tiny_model, "gpt_neox")
+    loaded = tiny_loaded_model(tiny_model, "gpt_neox")
     samples = texts_of(loaded, count=1, num_tokens=5)
     with opened_study(loaded, tmp_path / "run", RECIPE) as study:
         with pytest.raises(InputError, match="fewer than 6 tokens"):
@@ -171,7 +171,7 @@ def test_the_table_counts_texts() -> None:
         row("99 %", 10, None, purpose="capacity"),
         row("99 %", 5, 3, source="random"),
     ]
-    line, safe, other = greedy_table(rows)
+    line, safe, other = greedy_summary(rows)
     assert line == {
         "model": "m", "source": "natural", "num_mem": 1, "num_tokens": 10, "setting": "99 %",
         "margin": 0.5, "texts": 4, "accuracy": pytest.approx(0.925), "greedy_accuracy": 0.5,
@@ -180,4 +180,4 @@ def test_the_table_counts_texts() -> None:
     }  # fmt: skip
     assert (safe["setting"], safe["exact_share"], safe["first_wrong_share"]) == ("margin 1", 1, 0)
     assert (other["source"], other["texts"], other["exact_share"]) == ("random", 1, 0)
-    assert greedy_table([]) == []
+    assert greedy_summary([]) == []

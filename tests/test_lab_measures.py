@@ -15,9 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmzip.errors import InputError, ResumeRefused
-from llmzip.lab.entropy import chunk_lengths
+from llmzip.lab.capacity import LengthSearch
 from llmzip.lab.folder import Folder, read_rows, read_settings, read_summary, write_json
-from llmzip.lab.length_search import Growth
 from llmzip.lab.measures import (
     Line,
     Spread,
@@ -26,7 +25,7 @@ from llmzip.lab.measures import (
     fit_threshold,
     mean_accuracy,
 )
-from llmzip.lab.rate import rate_summary
+from llmzip.lab.rate import chunk_lengths, rate_figures
 from llmzip.lab.tables import number_text, table, table_text
 
 # The search
@@ -41,15 +40,15 @@ from llmzip.lab.tables import number_text, table, table_text
 def test_the_search_ends_at_what_is_held(
     first: int, most: int, holds: int, resolution: float
 ) -> None:
-    growth = Growth(first_tokens=min(first, most), most_tokens=most, resolution=resolution)
+    search = LengthSearch(first_tokens=min(first, most), max_tokens=most, resolution=resolution)
     tried: set[int] = set()
     cold: set[int] = set()  # from random vectors: that it fails is no reason not to try it again
-    while (length := growth.next_tokens) is not None:
+    while (length := search.next_tokens) is not None:
         assert 1 <= length <= most and length not in tried
-        (tried if growth.exact_tokens or length <= holds else cold).add(length)
-        growth.report(length, is_exact=length <= holds)
-    found = growth.exact_tokens
-    assert growth.is_cut_off == (holds >= most)
+        (tried if search.exact_tokens or length <= holds else cold).add(length)
+        search.report(length, is_exact=length <= holds)
+    found = search.exact_tokens
+    assert search.is_cut_off == (holds >= most)
     assert found <= holds and found in {0, *tried}
     if holds < most:
         assert holds - found < max(1, int(resolution * found)) or found + 1 > holds
@@ -59,21 +58,21 @@ def test_the_search_ends_at_what_is_held(
 
 
 def test_a_text_may_hold_nothing() -> None:
-    growth = Growth(first_tokens=8, most_tokens=50)
+    search = LengthSearch(first_tokens=8, max_tokens=50)
     lengths = []
-    while (length := growth.next_tokens) is not None:
+    while (length := search.next_tokens) is not None:
         lengths.append(length)
-        growth.report(length, is_exact=False)
-    assert lengths == [8, 4, 2, 1] and growth.exact_tokens == 0 and not growth.is_cut_off
+        search.report(length, is_exact=False)
+    assert lengths == [8, 4, 2, 1] and search.exact_tokens == 0 and not search.is_cut_off
 
 
 def test_what_fails_from_random_vectors_is_tried_again_from_others() -> None:
-    growth = Growth(first_tokens=40, most_tokens=100)
+    search = LengthSearch(first_tokens=40, max_tokens=100)
     lengths = []
-    while (length := growth.next_tokens) is not None:
+    while (length := search.next_tokens) is not None:
         lengths.append(length)
-        growth.report(length, is_exact=growth.exact_tokens > 0 or length <= 20)
-    assert lengths == [40, 20, 28, 40, 56, 79, 100] and growth.is_cut_off
+        search.report(length, is_exact=search.exact_tokens > 0 or length <= 20)
+    assert lengths == [40, 20, 28, 40, 56, 79, 100] and search.is_cut_off
 
 
 # Measures
@@ -163,12 +162,12 @@ def test_rate_counts_stored_bits_per_bit_of_text() -> None:
         row("capacity", 1, 0, bits=2, plain_bits=0.0),  # nothing fitted: counts as nothing held
         row("capacity", 0, 40, plain_bits=160.0),
     ]
-    low, high = rate_summary(rows)
-    assert (low["bits"], low["tokens"], low["exact_bits"]) == (2, 5.0, 5.0)
-    assert low["stored_bits_an_information_bit"] == pytest.approx(2.5 * 10 / 5)
-    assert high["stored_bits_an_information_bit"] == pytest.approx(16 * 10 / 160)
-    (nothing,) = rate_summary([row("capacity", 0, 0, bits=1)])
-    assert nothing["stored_bits_an_information_bit"] is None
+    low, high = rate_figures(rows)
+    assert (low.bits, low.tokens.mean, low.exact_bits.mean) == (2, 5.0, 5.0)
+    assert low.stored_bits_an_information_bit == pytest.approx(2.5 * 10 / 5)
+    assert high.stored_bits_an_information_bit == pytest.approx(16 * 10 / 160)
+    (nothing,) = rate_figures([row("capacity", 0, 0, bits=1)])
+    assert nothing.stored_bits_an_information_bit is None
 
 
 # Tables

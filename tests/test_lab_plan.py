@@ -12,23 +12,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmzip.errors import InputError, Interrupted
+from llmzip.lab.capacity import front_tokens
 from llmzip.lab.folder import read_rows
-from llmzip.lab.length_search import front_tokens
-from llmzip.lab.measures import Spread
+from llmzip.lab.measures import Spread, number
 from llmzip.lab.plan import (
     BOOK,
     LOAD,
+    Book,
     BookPlan,
+    PlanSettings,
+    forecast,
     gains_of,
     plan_book,
-    reckon,
     spread_stretches,
     vectors_by_tokens,
 )
 from llmzip.lab.recipes import Recipe
-from llmzip.lab.rows import number
 from llmzip.lm.loaded import LoadedModel
-from tests.lab_study import opened_study, seen_outcomes, timeless_rows, tiny_shop
+from tests.lab_study import opened_study, seen_outcomes, timeless_rows, tiny_loaded_model
 from tests.tiny_models import ARCHITECTURES, TEXT
 
 RECIPE = Recipe(max_steps=40, patience=30)
@@ -38,7 +39,7 @@ ASK: dict[str, Any] = {"chunk_tokens": 8, "num_stretches": 10, "num_trials": 2}
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def loaded(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> LoadedModel:
-    return tiny_shop(tiny_model, request.param)
+    return tiny_loaded_model(tiny_model, request.param)
 
 
 # Stretches
@@ -112,7 +113,7 @@ def test_segments_fit_what_the_model_reads(
     assert (segments - 1) * full <= num_tokens
 
 
-# Reckoning
+# The forecast
 
 
 def row(purpose: str, **more: Any) -> dict[str, Any]:
@@ -131,8 +132,9 @@ ROWS = [
 
 
 def plan_of(rows: list[dict[str, Any]], **more: Any) -> BookPlan:
-    ask = {"gain": Spread.of([90.0, 110.0]), "num_tokens": 1000, **more}
-    return reckon(rows, model="m", original_bytes=4000, mem_dim=64, max_positions=51, **ask)
+    book = Book(model="m", original_bytes=4000, num_tokens=1000, mem_dim=64, max_positions=51)
+    gain = more.pop("gain", Spread.of([90.0, 110.0]))
+    return forecast(rows, book, gain, PlanSettings(chunk_tokens=8, **more))
 
 
 def test_a_forecast_from_rows() -> None:
@@ -183,7 +185,7 @@ def test_gains_are_of_one_model_source_and_vector() -> None:
 
 def test_a_book_is_planned(loaded: LoadedModel, tmp_path: Path) -> None:
     with opened_study(loaded, tmp_path / "run", RECIPE) as study, seen_outcomes(study) as outcomes:
-        plan = plan_book(study, BOOK_BYTES, **ASK)
+        plan = plan_book(study, BOOK_BYTES, PlanSettings(**ASK))
         rows = study.own_rows
     by_purpose = {
         purpose: [row for row in rows if row["purpose"] == purpose]
@@ -211,15 +213,15 @@ def test_a_book_is_planned(loaded: LoadedModel, tmp_path: Path) -> None:
 
 def test_a_gain_that_is_known_is_not_measured(loaded: LoadedModel, tmp_path: Path) -> None:
     with opened_study(loaded, tmp_path / "run", RECIPE) as study:
-        plan = plan_book(study, BOOK_BYTES, gain_bits=(30.0, 50.0), **ASK)
+        plan = plan_book(study, BOOK_BYTES, PlanSettings(gain_bits=(30.0, 50.0), **ASK))
         assert {row["purpose"] for row in study.own_rows} == {"stretch", "trial"}
     assert plan.gain_bits == 40.0 and plan.gain_bits_error == 10.0
 
 
 def test_a_run_that_was_stopped_goes_on(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
-    loaded = tiny_shop(tiny_model, "gpt_neox")
+    loaded = tiny_loaded_model(tiny_model, "gpt_neox")
     with opened_study(loaded, tmp_path / "whole", RECIPE) as study:
-        plan = plan_book(study, BOOK_BYTES, **ASK)
+        plan = plan_book(study, BOOK_BYTES, PlanSettings(**ASK))
     whole = timeless_rows(tmp_path / "whole", but=lambda row: row["purpose"] == "trial")
     stops: list[tuple[str, set[object]]] = [
         ("stretches", set()),
@@ -231,33 +233,35 @@ def test_a_run_that_was_stopped_goes_on(tiny_model: Callable[..., Path], tmp_pat
         at = lambda what, done, begins=begins: what.startswith(begins)  # noqa: E731
         with opened_study(loaded, path, RECIPE, cancel_at=at) as study:
             with pytest.raises(Interrupted):
-                plan_book(study, BOOK_BYTES, **ASK)
+                plan_book(study, BOOK_BYTES, PlanSettings(**ASK))
             assert {row["purpose"] for row in study.own_rows} == left
     with opened_study(loaded, path, RECIPE) as study:
-        again = plan_book(study, BOOK_BYTES, **ASK)
+        again = plan_book(study, BOOK_BYTES, PlanSettings(**ASK))
     assert timeless_rows(path, but=lambda row: row["purpose"] == "trial") == whole
     assert again.num_vectors == plan.num_vectors
     assert again.gain_bits == pytest.approx(plan.gain_bits, rel=1e-5)
     before = read_rows(path)
     with opened_study(loaded, path, RECIPE) as study, seen_outcomes(study) as outcomes:
-        assert plan_book(study, BOOK_BYTES, **ASK).num_trials == 2
+        assert plan_book(study, BOOK_BYTES, PlanSettings(**ASK)).num_trials == 2
     assert not outcomes and read_rows(path) == before
 
 
 def test_short_books(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
-    loaded = tiny_shop(tiny_model, "gpt_neox")
+    loaded = tiny_loaded_model(tiny_model, "gpt_neox")
     with opened_study(loaded, tmp_path / "run", RECIPE) as study:
         with pytest.raises(InputError, match="no text"):
-            plan_book(study, b"", **ASK)
-        plan = plan_book(study, b"the", **ASK)
+            plan_book(study, b"", PlanSettings(**ASK))
+        plan = plan_book(study, b"the", PlanSettings(**ASK))
     assert plan.num_vectors == plan.num_segments == plan.num_vectors_by_tokens == 1
     assert plan.is_gain_cut_off
 
 
 def test_vectors_that_hold_nothing(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
-    loaded = tiny_shop(tiny_model, "gpt_neox")
+    loaded = tiny_loaded_model(tiny_model, "gpt_neox")
     recipe = Recipe(max_steps=1, patience=1, min_margin=1000.0)
     with opened_study(loaded, tmp_path / "run", recipe) as study:
         with pytest.raises(InputError, match="holds nothing"):
-            plan_book(study, BOOK_BYTES, chunk_tokens=40, num_stretches=2, num_trials=1,
-                      gain_bits=(0.0,))  # fmt: skip
+            settings = PlanSettings(
+                chunk_tokens=40, num_stretches=2, num_trials=1, gain_bits=(0.0,)
+            )
+            plan_book(study, BOOK_BYTES, settings)

@@ -22,7 +22,7 @@ STUDIES = {
 
 
 def environment(tmp_path: Path, script: str) -> dict[str, str]:
-    """With a script in the place of llmzip, and what recipes are told."""
+    """With a script in the place of llmzip, and the settings that recipes read."""
     own = {"TEXTS": "book.txt other.txt", "WORDS": "words.txt", "OUT": str(tmp_path / "out")}
     return {**llmzip_in_path(tmp_path, script), **own}
 
@@ -59,8 +59,8 @@ def test_a_study_that_fails_is_told(tmp_path: Path) -> None:
     code, commands = run(SCRIPTS / "smollm2-135m.sh", tmp_path, '[ "$2" != greedy ] || exit 3')
     assert code == 3
     studies = [arguments[1] for arguments in commands]
-    assert "geometry" not in studies, "what follows in its lane is not begun"
-    assert "utilisation" in studies, "the other lane goes on"
+    assert "geometry" not in studies, "what follows in its queue is not begun"
+    assert "utilisation" in studies, "the other queue goes on"
 
 
 def test_what_a_recipe_has_begun_ends_with_it(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ clear line."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,23 +11,27 @@ from typing import Any
 import pytest
 import torch
 
-from llmzip.api import compress as codec
+from llmzip.api.compress import compress_bytes
 from llmzip.codecs.arith import decoder as arith_decoding
 from llmzip.codecs.arith import encoder as arith_encoding
+from llmzip.codecs.base import DecodingModel, Request
+from llmzip.codecs.context import QUIET, Context
 from llmzip.codecs.cram import decoder as decoding
 from llmzip.config import CompressSettings
 from llmzip.errors import LimitExceeded
-from llmzip.lab import grids
 from llmzip.lab.batch import Batch
-from llmzip.lab.crammer import Crammer, Trial
-from llmzip.lab.grids import cram_on_grid
+from llmzip.lab.rate import cram_on_grid
 from llmzip.lab.recipes import Recipe
+from llmzip.lab.runner import TrialRunner
+from llmzip.lab.trials import Trial
 from llmzip.lm.loaded import LoadedModel
 from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import resolve
-from llmzip.store.container import Container, read_container
-from tests.lab_study import opened_study, texts_of, tiny_shop
+from llmzip.store.arith_payload import ArithPayload
+from llmzip.store.container import read_container
+from llmzip.store.cram_payload import CramPayload
+from tests.lab_study import opened_study, texts_of, tiny_loaded_model
 from tests.tiny_models import TEXT
 
 PROSE = TEXT.encode()[:160]
@@ -43,12 +48,18 @@ def tokens(model: Path) -> Tokens:
 
 
 @pytest.fixture
-def segmented(model: Path) -> Container:
+def segmented(model: Path) -> CramPayload:
     """Vectors in many segments, so that many chunks may be decoded side by side."""
     settings = CompressSettings(
         model=str(model), budget_bits=40.0, max_steps=80, context_tokens=0, bits=16
     )
-    return read_container(codec.compress_bytes(PROSE, settings))
+    payload = read_container(compress_bytes(PROSE, settings)).payload
+    assert isinstance(payload, CramPayload)
+    return payload
+
+
+def whole(payload: CramPayload | ArithPayload, batch: int | None = None) -> Request:
+    return Request(wanted=range(len(payload.pieces)), batch=batch)
 
 
 def text_of(parts: list[bytes | None]) -> bytes:
@@ -83,15 +94,21 @@ def small_decoder(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Small]:
 
 
 def test_fewer_chunks_are_decoded_at_a_time(
-    lm: FrozenLM, tokens: Tokens, segmented: Container, small_decoder: Callable[[int], Small]
+    lm: FrozenLM, tokens: Tokens, segmented: CramPayload, small_decoder: Callable[[int], Small]
 ) -> None:
     small = small_decoder(5)
-    assert text_of(decoding.decode_chunks_of(segmented, lm, tokens, batch=16)) == PROSE
+    model = DecodingModel(lm=lm, tokens=tokens)
+    got = decoding.decode_chunks_of(segmented, model, whole(segmented, batch=16), QUIET)
+    assert text_of(got) == PROSE
     assert small.sizes == [16, 8, 4]
 
 
 def test_another_device_takes_what_does_not_fit(
-    lm: FrozenLM, model: Path, tokens: Tokens, segmented: Container, monkeypatch: pytest.MonkeyPatch
+    lm: FrozenLM,
+    model: Path,
+    tokens: Tokens,
+    segmented: CramPayload,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     other = load_model(
         resolve(str(model)), device=torch.device("cpu"), dtype=torch.float32, attention="sdpa"
@@ -99,42 +116,47 @@ def test_another_device_takes_what_does_not_fit(
     monkeypatch.setattr(lm, "device", torch.device("meta"))  # none that has a fallback is here
     small = Small(decoding.decode_segments, 0, lambda lm, *given, **more: lm.device.type == "meta")
     monkeypatch.setattr(decoding, "decode_segments", small)
-    got = decoding.decode_chunks_of(segmented, lm, tokens, batch=2, fallback=lambda: other)
+    decoding_model = DecodingModel(lm=lm, tokens=tokens, fallback=lambda: other)
+    got = decoding.decode_chunks_of(segmented, decoding_model, whole(segmented, batch=2), QUIET)
     assert text_of(got) == PROSE
     assert small.sizes == [1, 1, 1, 0]  # of 2, of 1, of 1 again, and there
 
 
 def test_a_chunk_too_large_to_decode_is_a_limit(
-    lm: FrozenLM, tokens: Tokens, segmented: Container, small_decoder: Callable[[int], Small]
+    lm: FrozenLM, tokens: Tokens, segmented: CramPayload, small_decoder: Callable[[int], Small]
 ) -> None:
     small_decoder(0)
+    model = DecodingModel(lm=lm, tokens=tokens)
     with pytest.raises(LimitExceeded, match="decoding one chunk takes more memory") as caught:
-        decoding.decode_chunks_of(segmented, lm, tokens, batch=4)
+        decoding.decode_chunks_of(segmented, model, whole(segmented, batch=4), QUIET)
     assert caught.value.exit_code == 7 and "--device cpu" in caught.value.hint
 
 
 def test_other_failures_are_not_taken_for_it(
-    lm: FrozenLM, tokens: Tokens, segmented: Container, monkeypatch: pytest.MonkeyPatch
+    lm: FrozenLM, tokens: Tokens, segmented: CramPayload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*given: object, **more: object) -> None:
         raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(decoding, "decode_segments", fail)
+    model = DecodingModel(lm=lm, tokens=tokens)
     with pytest.raises(RuntimeError, match="shapes"):
-        decoding.decode_chunks_of(segmented, lm, tokens)
+        decoding.decode_chunks_of(segmented, model, whole(segmented), QUIET)
 
 
 # Arithmetic coding
 
 
 @pytest.fixture
-def coded(model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Container]:
+def coded(model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ArithPayload]:
     """Several segments: a random model predicts worse than zstd, and is kept all the same."""
     monkeypatch.setattr(arith_encoding, "pack_stored", lambda data: bytes(1 << 20))
     monkeypatch.setattr("llmzip.codecs.arith.segments._TOKENS_OF_ONE_LANE", 20)
     monkeypatch.setattr("llmzip.codecs.arith.segments._SEGMENT_TOKENS", 40)
     settings = CompressSettings(model=str(model), codec="arith")
-    yield read_container(codec.compress_bytes(PROSE, settings))
+    payload = read_container(compress_bytes(PROSE, settings)).payload
+    assert isinstance(payload, ArithPayload)
+    yield payload
 
 
 def small_wave(monkeypatch: pytest.MonkeyPatch, room: int) -> Small:
@@ -144,25 +166,29 @@ def small_wave(monkeypatch: pytest.MonkeyPatch, room: int) -> Small:
 
 
 def test_fewer_segments_are_decoded_at_a_time(
-    lm: FrozenLM, tokens: Tokens, coded: Container, monkeypatch: pytest.MonkeyPatch
+    lm: FrozenLM, tokens: Tokens, coded: ArithPayload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert coded.arith is not None and len(coded.arith.segments) >= 3
+    assert len(coded.segments) >= 3
     small = small_wave(monkeypatch, 1)
     told: list[int] = []
     texts = arith_decoding.decode_segments_of(
-        coded, lm, tokens, on_progress=lambda event: told.append(event.tokens_right)
+        coded,
+        DecodingModel(lm=lm, tokens=tokens),
+        whole(coded),
+        Context(on_progress=lambda event: told.append(event.tokens_right)),
     )
     assert text_of(texts) == PROSE
-    assert small.sizes[0] == len(coded.arith.segments) and small.sizes[-1] == 1
+    assert small.sizes[0] == len(coded.segments) and small.sizes[-1] == 1
     assert told == sorted(told)
 
 
 def test_a_segment_too_large_to_decode_is_a_limit(
-    lm: FrozenLM, tokens: Tokens, coded: Container, monkeypatch: pytest.MonkeyPatch
+    lm: FrozenLM, tokens: Tokens, coded: ArithPayload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_wave(monkeypatch, 0)
+    model = DecodingModel(lm=lm, tokens=tokens)
     with pytest.raises(LimitExceeded, match="decoding one segment takes more memory"):
-        arith_decoding.decode_segments_of(coded, lm, tokens)
+        arith_decoding.decode_segments_of(coded, model, whole(coded), QUIET)
 
 
 # The lab
@@ -170,7 +196,7 @@ def test_a_segment_too_large_to_decode_is_a_limit(
 
 @pytest.fixture
 def loaded(tiny_model: Callable[..., Path]) -> LoadedModel:
-    return tiny_shop(tiny_model, "llama")
+    return tiny_loaded_model(tiny_model, "llama")
 
 
 def trials(loaded: LoadedModel) -> list[Trial]:
@@ -180,7 +206,7 @@ def trials(loaded: LoadedModel) -> list[Trial]:
 
 def cram(loaded: LoadedModel) -> dict[int, tuple[int, float]]:
     recipe = Recipe(max_steps=30, patience=30)
-    runner = Crammer(loaded.lm, loaded.decode_lm, recipe, start_id=loaded.start_id)
+    runner = TrialRunner(loaded.lm, loaded.decode_lm, recipe, start_id=loaded.start_id)
     outcomes = list(runner.run(trials(loaded)))
     assert len(outcomes) == 5
     return {o.trial.sample.index: (o.steps, o.min_margin) for o in outcomes}
@@ -228,11 +254,12 @@ def test_a_text_too_long_for_the_device_is_a_limit(
 def test_fewer_texts_end_on_a_grid_at_a_time(
     loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = Small(grids._optimise, 2, lambda study, slots, *given: len(slots))
-    monkeypatch.setattr(grids, "_optimise", small)
+    rate_study = sys.modules["llmzip.lab.rate"]  # llmzip.lab has a function of that name
+    small = Small(rate_study._optimise, 2, lambda study, slots, *given: len(slots))
+    monkeypatch.setattr(rate_study, "_optimise", small)
     with opened_study(loaded, tmp_path / "run", Recipe(max_steps=5)) as study:
         found = cram_on_grid(study, trials(loaded), bits=4, preset="fast")
-        assert [each.outcome.trial.sample.index for each in found] == [0, 1, 2, 3, 4]
+        assert [outcome.trial.sample.index for outcome, _ in found] == [0, 1, 2, 3, 4]
         assert small.sizes == [5, 2, 3, 1, 2]
         small._room = 0
         with pytest.raises(LimitExceeded, match="one text takes more memory"):

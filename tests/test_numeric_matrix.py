@@ -14,7 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from llmzip.api import compress as codec
+from llmzip.api.compress import compress_bytes
+from llmzip.api.decompress import decompress_bytes
+from llmzip.codecs.base import DecodingModel, Request
+from llmzip.codecs.context import QUIET
 from llmzip.codecs.cram.calibration import BF16_SAFE_MARGIN
 from llmzip.codecs.cram.decoder import decode_chunks_of
 from llmzip.config import CompressSettings, ComputeSettings, DecompressSettings
@@ -23,7 +26,10 @@ from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import DEFAULT_MODEL, MODELS, ModelFiles, resolve
 from llmzip.store.container import read_container
+from llmzip.store.cram_payload import CramPayload
 from llmzip.store.pieces import restore
+
+pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 NOISE_OF_MEASURED = 10.0
@@ -60,28 +66,32 @@ class Files:
         self.text = text
         self.model: ModelFiles = resolve(model)
         common = CompressSettings(model=model, **settings)  # type: ignore[arg-type]
-        self.plain = codec.compress_bytes(text, common)
+        self.plain = compress_bytes(text, common)
         safe = CompressSettings(model=model, bf16_safe=True, **settings)  # type: ignore[arg-type]
-        self.bf16_safe = codec.compress_bytes(text, safe)
+        self.bf16_safe = compress_bytes(text, safe)
 
     def decode(self, packed: bytes, lm: object, *, batch: int = 7) -> bytes:
         tokens = Tokens.load(self.model.path)
         found = read_container(packed)
-        return restore(found, decode_chunks_of(found, lm, tokens, batch=batch))  # type: ignore[arg-type]
+        assert isinstance(found.payload, CramPayload)
+        model = DecodingModel(lm=lm, tokens=tokens)  # type: ignore[arg-type]
+        request = Request(wanted=range(len(found.payload.chunks)), batch=batch)
+        return restore(found, decode_chunks_of(found.payload, model, request, QUIET))
 
 
 def check_plain(files: Files) -> None:
     for batch, threads, attention in WAYS:
         compute = ComputeSettings(batch=batch, threads=threads, attention=attention)  # type: ignore[arg-type]
         settings = DecompressSettings(model=str(files.model.path), compute=compute)
-        assert codec.decompress_bytes(files.plain, settings) == files.text, compute
+        assert decompress_bytes(files.plain, settings) == files.text, compute
 
 
 def check_bf16(files: Files) -> None:
-    container = read_container(files.bf16_safe)
-    assert container.bf16_safe
-    assert container.min_margin is not None
-    assert container.min_margin >= BF16_SAFE_MARGIN - 0.01
+    payload = read_container(files.bf16_safe).payload
+    assert isinstance(payload, CramPayload)
+    assert payload.bf16_safe
+    assert payload.min_margin is not None
+    assert payload.min_margin >= BF16_SAFE_MARGIN - 0.01
     for attention in ("sdpa", "eager"):
         for dtype, batches in ((torch.bfloat16, (1, 2, 7)), (torch.float32, (7,))):
             lm = load_model(files.model, device=CPU, dtype=dtype, attention=attention)
@@ -113,7 +123,7 @@ def default() -> Files:
 
 class TestTinyModel:
     def test_batches_threads_and_kernels(self, tiny: Files) -> None:
-        assert any(chunk.mem is not None for chunk in read_container(tiny.plain).chunks)
+        assert any(chunk.mem is not None for chunk in read_container(tiny.plain).payload.chunks)
         check_plain(tiny)
 
     def test_bf16_where_the_file_is_safe(self, tiny: Files) -> None:
@@ -131,12 +141,13 @@ class TestTinyModel:
 @pytest.mark.real_model
 class TestDefaultModel:
     def test_batches_threads_and_kernels(self, default: Files) -> None:
-        chunks = read_container(default.plain).chunks
+        chunks = read_container(default.plain).payload.chunks
         assert chunks and all(chunk.mem is not None for chunk in chunks)
         check_plain(default)
 
     def test_bf16_where_the_file_is_safe(self, default: Files) -> None:
-        assert any(chunk.mem is not None for chunk in read_container(default.bf16_safe).chunks)
+        chunks = read_container(default.bf16_safe).payload.chunks
+        assert any(chunk.mem is not None for chunk in chunks)
         check_bf16(default)
 
     def test_ten_times_the_noise(self, default: Files) -> None:

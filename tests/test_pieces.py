@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from llmzip.errors import IntegrityError, SettingsError
-from llmzip.store.container import (
-    Arith,
-    ArithRun,
-    ArithSegment,
-    Chunk,
-    Container,
-    CramRun,
-    Run,
-    StoredRun,
-    chunk_check,
-    content_hash,
-    segment_check,
-)
-from llmzip.store.damaged import LostRun
-from llmzip.store.pieces import PieceMap, restore
+from llmzip.store.arith_payload import ArithSegment
+from llmzip.store.container import Container
+from llmzip.store.cram_payload import Chunk
+from llmzip.store.original import chunk_check, content_hash, segment_check
+from llmzip.store.payload import StoredRun
+from llmzip.store.pieces import LostRun, PieceMap, restore
+from tests.containers import arith_container, cram_container, stored_container
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,38 +50,27 @@ def a_segment(text: bytes) -> ArithSegment:
     return ArithSegment(num_tokens=1, num_bytes=len(text), check=check, num_lanes=1, stream=b"x")
 
 
-def arith_of(texts: list[bytes]) -> Arith:
-    return Arith(
-        segments=tuple(map(a_segment, texts)),
-        prefix_tokens=0,
-        window_tokens=96,
-        guard_code=1,
-        wrap=0,
-        mem=None,
-    )
-
-
 def case(runs: list[tuple[str, list[bytes]]], *, sizes: list[int] | None = None) -> Case:
     """Runs of a kind and their pieces; "arith" runs are cut into segments of these sizes, which
     may span runs."""
-    made: list[Run] = []
+    made: list[Any] = []
     texts: list[bytes] = []
     original, pieces = b"", list[int | None]()
     for kind, parts in runs:
         data = b"".join(parts)
         original += data
         if kind == "stored":
-            made.append(StoredRun(data=data))
+            made.append(data)
             pieces += [None] * len(data)
         elif kind == "cram":
-            made.append(CramRun(chunks=tuple(map(a_chunk, parts))))
+            made.append([a_chunk(part) for part in parts])
             for part in parts:
                 pieces += [len(texts)] * len(part)
                 texts.append(part)
         else:
-            made.append(ArithRun(num_bytes=len(data)))
+            made.append(len(data))
             pieces += [0] * len(data)
-    arith = None
+    check = {"original_hash": content_hash(original)}
     if sizes is not None:
         places = [index for index, piece in enumerate(pieces) if piece is not None]
         bounds = [0, *accumulate(sizes)]
@@ -96,15 +78,11 @@ def case(runs: list[tuple[str, list[bytes]]], *, sizes: list[int] | None = None)
             for place in places[first:last]:
                 pieces[place] = number
             texts.append(bytes(original[place] for place in places[first:last]))
-        arith = arith_of(texts)
-    container = Container(
-        original_bytes=len(original),
-        original_hash=content_hash(original),
-        xz_bytes=0,
-        zstd_bytes=0,
-        runs=tuple(made),
-        arith=arith,
-    )
+        container = arith_container([a_segment(text) for text in texts], *made, **check)
+    elif texts:
+        container = cram_container(*made, **check)
+    else:
+        container = stored_container(original, **check)
     return Case(container=container, texts=texts, original=original, pieces=pieces)
 
 
@@ -250,7 +228,7 @@ def test_pieces_that_there_are_not(kind: str) -> None:
     layout = of_kind(kind).layout
     number = {"cram": 3, "arith": 3, "stored": 0}[kind]
     assert layout.num_pieces == number
-    noun = "segments" if kind == "arith" else "chunks"
+    noun = {"cram": "chunks", "arith": "segments", "stored": "chunks"}[kind]
     for first, last in ((1, number + 1), (number + 1, number + 1), (0, 1), (2, 1)):
         with pytest.raises(SettingsError, match=f"{first}-{last}, the file has {number} {noun}"):
             layout.span_of(first, last)

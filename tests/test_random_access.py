@@ -13,21 +13,19 @@ import pytest
 import llmzip
 from llmzip.cli.main import main
 from llmzip.codecs.arith import decoder as arith_decoding
-from llmzip.codecs.arith.segment_decoder import Encoded
+from llmzip.codecs.arith.segment_coding import Encoded
 from llmzip.codecs.cram import decoder as decoding
 from llmzip.codecs.cram.greedy import DecodeChunk
+from llmzip.config import ComputeSettings, DecompressSettings
 from llmzip.errors import IntegrityError, SettingsError
+from llmzip.inspect.explain import explain_bytes
 from llmzip.progress import Progress
-from llmzip.store.container import (
-    Chunk,
-    Container,
-    CramRun,
-    GridMem,
-    StoredRun,
-    content_hash,
-    read_container,
-    write_container,
-)
+from llmzip.store.arith_payload import ArithPayload
+from llmzip.store.container import Container, read_container, write_container
+from llmzip.store.cram_payload import Chunk
+from llmzip.store.original import content_hash
+from llmzip.store.payload import StoredRun
+from llmzip.store.vectors import GridMem
 from tests.held_text import (
     BETWEEN,
     FIRST,
@@ -70,9 +68,9 @@ def part(data: bytes, model: Path, **more: Any) -> bytes:
 def needed_by(container: Container, first: int, last: int) -> list[int]:
     """The pieces that must be decoded for pieces `first` to `last`: those of the same segments
     that stand before them, too."""
-    if container.arith:
+    if isinstance(container.payload, ArithPayload):
         return list(range(first, last + 1))
-    while not container.chunks[first].starts_segment:
+    while not container.payload.chunks[first].starts_segment:
         first -= 1
     return list(range(first, last + 1))
 
@@ -111,9 +109,9 @@ def test_the_files_have_what_is_tested_here(kind: str, data: bytes, model: Path)
     if kind == "arith":
         assert any(first < len(FIRST) < last for first, last in pieces(kind, model))
     else:
-        starts = [chunk.starts_segment for chunk in container.chunks]
+        starts = [chunk.starts_segment for chunk in container.payload.chunks]
         assert starts.count(False) > 1
-        assert any(isinstance(chunk.mem, GridMem) for chunk in container.chunks) == (
+        assert any(isinstance(chunk.mem, GridMem) for chunk in container.payload.chunks) == (
             kind == "coded"
         )
 
@@ -136,7 +134,7 @@ def test_a_span_is_the_slice_and_no_more_is_decoded(
     container = read_container(data)
     own = [p for p in piece_of_each_byte(kind, model)[slice(*span)] if p is not None]
     needed = needed_by(container, own[0], own[-1]) if own else []
-    every = container.arith.segments if container.arith else container.chunks
+    every = container.payload.pieces
     events: list[Progress] = []
     assert part(data, model, span=span, progress=events.append) == ORIGINAL[slice(*span)]
     assert decoder.num_chunks == len(needed)
@@ -189,24 +187,18 @@ def test_a_stored_file() -> None:
 def damaged(data: bytes, number: int) -> bytes:
     """A sound file one of whose pieces holds another text than its check says."""
     container = read_container(data)
-    if container.arith:
-        segments = list(container.arith.segments)
+    payload = container.payload
+    if isinstance(payload, ArithPayload):
+        segments = list(payload.segments)
         stream = bytearray(segments[number].stream)
         stream[len(stream) // 2] ^= 0x55
         segments[number] = replace(segments[number], stream=bytes(stream))
-        arith = replace(container.arith, segments=tuple(segments))
-        return write_container(replace(container, arith=arith))
-    left = number
-    runs = []
-    for run in container.runs:
-        if isinstance(run, CramRun):
-            chunks = list(run.chunks)
-            if 0 <= left < len(chunks):
-                chunks[left] = turned(chunks[left])
-            left -= len(chunks)
-            run = CramRun(chunks=tuple(chunks))
-        runs.append(run)
-    return write_container(replace(container, runs=tuple(runs)))
+        wrong = replace(payload, segments=tuple(segments))
+        return write_container(replace(container, payload=wrong))
+    chunks = list(payload.chunks)
+    chunks[number] = turned(chunks[number])
+    wrong = replace(payload, chunks=tuple(chunks))
+    return write_container(replace(container, payload=wrong))
 
 
 def turned(chunk: Chunk) -> Chunk:
@@ -244,6 +236,31 @@ def test_damage_matters_where_it_is_needed(kind: str, data: bytes, model: Path) 
     assert inside >= 3 and outside >= 3
 
 
+def test_explain_says_which_piece_is_another(kind: str, data: bytes, model: Path) -> None:
+    settings = DecompressSettings(model=str(model))
+    noun = "segment" if kind == "arith" else "chunk"
+    for bad in range(len(pieces(kind, model))):
+        with pytest.raises(IntegrityError, match=f"{noun} {bad + 1} decodes to different text"):
+            explain_bytes(damaged(data, bad), settings)
+
+
+def test_explain_decodes_so_many_rows_together(
+    kind: str, data: bytes, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner: Any = arith_decoding if kind == "arith" else decoding
+    name = "decode_wave" if kind == "arith" else "decode_segments"
+    real, batches = getattr(owner, name), []
+
+    def decode(*args: Any, **more: Any) -> Any:
+        batches.append(more["batch"])
+        return real(*args, **more)
+
+    monkeypatch.setattr(owner, name, decode)
+    compute = ComputeSettings(batch=3)
+    explain_bytes(data, DecompressSettings(model=str(model), compute=compute))
+    assert set(batches) == {3}
+
+
 def test_a_part_without_its_hash_has_its_own_checks(data: bytes, model: Path) -> None:
     forged = write_container(replace(read_container(data), original_hash=bytes(32)))
     assert part(forged, model, span=(3, 90)) == ORIGINAL[3:90]
@@ -256,7 +273,7 @@ def test_a_part_without_its_hash_has_its_own_checks(data: bytes, model: Path) ->
 
 @pytest.mark.parametrize("span", [(0, SIZE + 1), (SIZE + 1, SIZE + 1)])
 def test_a_span_beyond_the_end(data: bytes, model: Path, span: tuple[int, int]) -> None:
-    with pytest.raises(SettingsError, match=f"--bytes ends at {SIZE + 1}, .* has {SIZE} bytes"):
+    with pytest.raises(SettingsError, match=f"`span` ends at {SIZE + 1}, .* has {SIZE} bytes"):
         part(data, model, span=span)
 
 

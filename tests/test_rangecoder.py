@@ -24,8 +24,7 @@ from llmzip.store.range_coder import (
     RangeWriter,
     boundaries,
 )
-from llmzip.store.rice import pack_rice, read_rice
-from llmzip.store.varint import Cursor
+from llmzip.store.varint import Cursor, pack_rice, read_rice
 
 
 def ints(values: Any) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmzip.codecs.cram.ranks import rank_of, token_at
+from llmzip.codecs.cram.greedy import rank_of, token_at
 from llmzip.store.residual import MAX_RANK, Ranked
 
 GUARD = 0.1

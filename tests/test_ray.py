@@ -16,9 +16,10 @@ import psutil
 import pytest
 import ray_scaling
 
-from llmzip.api import compress as codec
+from llmzip.api.compress import compress_bytes
 from llmzip.cluster.pool import MOST_TRIES, WorkerLost, run_jobs
-from llmzip.cluster.ray_workers import RayExecutor, ray_executor
+from llmzip.cluster.ray_workers import ray_workers
+from llmzip.codecs.context import Context
 from llmzip.codecs.cram import groups
 from llmzip.config import ClusterSettings, CompressSettings
 from llmzip.errors import Interrupted, LlmzipError, SettingsError
@@ -27,6 +28,7 @@ from llmzip.store.journal import Journal
 from tests.tiny_models import TEXT
 
 ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.ray
 
 ROOT = str(Path(__file__).resolve().parent.parent)
 BOOK = TEXT[:500].encode()
@@ -205,11 +207,12 @@ def actors() -> list[psutil.Process]:
 
 
 @pytest.mark.filterwarnings("default")  # Ray's own
+@pytest.mark.slow
 def test_two_workers_of_which_one_is_killed(
     cluster: None, small_groups: None, tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     own = CompressSettings(model=str(tiny_model("llama")), **OPTIONS)
-    expected = codec.compress_bytes(BOOK, own)
+    expected = compress_bytes(BOOK, own)
     said: list[str] = []
     killed: list[int] = []
 
@@ -222,10 +225,10 @@ def test_two_workers_of_which_one_is_killed(
             victim.kill()
 
     journal = Journal.open(str(tmp_path / "x.part"))
-    with ray_executor(ClusterSettings(num_workers=2), say=said.append) as executor:
+    with ray_workers(ClusterSettings(num_workers=2), say=said.append) as workers:
         assert (
-            codec.compress_bytes(
-                BOOK, own, executor=executor, journal=journal, on_progress=kill_one
+            compress_bytes(
+                BOOK, own, context=Context(workers=workers, journal=journal, on_progress=kill_one)
             )
             == expected
         )
@@ -233,7 +236,7 @@ def test_two_workers_of_which_one_is_killed(
         assert said[0] == "2 workers on the Ray cluster, 1 core each"
         assert sum(line.endswith("was lost; its work is done again") for line in said) == 1
 
-        # Stopped in the middle, and gone on with by the same executor.
+        # Stopped in the middle, and gone on with by the same workers.
         cancel = threading.Event()
         journal = Journal.open(str(tmp_path / "y.part"))
 
@@ -242,36 +245,46 @@ def test_two_workers_of_which_one_is_killed(
                 cancel.set()
 
         with pytest.raises(Interrupted):
-            codec.compress_bytes(
-                BOOK, own, executor=executor, journal=journal, on_progress=stop, cancel=cancel
+            compress_bytes(
+                BOOK,
+                own,
+                context=Context(workers=workers, journal=journal, on_progress=stop, cancel=cancel),
             )
         assert journal.has_work
-        assert codec.compress_bytes(BOOK, own, executor=executor, journal=journal) == expected
+        assert (
+            compress_bytes(BOOK, own, context=Context(workers=workers, journal=journal)) == expected
+        )
         journal.remove()
 
         # An error of ours comes back as one.
         broken = CompressSettings(model=str(tiny_model("llama")), **OPTIONS)
-        shared = _terms_with_another_digest(executor, broken)
+        shared = _settings_with_another_digest(broken)
         with pytest.raises(LlmzipError, match="on a worker: .* is not the model of the run") as got:
-            list(executor.decode(shared, expected, [range(1)], say=said.append, cancel=None))
+            list(
+                workers.run(
+                    shared, "decode", [range(1)], common=(expected,), say=said.append, cancel=None
+                )
+            )
         assert got.value.exit_code == 5
-    assert ray.is_initialized()  # it was not the executor's
+    assert ray.is_initialized()  # it was not made by `ray_workers`
 
 
 @pytest.mark.filterwarnings("default")
+@pytest.mark.slow
 def test_a_cluster_that_has_room_for_one_worker_of_two(
     cluster: None, small_groups: None, tiny_model: Callable[..., Path]
 ) -> None:
     own = CompressSettings(model=str(tiny_model("llama")), **OPTIONS)
-    expected = codec.compress_bytes(BOOK, own)
+    expected = compress_bytes(BOOK, own)
     somebody = ray.remote(num_cpus=1)(Somebody).remote()
     ray.get(somebody.is_here.remote())
-    with ray_executor(ClusterSettings(num_workers=2)) as executor:
-        assert codec.compress_bytes(BOOK, own, executor=executor) == expected
+    with ray_workers(ClusterSettings(num_workers=2)) as workers:
+        assert compress_bytes(BOOK, own, context=Context(workers=workers)) == expected
     ray.kill(somebody)
 
 
 @pytest.mark.filterwarnings("default")
+@pytest.mark.slow
 def test_the_model_beside_real_runs(
     cluster: None, small_groups: None, tiny_model: Callable[..., Path],
     capsys: pytest.CaptureFixture[str],
@@ -290,22 +303,23 @@ class Somebody:
     def is_here(self) -> None: ...
 
 
-def _terms_with_another_digest(executor: RayExecutor, own: CompressSettings) -> Any:
+def _settings_with_another_digest(own: CompressSettings) -> Any:
     from llmzip.codecs.cram.executor import WorkerSettings
+    from llmzip.lm.devices import Numerics
     from llmzip.lm.zoo import resolve
 
     files = replace(resolve(str(own.model)), digest=bytes(16))
     return WorkerSettings(
-        model=str(own.model), files=files, numerics="cpu torch.float32", min_margin=0.05,
-        settings=own,
+        model=str(own.model), files=files, numerics=Numerics("cpu", "torch.float32"),
+        min_margin=0.05, settings=own,
     )  # fmt: skip
 
 
 def test_more_cores_than_there_are(cluster: None, tiny_model: Callable[..., Path]) -> None:
     own = CompressSettings(model=str(tiny_model("llama")), **OPTIONS)
-    with ray_executor(ClusterSettings(cores=64)) as executor:
+    with ray_workers(ClusterSettings(cores=64)) as workers:
         with pytest.raises(SettingsError, match="no machine of the cluster has 64 cores"):
-            codec.compress_bytes(BOOK, own, executor=executor)
+            compress_bytes(BOOK, own, context=Context(workers=workers))
 
 
 @pytest.mark.parametrize("bad", [{"num_workers": 0}, {"cores": 0}, {"cores": 10**6}])
@@ -317,6 +331,6 @@ def test_numbers_of_workers_and_cores(bad: dict[str, int]) -> None:
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SettingsError, match="needs the package ray") as caught:
-        with ray_executor(ClusterSettings()):
+        with ray_workers(ClusterSettings()):
             raise AssertionError
     assert caught.value.hint == "pip install ray"

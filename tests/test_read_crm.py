@@ -17,12 +17,14 @@ import zstandard
 
 from llmzip.errors import FormatError
 from llmzip.store import header
-from llmzip.store.container import GridMem, Ranked, parse_container, write_container
+from llmzip.store.container import parse_container, summarise_container, write_container
 from llmzip.store.cram_patches import ChunkPatches, pack_coded_patches
-from llmzip.store.summary import summarise_container
+from llmzip.store.residual import Ranked
 from llmzip.store.varint import encode_varint
+from llmzip.store.vectors import GridMem
 from tests import reference
-from tests.test_arith_container import a_file, a_segment, an_arith
+from tests.containers import cram_of
+from tests.test_arith_container import a_file, a_segment
 from tests.test_container import (
     DATA,
     HUGE,
@@ -213,7 +215,7 @@ def with_zstd_columns(data: bytes) -> bytes:
 def test_both_want_a_byte_of_columns_for_each_chunk_or_segment() -> None:
     grid = GridMem(symbols=np.zeros((1, 2), np.int16), steps=np.full(1, 0x3F80, np.uint16))
     coded = with_chunks(*[a_chunk(mem=grid)] * 900, bits=4)
-    arith = a_file(an_arith(*[a_segment()] * 900))
+    arith = a_file(*[a_segment()] * 900)
     for container in (coded, arith):
         assert refused_by_both(with_zstd_columns(write_container(container)))
     raw = write_container(with_chunks(*[a_chunk()] * 900))  # its patches have that byte
@@ -270,5 +272,5 @@ def test_both_want_a_margin_exactly_with_an_unpatched_token() -> None:
         at = fields.index(b"\1\2\x10\0") + 4  # behind K, D, bits and tokens of context
         for margin in (0, 1, 255):
             changed = fields[:at] + bytes([margin]) + fields[at + 1 :]
-            is_literal = container.min_margin is None
+            is_literal = cram_of(container).min_margin is None
             assert refused_by_both(seal(front, changed, body)) == (is_literal != (margin == 0))

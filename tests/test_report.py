@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from llmzip.errors import LimitExceeded, NotACrmFile
-from llmzip.inspect.figures import BitCounts, printable
-from llmzip.inspect.report import read_report
-from llmzip.inspect.text import guard_text, margin_text
+from llmzip.inspect.report import BitCounts, Report, printable, read_report
 from llmzip.store.container import read_container, write_container
+from tests.containers import changed
 
 DATA = Path(__file__).parent / "data"
 
@@ -33,6 +34,11 @@ def arith():
 @pytest.fixture
 def stored():
     return read_report((DATA / "v1_stored.crm").read_bytes())
+
+
+def with_payload(report: Report, **changes: object) -> Report:
+    """The same with other figures of what holds its text."""
+    return replace(report, payload=replace(report.payload, **changes))
 
 
 def test_figures_of_the_golden_file(tiny):
@@ -63,6 +69,16 @@ def test_figures_of_the_arith_file(arith):
     assert figures.shared_bits == arith.bit_counts.vectors > 0
 
 
+def test_what_a_report_does_not_have_is_no_attribute(tiny, arith, stored):
+    assert tiny.arith is stored.arith is stored.cram is arith.cram is None
+    assert tiny.cram is tiny.payload and arith.arith is arith.payload
+    for report in (tiny, arith, stored):
+        for owner in (report, report.bit_counts):
+            with pytest.raises(AttributeError, match="no_such_figure"):
+                _ = owner.no_such_figure
+        assert copy.copy(report) == pickle.loads(pickle.dumps(report)) == report
+
+
 def test_an_arith_file_has_no_chunks_and_no_vectors_of_theirs(arith):
     assert arith.num_chunks == arith.num_vectors == arith.num_vector_tokens == 0
     assert (arith.num_mem, arith.mem_dim, arith.context_tokens) == (0, 0, 0)
@@ -77,8 +93,7 @@ def test_each_file_names_its_codec(tiny, arith, stored):
 @pytest.mark.parametrize(("wrap", "line_end"), [(0, None), (1, "LF"), (2, "CR LF")])
 def test_line_ends_are_named(wrap, line_end):
     container = read_container((DATA / "v1_arith.crm").read_bytes())
-    changed = replace(container, arith=replace(container.arith, wrap=wrap))
-    report = read_report(write_container(changed))
+    report = read_report(write_container(changed(container, wrap=wrap)))
     assert report.arith.line_end == line_end
     assert ("line ends taken out" in report.to_text()) == (line_end is not None)
 
@@ -159,20 +174,20 @@ def test_text_of_an_arith_file(arith):
 
 
 def test_text_of_an_arith_file_without_vectors_and_of_one_segment(arith):
-    figures = replace(arith.arith, num_shared_vectors=0, shared_dim=0, shared_bits=0)
-    counts = replace(arith.bit_counts, vectors=0)
-    text = replace(arith, arith=replace(figures, line_end=None), bit_counts=counts).to_text()
+    none = with_payload(arith, num_shared_vectors=0, shared_dim=0, shared_bits=0)
+    counts = BitCounts(none.bit_counts | {"vectors": 0})
+    text = replace(with_payload(none, line_end=None), bit_counts=counts).to_text()
     assert "vectors" not in text and "line ends" not in text
-    one = replace(arith, num_segments=1, num_tokens=37_982, arith=replace(figures, num_lanes=8))
+    one = with_payload(none, num_segments=1, num_tokens=37_982, num_lanes=8)
     assert "segments  1 of 37,982 tokens, 8 lanes, prefix 4, window" in one.to_text()
-    alone = replace(one, arith=replace(figures, num_lanes=1))
+    alone = with_payload(one, num_lanes=1)
     assert "segments  1 of 37,982 tokens, 1 lane, window 300 tokens" in alone.to_text()
 
 
 def test_the_words_of_the_guard_are_those_of_the_encoder(arith):
     from llmzip.codecs.arith.encoder import _GUARD_OF_NOISE
 
-    assert _GUARD_OF_NOISE == 8 and "at most an eighth" in guard_text(arith.arith)
+    assert _GUARD_OF_NOISE == 8 and "at most an eighth" in arith.arith.guard_text()
 
 
 def test_text_shows_what_a_reader_needs(tiny):
@@ -203,7 +218,8 @@ def test_text_without_a_model_claims_no_model(stored):
 
 
 def test_a_larger_container_says_so_and_why(tiny, stored):
-    expensive = replace(tiny, container_bytes=5000, bit_counts=replace_bits(3 * 1152 * 8))
+    costly = with_payload(tiny, vector_bytes=3 * 1152)
+    expensive = replace(costly, container_bytes=5000, bit_counts=replace_bits(3 * 1152 * 8))
     assert expensive.is_larger
     assert "larger than the original by 4,970 bytes" in expensive.to_text()
     assert "16-bit vectors cost more than this text" in expensive.to_text()
@@ -230,9 +246,9 @@ def replace_bits(vectors: int) -> BitCounts:
     ],
 )
 def test_margin_in_words(tiny, margin, bf16_safe, label, words):
-    report = replace(tiny, min_margin=margin, bf16_safe=bf16_safe)
+    report = with_payload(tiny, min_margin=margin, bf16_safe=bf16_safe)
     assert report.margin_label == label == report.to_dict()["margin_label"]
-    assert words in margin_text(report)
+    assert words in report.payload.margin_text()
     assert words in report.to_text()
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from llmzip.api import compress as codec
+from llmzip.api.compress import compress_bytes
+from llmzip.api.decompress import decompress_bytes
 from llmzip.codecs.cram.chunking import Segment, plan_segments
 from llmzip.codecs.cram.engine import Engine
 from llmzip.codecs.cram.fixing import fix_some, fixed_share
@@ -25,12 +26,12 @@ from llmzip.codecs.cram.rounding import (
     next_steps,
     round_steps,
 )
-from llmzip.codecs.cram.settings import EngineSettings
-from llmzip.codecs.cram.tasks import Crammed, Task
+from llmzip.codecs.cram.tasks import Crammed, EngineSettings, Task
 from llmzip.config import CompressSettings, DecompressSettings
 from llmzip.lm.model import FrozenLM
-from llmzip.store.container import GridMem, read_container
-from llmzip.store.vectors import grid_values, quantise_step, step_value
+from llmzip.store.container import read_container
+from llmzip.store.cram_payload import CramPayload
+from llmzip.store.vectors import GridMem, grid_values, quantise_step, step_value
 from tests.tiny_models import SHORT_TEXT
 
 PLAN = GridPlan(bits=2.0, free_steps=20, fixing_steps=10, total_steps=50, last_step=200)
@@ -245,8 +246,8 @@ class TestEngine:
             assert torch.equal(as_stored(symbols * chunk.grid_steps[:, None]), chunk.mem.float())
             before = [*task.segment.start_ids, *task.segment.ids[: task.start]]
             decoded, _ = decode_chunks(
-                lm, lm.empty(1), [before], chunk.mem.float()[None], [task.num_tokens],
-                [dict(chunk.patches)],
+                lm, lm.empty(1), [before], chunk.mem.float()[None],
+                [(task.num_tokens, dict(chunk.patches))],
             )  # fmt: skip
             assert decoded.ids[0].tolist() == list(task.ids)
             assert len(chunk.patches) <= max(1, task.num_tokens // 8)
@@ -268,11 +269,11 @@ class TestEngine:
 @pytest.mark.parametrize("bits", [8, 6, 5, 4, 3, 2, 1])
 def test_bytes_come_back_at_every_precision(bits: int, tiny_model: Callable[..., Path]) -> None:
     model = str(tiny_model("llama"))
-    packed = codec.compress_bytes(
+    packed = compress_bytes(
         SHORT_TEXT,
         CompressSettings(model=model, bits=bits, num_mem=2, budget_bits=40.0, context_tokens=20),
     )
-    container = read_container(packed)
-    assert container.bits == bits
-    assert all(isinstance(c.mem, GridMem) for c in container.chunks if c.mem is not None)
-    assert codec.decompress_bytes(packed, DecompressSettings(model=model)) == SHORT_TEXT
+    payload = read_container(packed).payload
+    assert isinstance(payload, CramPayload) and payload.bits == bits
+    assert all(isinstance(c.mem, GridMem) for c in payload.chunks if c.mem is not None)
+    assert decompress_bytes(packed, DecompressSettings(model=model)) == SHORT_TEXT

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmzip.api import compress as codec
+from llmzip.api.compress import compress_bytes
+from llmzip.api.decompress import decompress_bytes
+from llmzip.codecs.context import Context
 from llmzip.config import CompressSettings, ComputeSettings, DecompressSettings
 from llmzip.errors import (
     Corrupt,
@@ -20,7 +22,10 @@ from llmzip.errors import (
     ModelMismatch,
     ModelUnavailable,
 )
-from llmzip.store.container import CramRun, GridMem, StoredRun, read_container, write_container
+from llmzip.store.container import read_container, write_container
+from llmzip.store.cram_payload import CramPayload
+from llmzip.store.payload import StoredRun
+from llmzip.store.vectors import GridMem
 from tests.tiny_models import ARCHITECTURES
 
 TEXT = b"the old mill stands by the river, and the water turns its wheel"
@@ -28,12 +33,12 @@ TEXT = b"the old mill stands by the river, and the water turns its wheel"
 
 def compress(data: bytes, model: Path, **settings: object) -> bytes:
     plain = {"budget_bits": 40.0, "max_steps": 80, "context_tokens": 0} | settings
-    return codec.compress_bytes(data, CompressSettings(model=str(model), **plain))  # type: ignore[arg-type]
+    return compress_bytes(data, CompressSettings(model=str(model), **plain))  # type: ignore[arg-type]
 
 
 def decompress(packed: bytes, model: Path, **compute: object) -> bytes:
     settings = DecompressSettings(model=str(model), compute=ComputeSettings(**compute))  # type: ignore[arg-type]
-    return codec.decompress_bytes(packed, settings)
+    return decompress_bytes(packed, settings)
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +53,19 @@ def packed(llama: Path) -> bytes:
 
 @pytest.mark.parametrize("context", [0, 256])
 @pytest.mark.parametrize("num_mem", [1, 2, 4])
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "arch",
+    ["llama", *(pytest.param(arch, marks=pytest.mark.slow) for arch in ARCHITECTURES[1:])],
+)
 def test_every_architecture(
     tiny_model: Callable[..., Path], arch: str, num_mem: int, context: int
 ) -> None:
     model = tiny_model(arch)
     packed = compress(TEXT, model, num_mem=num_mem, context_tokens=context)
     container = read_container(packed)
-    chunks = container.chunks
+    chunks = container.payload.chunks
     assert decompress(packed, model) == TEXT
-    assert container.num_mem == num_mem
+    assert container.payload.num_mem == num_mem
     assert sum(chunk.mem is not None for chunk in chunks) > len(chunks) / 2
     if context == 0:
         assert all(chunk.starts_segment for chunk in chunks)
@@ -71,7 +79,7 @@ def test_every_architecture(
 def test_a_start_token_stands_before_every_segment(tiny_model: Callable[..., Path]) -> None:
     model = tiny_model("llama", bos=True)
     packed = compress(TEXT[:40], model)
-    assert read_container(packed).start_id == 260
+    assert read_container(packed).payload.model.start_id == 260
     assert decompress(packed, model) == TEXT[:40]
 
 
@@ -96,10 +104,10 @@ def test_torch_settings_are_given_back(packed: bytes, llama: Path) -> None:
 def test_hopeless_chunks_are_split_and_in_the_end_stored_token_by_token(llama: Path) -> None:
     packed = compress(TEXT, llama, budget_bits=400.0, max_steps=1)
     container = read_container(packed)
-    literal = [chunk for chunk in container.chunks if chunk.mem is None]
+    literal = [chunk for chunk in container.payload.chunks if chunk.mem is None]
     assert literal
     assert all(len(chunk.patches) == chunk.num_tokens for chunk in literal)
-    assert container.chunks[0].num_tokens < len(TEXT)
+    assert container.payload.chunks[0].num_tokens < len(TEXT)
     assert decompress(packed, llama) == TEXT
 
 
@@ -152,7 +160,7 @@ def test_another_model_is_refused(packed: bytes, tiny_model: Callable[..., Path]
 
 def test_a_model_that_only_the_file_names_is_not_loaded(packed: bytes) -> None:
     with pytest.raises(ModelUnavailable):
-        codec.decompress_bytes(packed, DecompressSettings())
+        decompress_bytes(packed, DecompressSettings())
 
 
 def test_every_flipped_byte_is_detected(packed: bytes, llama: Path) -> None:
@@ -165,14 +173,15 @@ def test_every_flipped_byte_is_detected(packed: bytes, llama: Path) -> None:
 
 def test_other_vectors_behind_sound_checksums_fail_the_hash(packed: bytes, llama: Path) -> None:
     container = read_container(packed)
-    run = next(run for run in container.runs if isinstance(run, CramRun))
-    first = next(i for i, chunk in enumerate(run.chunks) if chunk.mem is not None)
-    mem = run.chunks[first].mem
+    payload = container.payload
+    assert isinstance(payload, CramPayload)
+    first = next(i for i, chunk in enumerate(payload.chunks) if chunk.mem is not None)
+    mem = payload.chunks[first].mem
     assert isinstance(mem, GridMem)
-    chunks = list(run.chunks)
+    chunks = list(payload.chunks)
     turned = replace(mem, symbols=mem.symbols[:, ::-1].copy())
     chunks[first] = replace(chunks[first], mem=turned)
-    forged = replace(container, runs=(CramRun(chunks=tuple(chunks)),))
+    forged = replace(container, payload=replace(payload, chunks=tuple(chunks)))
     with pytest.raises(IntegrityError) as caught:
         decompress(write_container(forged), llama)
     assert caught.value.exit_code == 6
@@ -181,10 +190,12 @@ def test_other_vectors_behind_sound_checksums_fail_the_hash(packed: bytes, llama
 
 def test_a_patch_beyond_the_vocabulary_is_refused(packed: bytes, llama: Path) -> None:
     container = read_container(packed)
-    run = next(run for run in container.runs if isinstance(run, CramRun))
-    chunks = (replace(run.chunks[0], patches=((0, 100_000),)), *run.chunks[1:])
+    payload = container.payload
+    assert isinstance(payload, CramPayload)
+    chunks = (replace(payload.chunks[0], patches=((0, 100_000),)), *payload.chunks[1:])
+    forged = replace(container, payload=replace(payload, chunks=chunks))
     with pytest.raises(Corrupt):
-        decompress(write_container(replace(container, runs=(CramRun(chunks=chunks),))), llama)
+        decompress(write_container(forged), llama)
 
 
 def test_cancel_stops_between_steps(llama: Path) -> None:
@@ -201,5 +212,5 @@ def test_cancel_stops_between_steps(llama: Path) -> None:
 
     settings = CompressSettings(model=str(llama), budget_bits=200.0, context_tokens=0)
     with pytest.raises(Interrupted):
-        codec.compress_bytes(TEXT, settings, on_progress=stop_soon, cancel=cancel)
+        compress_bytes(TEXT, settings, context=Context(on_progress=stop_soon, cancel=cancel))
     assert steps < 12

@@ -8,6 +8,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmzip.api import compress as codec
-from llmzip.api.salvage import Salvaged, mark, salvage_bytes
+from llmzip.api import decompress
+from llmzip.api.decompress import Salvaged, mark, salvage_bytes
 from llmzip.cli.main import main
+from llmzip.codecs.context import Context
 from llmzip.config import DecompressSettings
 from llmzip.errors import (
     Corrupt,
@@ -29,20 +31,20 @@ from llmzip.errors import (
     LlmzipError,
     Truncated,
 )
+from llmzip.lm import loaded as models
 from llmzip.lm.tokens import Tokens
 from llmzip.progress import Progress
-from llmzip.store.container import (
-    Container,
-    CramRun,
-    StoredRun,
-    content_hash,
-    read_container,
-    write_container,
-)
-from llmzip.store.damaged import LostRun, read_damaged
-from llmzip.store.header import COLUMNS_ZSTD, CRC_BYTES, HAS_LITERAL, encode_header
+from llmzip.store.arith_payload import ArithPayload
+from llmzip.store.container import read_container, write_container
+from llmzip.store.cram_fields import HAS_LITERAL, CramFields
+from llmzip.store.cram_payload import CramPayload
+from llmzip.store.header import COLUMNS_ZSTD, CRC_BYTES, encode_header
+from llmzip.store.original import content_hash
+from llmzip.store.payload import TextRun
+from llmzip.store.pieces import LostRun, read_damaged
 from llmzip.store.varint import MAX_VARINT, encode_varint
 from llmzip.store.vectors import MAX_STEP, STEP_UNIT
+from tests.containers import arith_of, changed, cram_of, stored_container
 from tests.held_text import (
     BETWEEN,
     FIRST,
@@ -54,7 +56,8 @@ from tests.held_text import (
     pieces,
 )
 from tests.soak.files import PLANES, TAIL_BYTES, assemble, golden, reseal, signed, take_apart
-from tests.soak.hostile import changed, numbers_of
+from tests.soak.hostile import changed as with_field
+from tests.soak.hostile import numbers_of
 
 SIZE = len(ORIGINAL)
 STORED_GAPS = [(len(FIRST), len(FIRST) + len(BETWEEN)), (SIZE - len(TAIL), SIZE)]
@@ -64,7 +67,7 @@ STORED_GAPS = [(len(FIRST), len(FIRST) + len(BETWEEN)), (SIZE - len(TAIL), SIZE)
 def read_once() -> Iterator[None]:
     """The tiny model's files are read once: most cases take less time than that."""
     with pytest.MonkeyPatch.context() as patch:
-        for owner, name in ((codec, "resolve"), (codec, "load_model"), (Tokens, "load")):
+        for owner, name in ((decompress, "resolve"), (models, "load_model"), (Tokens, "load")):
             patch.setattr(owner, name, staticmethod(cache(getattr(owner, name))))
         yield
 
@@ -147,7 +150,9 @@ def test_a_mark() -> None:
 @pytest.mark.parametrize("way", ["flip", "zeros", "lost", "cut"])
 def test_never_a_wrong_byte(data: bytes, model: Path, way: str) -> None:
     outcomes = set()
-    planes = ("streams",) if read_container(data).arith else ("vectors", "patches")
+    planes = ("vectors", "patches")
+    if isinstance(read_container(data).payload, ArithPayload):
+        planes = ("streams",)
     for place in places_in(data, 5, *planes):
         broken = damage(data, place, way)
         assert broken != data
@@ -170,22 +175,16 @@ def test_never_a_wrong_byte(data: bytes, model: Path, way: str) -> None:
 
 def segments(kind: str, data: bytes) -> list[set[int]]:
     """The pieces of each segment."""
-    container = read_container(data)
-    if container.arith:
-        return [{number} for number in range(len(container.arith.segments))]
-    found: list[set[int]] = []
-    for number, chunk in enumerate(container.chunks):
-        if chunk.starts_segment:
-            found.append(set())
-        found[-1].add(number)
-    return found
+    payload = read_container(data).payload
+    assert payload is not None
+    return [set(each) for each in payload.segment_ranges]
 
 
 def test_damaged_vectors_cost_their_own_segment_alone(model: Path) -> None:
     data = held("raw", model)
     first, last = take_apart(data).planes["vectors"]
-    container = read_container(data)
-    with_vectors = [i for i, chunk in enumerate(container.chunks) if chunk.mem is not None]
+    chunks = cram_of(read_container(data)).chunks
+    with_vectors = [i for i, chunk in enumerate(chunks) if chunk.mem is not None]
     size = (last - first) // len(with_vectors)
     for order, number in enumerate(with_vectors):
         place = first + order * size
@@ -207,10 +206,8 @@ def test_an_infinite_vector_costs_its_own_segment_alone(model: Path) -> None:
 
 def test_damaged_streams_cost_their_own_segment_alone(model: Path) -> None:
     data = held("arith", model)
-    container = read_container(data)
-    assert container.arith is not None
     begin = take_apart(data).planes["streams"][0]
-    for number, segment in enumerate(container.arith.segments):
+    for number, segment in enumerate(arith_of(read_container(data)).segments):
         found = salvage(damage(data, begin + len(segment.stream) // 2, "flip"), model)
         check(found)
         assert intact(found, "arith", model) == set(range(found.num_pieces)) - {number}
@@ -268,14 +265,17 @@ def test_what_is_appended_does_not_matter(data: bytes, kind: str, model: Path) -
 def test_text_alone_is_had_back_whole(data: bytes, kind: str, model: Path) -> None:
     """Where nothing is stored, all pieces of a damaged file may be there: then it is verified."""
     container = read_container(data)
-    if container.arith:
-        text = FIRST + ORIGINAL[len(FIRST) + len(BETWEEN) : -len(TAIL)]
-        run: Any = replace(container.runs[0], num_bytes=len(text))
+    if isinstance(container.payload, CramPayload):
+        text, size, chunks = FIRST, 0, []
+        for chunk in container.payload.chunks:
+            if size < len(FIRST):
+                chunks.append(chunk)
+            size += chunk.num_bytes
+        container = changed(container, chunks=tuple(chunks))
     else:
-        text, run = FIRST, container.runs[0]
-    alone = write_container(
-        replace(container, runs=(run,), original_bytes=len(text), original_hash=content_hash(text))
-    )
+        text = FIRST + ORIGINAL[len(FIRST) + len(BETWEEN) : -len(TAIL)]
+    runs = (TextRun(num_bytes=len(text)),)
+    alone = write_container(changed(container, runs=runs, original_hash=content_hash(text)))
     found = salvage(damage(alone, len(alone) - 1, "flip"), model)
     assert found.data == text and found.gaps == ()
     forged = write_container(replace(read_container(alone), original_hash=bytes(32)))
@@ -290,19 +290,13 @@ def test_text_alone_is_had_back_whole(data: bytes, kind: str, model: Path) -> No
 def test_a_sound_file_keeps_its_stored_bytes(model: Path) -> None:
     """Its checksums vouch for them, whatever the model gives here."""
     container = read_container(held("raw", model))
+    ends = list(accumulate(chunk.num_bytes for chunk in cram_of(container).chunks))
     for some in (1, None):
-        runs = tuple(
-            CramRun(
-                chunks=tuple(
-                    replace(chunk, check=chunk.check ^ 1)
-                    for chunk in run.chunks
-                )
-            )
-            if isinstance(run, CramRun) and (some is None or run is container.runs[0])
-            else run
-            for run in container.runs
-        )  # fmt: skip
-        found = salvage(write_container(replace(container, runs=runs)), model)
+        chunks = tuple(
+            replace(chunk, check=chunk.check ^ 1) if some is None or end <= len(FIRST) else chunk
+            for chunk, end in zip(cram_of(container).chunks, ends, strict=True)
+        )
+        found = salvage(write_container(changed(container, chunks=chunks)), model)
         check(found)
         assert (0, len(FIRST)) in found.gaps
         assert BETWEEN in found.data and found.data.endswith(TAIL)
@@ -359,15 +353,7 @@ def check_order(found: Salvaged) -> None:
 
 
 def test_a_damaged_stored_file_is_hopeless() -> None:
-    stored = write_container(
-        Container(
-            original_bytes=SIZE,
-            original_hash=content_hash(ORIGINAL),
-            xz_bytes=0,
-            zstd_bytes=0,
-            runs=(StoredRun(data=ORIGINAL),),
-        )
-    )
+    stored = write_container(stored_container(ORIGINAL, original_hash=content_hash(ORIGINAL)))
     sound = salvage_bytes(stored, DecompressSettings())
     assert sound.data == ORIGINAL and sound.num_pieces == 0
     with pytest.raises(FormatError, match="no checks of their own"):
@@ -375,11 +361,7 @@ def test_a_damaged_stored_file_is_hopeless() -> None:
 
 
 def test_an_empty_file() -> None:
-    empty = write_container(
-        Container(
-            original_bytes=0, original_hash=content_hash(b""), xz_bytes=0, zstd_bytes=0, runs=()
-        )
-    )
+    empty = write_container(stored_container(b"", original_hash=content_hash(b"")))
     assert salvage_bytes(empty, DecompressSettings()).data == b""
     with pytest.raises(FormatError):
         salvage_bytes(b"", DecompressSettings())
@@ -437,15 +419,13 @@ def test_any_damage_behind_a_right_header(data: bytes, model: Path, draw: st.Dat
 
 def test_what_is_not_there_is_not_decoded(model: Path) -> None:
     data = held("arith", model)
-    container = read_container(data)
-    assert container.arith is not None
-    first, *_, last = container.arith.segments
+    first, *_, last = arith_of(read_container(data)).segments
     begin, end = take_apart(data).planes["streams"]
     events: list[Progress] = []
     found = salvage_bytes(
         data[: end - len(last.stream) // 2],
         DecompressSettings(model=str(model)),
-        on_progress=events.append,
+        Context(on_progress=events.append),
     )
     assert found.num_intact == found.num_pieces - 1
     assert {event.chunks_total for event in events} == {found.num_intact}
@@ -457,14 +437,16 @@ def test_chunks_that_break_a_rule_are_lost(model: Path) -> None:
     """Vectors of which damage to the header's steps would make infinities."""
     data = held("coded", model)
     parts = take_apart(data)
-    model_fields = parts.header.model
-    assert model_fields is not None and model_fields.coded is not None
-    highest = MAX_STEP // STEP_UNIT - model_fields.coded.grid.step_span
-    header = changed(parts.header, "model.coded.grid.first_step", highest)
+    fields = parts.header.payload
+    assert isinstance(fields, CramFields) and fields.coded is not None
+    highest = MAX_STEP // STEP_UNIT - fields.coded.grid.step_span
+    header = with_field(parts.header, "payload.coded.grid.first_step", highest)
     body = b"".join(map(parts.plane, PLANES))
     broken = signed(encode_header(header)[:-CRC_BYTES], body)[:-1]
     found = read_damaged(broken, max_output_bytes=SIZE)
-    vectors = [i for i, chunk in enumerate(found.container.chunks) if chunk.mem is not None]
+    vectors = [
+        i for i, chunk in enumerate(cram_of(found.container).chunks) if chunk.mem is not None
+    ]
     assert vectors and found.unreadable == frozenset(vectors)
 
 
@@ -484,7 +466,7 @@ def test_headers_that_lie(draw: st.DataObject) -> None:
     names = st.sampled_from(numbers_of(header))
     value = st.sampled_from(LIMITS) | st.integers(0, 300)
     for path, number in draw.draw(st.lists(st.tuples(names, value), max_size=3)):
-        header = changed(header, path, number)
+        header = with_field(header, path, number)
     body = b"".join(map(parts.plane, PLANES))
     body = body[: draw.draw(st.integers(0, len(body)))]
     try:
@@ -519,21 +501,21 @@ def test_vectors_that_are_not_there_take_no_room(model: Path) -> None:
         parts = take_apart(held(kind, model))
         header = parts.header
         for path, value in (
-            ("model.num_mem", 1024),
-            ("model.mem_dim", 65536),
+            ("payload.empty.num_mem", 1024),
+            ("payload.empty.mem_dim", 65536),
             ("stored_bytes", 1 << 50),
-            *([("model.coded.vector_bytes", 1 << 50)] if kind == "coded" else []),
+            *([("payload.coded.vector_bytes", 1 << 50)] if kind == "coded" else []),
         ):
-            header = changed(header, path, value)
-        assert header.vector_bytes > 1 << 30
+            header = with_field(header, path, value)
+        assert header.payload is not None and header.payload.planes["vectors"] > 1 << 30
         body = b"".join(map(parts.plane, PLANES))
         with Meter() as meter:
             found = read_damaged(
                 signed(encode_header(header)[:-CRC_BYTES], body), max_output_bytes=1 << 30
             )
-        literal = {i for i, chunk in enumerate(read_container(held(kind, model)).chunks)
-                   if chunk.mem is None}  # fmt: skip
-        assert found.unreadable | literal == set(range(len(found.container.chunks)))
+        chunks = cram_of(read_container(held(kind, model))).chunks
+        literal = {i for i, chunk in enumerate(chunks) if chunk.mem is None}
+        assert found.unreadable | literal == set(range(len(cram_of(found.container).chunks)))
         assert meter.mb < 50 and meter.seconds < 1
 
 
@@ -544,7 +526,7 @@ def test_a_table_of_chunks_that_are_not_there(num_chunks: int) -> None:
     table = 4 * varint + bytes(4 * num_chunks)
     frame = zstandard.ZstdCompressor(level=1).compress(table)
     tiny = take_apart(golden()["v1_tiny.crm"])
-    assert tiny.header.model is not None
+    assert isinstance(tiny.header.payload, CramFields)
     counts = {"num_chunks": num_chunks, "num_literal": 0, "patch_bytes": 1 << 40}
     header = replace(
         tiny.header,
@@ -554,7 +536,7 @@ def test_a_table_of_chunks_that_are_not_there(num_chunks: int) -> None:
         original_bytes=num_chunks,
         columns_bytes=len(frame),
         stored_bytes=0,
-        model=replace(tiny.header.model, **counts),
+        payload=replace(tiny.header.payload, **counts),
     )
     data = signed(encode_header(header)[:-CRC_BYTES], frame)
     with Meter() as meter, pytest.raises(LimitExceeded, match="tokens to be decoded"):
@@ -565,19 +547,11 @@ def test_a_table_of_chunks_that_are_not_there(num_chunks: int) -> None:
 def test_tokens_beyond_all_likelihood(model: Path) -> None:
     """A damaged file is held to the same limit as a sound one, and it can be raised."""
     container = read_container(held("arith", model))
-    assert container.arith is not None
-    first, *others = container.arith.segments
+    first, *others = arith_of(container).segments
     many = replace(first, num_tokens=1 << 24, num_bytes=1 << 25, stream=bytes(1 << 12))
-    runs = (replace(container.runs[0], num_bytes=container.runs[0].num_bytes + (1 << 25)
-                    - first.num_bytes), *container.runs[1:])  # fmt: skip
-    data = write_container(
-        replace(
-            container,
-            runs=runs,
-            arith=replace(container.arith, segments=(many, *others)),
-            original_bytes=SIZE + (1 << 25) - first.num_bytes,
-        )
-    )
+    start, *more = container.runs
+    runs = (TextRun(num_bytes=start.num_bytes + (1 << 25) - first.num_bytes), *more)
+    data = write_container(changed(container, runs=runs, segments=(many, *others)))
     for broken in (data, damage(data, len(data) - 1, "flip")):
         with Meter() as meter, pytest.raises(LimitExceeded, match="tokens to be decoded"):
             salvage(broken, model)
@@ -586,7 +560,7 @@ def test_tokens_beyond_all_likelihood(model: Path) -> None:
     with pytest.raises(LimitExceeded, match="the limit is 50"):
         salvage(held("arith", model), model, max_output_bytes=50)
     raw = held("raw", model)
-    most = len(read_container(raw).chunks)  # fewer than their tokens
+    most = len(cram_of(read_container(raw)).chunks)  # fewer than their tokens
     for broken in (raw, damage(raw, len(raw) - 1, "flip")):
         with pytest.raises(LimitExceeded, match=f"the limit is {most}"):
             salvage(broken, model, max_tokens=most)
@@ -595,13 +569,13 @@ def test_tokens_beyond_all_likelihood(model: Path) -> None:
 def test_what_is_unreadable_is_told(model: Path) -> None:
     data = held("raw", model)
     first, last = take_apart(data).planes["vectors"]
-    num_chunks = read_container(data).chunks
+    chunks = cram_of(read_container(data)).chunks
     found = read_damaged(data[: (first + last) // 2], max_output_bytes=SIZE)
-    assert found.unreadable == set(range(len(num_chunks)))  # without any patches no chunk is known
-    assert [type(run) for run in found.runs] == [CramRun, LostRun, CramRun, LostRun]
+    assert found.unreadable == set(range(len(chunks)))  # without any patches no chunk is known
+    assert [type(run) for run in found.runs] == [TextRun, LostRun, TextRun, LostRun]
     whole = read_damaged(data, max_output_bytes=SIZE)
     assert whole.unreadable == frozenset()
-    assert whole.container.chunks == num_chunks
+    assert cram_of(whole.container).chunks == chunks
 
 
 # The command line
@@ -706,7 +680,7 @@ def test_many_gaps_are_not_all_listed(
     found = Salvaged(
         data=b"x", gaps=gaps, original_bytes=300, num_pieces=60, num_intact=30, noun="chunk"
     )
-    monkeypatch.setattr("llmzip.api.salvage.salvage_bytes", lambda *args, **more: found)
+    monkeypatch.setattr("llmzip.api.decompress.salvage_bytes", lambda *args, **more: found)
     assert run(b"") == (6, b"x")
     lines = capfd.readouterr().err.splitlines()
     assert lines[1] == "lost: bytes 0 to 3"

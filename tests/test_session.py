@@ -30,9 +30,9 @@ from llmzip.api import options
 from llmzip.api import sessions as session
 from llmzip.codecs.arith import encoder as arith_encoding
 from llmzip.errors import Interrupted, ModelMismatch, SettingsError
-from llmzip.lm import cache as models_module
-from llmzip.lm.cache import Models
-from llmzip.lm.torch_settings import borrowed_torch
+from llmzip.lm import loaded as models_module
+from llmzip.lm.devices import borrowed_torch
+from llmzip.lm.loaded import ModelCache
 from llmzip.progress import Progress
 from tests.tiny_models import SHORT_TEXT
 
@@ -54,14 +54,20 @@ def llama(tiny_model: Callable[..., Path]) -> str:
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is loaded, in order."""
     seen: list[str] = []
+    under_way: list[str] = []
     for name in ("load_for_compression", "load_model"):
         real = getattr(models_module, name)
 
         def call(
             *args: object, name: str = name, real: Callable[..., object] = real, **more: object
         ) -> object:
-            seen.append(name)
-            return real(*args, **more)
+            if not under_way:  # the one load calls the other
+                seen.append(name)
+            under_way.append(name)
+            try:
+                return real(*args, **more)
+            finally:
+                under_way.pop()
 
         monkeypatch.setattr(models_module, name, call)
     return seen
@@ -104,16 +110,17 @@ def test_another_model_takes_the_place_of_the_first(
 
 
 def test_a_workshop_decodes_too(llama: str, loads: list[str]) -> None:
-    from llmzip.api import compress as codec
+    from llmzip.api.compress import compress_bytes
+    from llmzip.api.decompress import decompress_bytes
     from llmzip.config import CompressSettings, DecompressSettings
 
-    models = Models()
+    models = ModelCache()
     own = CompressSettings(model=llama, **CRAM)  # type: ignore[arg-type]
-    packed = codec.compress_bytes(SHORT_TEXT, own, models=models)
-    found = codec.decompress_bytes(packed, DecompressSettings(model=llama), models=models)
+    packed = compress_bytes(SHORT_TEXT, own, models=models)
+    found = decompress_bytes(packed, DecompressSettings(model=llama), models=models)
     assert found == SHORT_TEXT and loads == ["load_for_compression"]
     models.close()
-    assert codec.compress_bytes(SHORT_TEXT, own, models=models) == packed
+    assert compress_bytes(SHORT_TEXT, own, models=models) == packed
     assert loads == ["load_for_compression"] * 2
 
 
@@ -291,13 +298,13 @@ def test_threads_share_one(llama: str) -> None:
 def test_threads_that_begin_together_load_one_model(
     both: dict[str, bytes], llama: str, loads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Models.__init__
+    real = ModelCache.__init__
 
-    def slow(self: Models) -> None:
+    def slow(self: ModelCache) -> None:
         time.sleep(0.2)
         real(self)
 
-    monkeypatch.setattr(Models, "__init__", slow)
+    monkeypatch.setattr(ModelCache, "__init__", slow)
     found: list[bytes] = []
     with llmzip.Decompressor(llama) as decompressor:
         threads = [

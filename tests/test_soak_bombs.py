@@ -16,16 +16,17 @@ import torch
 
 import llmzip
 from llmzip.errors import Corrupt, LimitExceeded, NotACrmFile, Truncated, UnsupportedVersion
-from llmzip.store.limits import (
+from llmzip.store.cram_planes import (
     READ_TOKENS_OF_ANY_FILE,
     READ_TOKENS_PER_PLANE_BYTE,
-    TOKENS_OF_ANY_FILE,
-    TOKENS_PER_FILE_BYTE,
     check_reading,
 )
+from llmzip.store.opening import TOKENS_OF_ANY_FILE, TOKENS_PER_FILE_BYTE
 from tests.soak import bombs, decoding
 from tests.soak.child import environment
 from tests.soak.outcome import table
+
+pytestmark = pytest.mark.slow
 
 EXIT_CODES = {NotACrmFile: 3, Truncated: 3, Corrupt: 3, UnsupportedVersion: 4, LimitExceeded: 7}
 

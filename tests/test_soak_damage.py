@@ -8,6 +8,8 @@ from llmzip.store.container import read_container
 from tests.soak import damage, decoding, files
 from tests.soak.outcome import MAX_MB, MAX_SECONDS, Outcome, table
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = files.golden()
 
 

@@ -15,6 +15,8 @@ if not sys.platform.startswith("linux"):
 from tests.soak import disk
 from tests.soak.mounts import NoDisk, small_disk
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def outcomes() -> list[Outcome]:

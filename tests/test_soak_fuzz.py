@@ -14,27 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmzip.errors import Corrupt, LlmzipError
-from llmzip.store.container import (
-    Arith,
-    ArithRun,
-    ArithSegment,
-    Chunk,
-    Container,
-    CramRun,
-    GridMem,
-    StoredRun,
-    margin_value,
-    read_container,
-    write_container,
-)
+from llmzip.store.arith_payload import ArithSegment
+from llmzip.store.container import Container, read_container, write_container
+from llmzip.store.cram_payload import Chunk, margin_value
 from llmzip.store.header import CRC_BYTES, encode_header, read_header
 from llmzip.store.varint import MAX_VARINT
+from llmzip.store.vectors import GridMem
+from tests.containers import arith_container, cram_container
 from tests.soak import fuzz, mutate
 from tests.soak.child import in_child
 from tests.soak.files import PLANES, assemble, golden, seal, signed, take_apart
 from tests.soak.hostile import changed, numbers_of
 from tests.soak.outcome import MAX_NOTES, MAX_SECONDS, Tally, Verdict, merged, summary, table
 from tests.soak.reading import any_file
+
+pytestmark = pytest.mark.slow
 
 FILES = list(fuzz.starts().values())
 PARTS = [take_apart(data) for data in golden().values()]
@@ -165,27 +159,25 @@ def containers(draw: st.DrawFn) -> Container:
     """Files whose every number is the least or the most that it may be, or near that."""
     kind = draw(st.sampled_from(["raw", "coded", "arith"]))
     fields: dict[str, Any] = {
-        "original_hash": bytes(32),
         "xz_bytes": draw(near(0, MAX_VARINT)),
         "zstd_bytes": draw(near(0, MAX_VARINT)),
         "model_id": draw(st.sampled_from(["m", "é" * 127, "x" * 255])),
         "revision": draw(st.sampled_from(["", "0f" * 20, "0f" * 19 + "0G", "x" * 255])),
-        "model_digest": bytes(16),
         "start_id": draw(st.none() | near(0, 2**31 - 1)),
     }
-    tail = (StoredRun(data=draw(st.binary(min_size=1, max_size=9))),) * draw(st.integers(0, 1))
+    tail = (draw(st.binary(min_size=1, max_size=9)),) * draw(st.integers(0, 1))
     if kind == "arith":
         segments = tuple(draw(segments_of()) for _ in range(draw(st.integers(1, 3))))
-        run = ArithRun(num_bytes=sum(segment.num_bytes for segment in segments))
-        fields["arith"] = Arith(
-            segments=segments,
+        return arith_container(
+            segments,
+            sum(segment.num_bytes for segment in segments),
+            *tail,
+            **fields,
             prefix_tokens=draw(near(0, 65535)),
             window_tokens=draw(near(1, 2**24)),
             guard_code=draw(near(1, 255)),
             wrap=draw(near(0, 2)),
-            mem=None,
         )
-        return whole((run, *tail), fields)
     shape = draw(st.sampled_from([(1, 1), (1, 65536), (1, 65535), (1024, 1), (1023, 2), (3, 65)]))
     chunk = draw(chunks_of(shape, is_coded=kind == "coded"))
     later = replace(chunk, starts_segment=draw(st.booleans()))
@@ -197,16 +189,12 @@ def containers(draw: st.DrawFn) -> Container:
         "min_margin": margin_value(draw(near(1, 255))),
         "bf16_safe": draw(st.booleans()),
     }
-    return whole((CramRun(chunks=(chunk, later)), *tail), fields)
+    return cram_container((chunk, later), *tail, **fields)
 
 
 def near(least: int, most: int) -> st.SearchStrategy[int]:
     """The two least and the two most of a range."""
     return st.sampled_from([v for v in (least, least + 1, most - 1, most) if least <= v <= most])
-
-
-def whole(runs: tuple[CramRun | ArithRun | StoredRun, ...], fields: dict[str, Any]) -> Container:
-    return Container(runs=runs, original_bytes=sum(run.num_bytes for run in runs), **fields)
 
 
 @st.composite

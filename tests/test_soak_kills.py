@@ -23,6 +23,8 @@ if not sys.platform.startswith("linux"):
 from tests.soak import faults, journals, kills
 from tests.soak.scenes import INPUT, PART, RAW, SAVES, Lost, Wrong, look, workplace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def outcomes() -> list[Outcome]:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,25 +20,16 @@ import llmzip
 from llmzip.cli.main import main
 from llmzip.codecs.arith import encoder as arith_encoding
 from llmzip.errors import LimitExceeded
-from llmzip.store import limits, summary
-from llmzip.store.container import (
-    Arith,
-    ArithRun,
-    ArithSegment,
-    Chunk,
-    Container,
-    CramRun,
-    GridMem,
-    Run,
-    StoredRun,
-    content_hash,
-    parse_container,
-    read_container,
-    write_container,
-)
+from llmzip.store import container as summary
+from llmzip.store import opening as limits
+from llmzip.store.arith_payload import ArithSegment
+from llmzip.store.container import Container, parse_container, read_container, write_container
+from llmzip.store.cram_payload import Chunk
 from llmzip.store.header import CRC_BYTES
-from llmzip.store.limits import check_work
-from llmzip.store.opening import END_MARK
+from llmzip.store.opening import END_MARK, check_work
+from llmzip.store.original import content_hash
+from llmzip.store.vectors import GridMem
+from tests.containers import arith_container, cram_container, stored_container
 from tests.held_text import KINDS, ORIGINAL, held
 from tests.soak.files import reseal
 
@@ -243,21 +233,8 @@ def cpu_seconds(path: Path, tries: int) -> float:
     return min(found)
 
 
-def file_of(*runs: Run, **fields: Any) -> bytes:
-    plain: dict[str, Any] = {
-        "original_bytes": sum(run.num_bytes for run in runs),
-        "original_hash": bytes(32),
-        "xz_bytes": 0,
-        "zstd_bytes": 0,
-        "runs": runs,
-    }
-    if any(not isinstance(run, StoredRun) for run in runs):
-        plain |= {"model_id": "m", "model_digest": bytes(16)}
-    return write_container(Container(**(plain | fields)))
-
-
 def stored(data: bytes) -> bytes:
-    return file_of(StoredRun(data=data), original_hash=content_hash(data))
+    return write_container(stored_container(data, original_hash=content_hash(data)))
 
 
 def crammed(num_chunks: int, *, bits: int, dim: int = 576) -> bytes:
@@ -278,8 +255,7 @@ def crammed(num_chunks: int, *, bits: int, dim: int = 576) -> bytes:
         )
         for index in range(num_chunks)
     )
-    run = CramRun(chunks=chunks)
-    return file_of(run, num_mem=1, mem_dim=dim, bits=bits, context_tokens=256, min_margin=1.0)
+    return write_container(cram_container(chunks, mem_dim=dim, bits=bits, context_tokens=256))
 
 
 @pytest.mark.parametrize("kind", ["stored", "raw", "coded"])
@@ -317,7 +293,7 @@ def test_how_far_coded_vectors_are_read(
 
 def forged_vectors(data: bytes) -> bytes:
     """A coded file with some of its vectors replaced by zeros, and its checksum made right."""
-    end = len(data) - CRC_BYTES - len(END_MARK) - parse_container(data).sizes.patch_bytes
+    end = len(data) - CRC_BYTES - len(END_MARK) - parse_container(data).sizes.planes["patches"]
     return reseal(data[: end - 400] + bytes(400) + data[end:])
 
 
@@ -344,10 +320,9 @@ def streams(*num_tokens: int, stream_bytes: int) -> bytes:
         )
         for number in num_tokens
     )
-    arith = Arith(
-        segments=segments, prefix_tokens=0, window_tokens=96, guard_code=1, wrap=0, mem=None
+    return write_container(
+        arith_container(segments, prefix_tokens=0, window_tokens=96, guard_code=1)
     )
-    return file_of(ArithRun(num_bytes=sum(num_tokens)), arith=arith)
 
 
 @pytest.mark.parametrize(
@@ -355,9 +330,9 @@ def streams(*num_tokens: int, stream_bytes: int) -> bytes:
     [
         streams(1 << 24, stream_bytes=4096),
         streams(*[4000] * 60, stream_bytes=1),
-        file_of(
-            CramRun(
-                chunks=tuple(
+        write_container(
+            cram_container(
+                [
                     Chunk(
                         num_tokens=65535,
                         num_bytes=65535,
@@ -366,10 +341,10 @@ def streams(*num_tokens: int, stream_bytes: int) -> bytes:
                         patches=(),
                         mem=np.zeros((1, 1), dtype=np.uint16),
                     )
-                    for _ in range(50)
-                )
-            ),
-            num_mem=1, mem_dim=1, bits=16, min_margin=1.0,
+                ]
+                * 50,
+                mem_dim=1,
+            )
         ),
     ],
     ids=["one segment", "many segments", "chunks"],

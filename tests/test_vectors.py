@@ -208,9 +208,9 @@ def test_steps_beyond_the_ends() -> None:
         (grid([[-32768, 0]], [0x3F80]), "beyond 1023"),
         (grid([[1, 2, 3]], [0x3F80]), "int16 \\[1, 2\\]"),
         (grid([[1, 2]], [0x3F80, 0x3F80]), "uint16 \\[1\\]"),
-        (grid([[1, 2]], [0x3F81]), "a step"),
-        (grid([[1, 2]], [0]), "a step"),
-        (grid([[1, 2]], [0x7F80]), "a step"),
+        (grid([[1, 2]], [0x3F81]), "an invalid step"),
+        (grid([[1, 2]], [0]), "an invalid step"),
+        (grid([[1, 2]], [0x7F80]), "an invalid step"),
         (grid([[0, -2]], [0x7F60]), "infinite"),
         (
             GridMem(symbols=np.zeros((1, 2), np.int32), steps=np.full(1, 0x3F80, np.uint16)),

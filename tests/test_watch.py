@@ -79,7 +79,7 @@ def test_the_screen_follows_one_chunk(monkeypatch: pytest.MonkeyPatch, capsys: o
             assert refresh
             frames.append(drawn(what))
 
-    monkeypatch.setattr("rich.live.Live", Live)
+    monkeypatch.setattr(watch_module, "Live", Live)
     monkeypatch.setattr(watch_module, "_SECONDS_A_FRAME", 0.0)
     looked = []
 

@@ -11,12 +11,13 @@ import pytest
 
 import llmzip
 from llmzip.api.compress import estimate_bytes
+from llmzip.codecs.base import Draft, Source, stored_draft
 from llmzip.codecs.cram.chunking import Segment, Span
-from llmzip.codecs.cram.plan import Part, Plan
+from llmzip.codecs.cram.payload import GROWTH_BYTES, is_worth_cramming, smaller_draft
+from llmzip.codecs.cram.plan import Plan
 from llmzip.codecs.cram.presets import grid_plan
-from llmzip.codecs.cram.worth import GROWTH_BYTES, is_worth_cramming, smaller_draft
+from llmzip.codecs.input import Part
 from llmzip.config import CompressSettings
-from llmzip.store.stored import Draft, stored_draft
 from tests.tiny_models import SHORT_TEXT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,8 +41,16 @@ def plan_of(data: bytes, chunk_tokens: Sequence[int], settings: CompressSettings
     return Plan(parts=[(part, [segment])], context_tokens=0, grid=grid)
 
 
+def is_worth(
+    data: bytes, chunk_tokens: Sequence[int], settings: CompressSettings, dim: int
+) -> bool:
+    plan = plan_of(data, chunk_tokens, settings)
+    source = Source(data=data, parts=[part for part, _ in plan.parts])
+    return is_worth_cramming(source, plan, settings, mem_dim=dim)
+
+
 @pytest.mark.parametrize(
-    ("size", "chunk_tokens", "changes", "is_worth"),
+    ("size", "chunk_tokens", "changes", "expected"),
     [
         (300, [75], {}, False),  # stored, it takes less
         (300, [75], {"bits": 2}, True),  # asked for
@@ -56,17 +65,14 @@ def plan_of(data: bytes, chunk_tokens: Sequence[int], settings: CompressSettings
     ],
 )
 def test_what_is_worth_its_steps(
-    size: int, chunk_tokens: list[int], changes: dict[str, Any], is_worth: bool
+    size: int, chunk_tokens: list[int], changes: dict[str, Any], expected: bool
 ) -> None:
     settings = replace(DEFAULT, **changes)
-    data = PROSE[:size]
-    plan = plan_of(data, chunk_tokens, settings)
-    assert is_worth_cramming(data, plan, settings, mem_dim=576) == is_worth
+    assert is_worth(PROSE[:size], chunk_tokens, settings, 576) == expected
 
 
 def test_a_lone_chunk_is_crammed_once_vectors_are_small() -> None:
-    data = PROSE[:300]
-    assert is_worth_cramming(data, plan_of(data, [75], DEFAULT), DEFAULT, mem_dim=288)
+    assert is_worth(PROSE[:300], [75], DEFAULT, 288)
 
 
 @pytest.mark.parametrize(("more", "is_stored"), [(GROWTH_BYTES, False), (GROWTH_BYTES + 1, True)])

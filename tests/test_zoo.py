@@ -510,7 +510,7 @@ def test_killed_conversion_is_never_taken_for_a_model(toy, cache):
 def test_another_process_may_be_faster(toy, cache):
     def race(target):
         make_model(target)
-        make_model(named.home_of(toy.entry, cache=cache))
+        make_model(named.model_directory(toy.entry, cache=cache))
 
     toy.convert = race
     files = zoo.resolve()

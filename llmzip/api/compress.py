@@ -17,16 +17,14 @@ from llmzip.codecs.input import Stretch, split_stretches, tokenised_parts
 from llmzip.codecs.table import encoder_named
 from llmzip.config import VERSION, CompressSettings
 from llmzip.errors import FormatError, IntegrityError, LimitExceeded
-from llmzip.lm.cache import Models
-from llmzip.lm.devices import pick_device
-from llmzip.lm.loaded import LoadedModel, optimiser_numerics
+from llmzip.lm.devices import Numerics, borrowed_torch, pick_device
+from llmzip.lm.loaded import LoadedModel, ModelCache, optimiser_numerics
 from llmzip.lm.memory import free_bytes, needed_bytes
-from llmzip.lm.torch_settings import borrowed_torch
 from llmzip.lm.zoo import DEFAULT_MODEL, ModelFiles, resolve
 from llmzip.progress import Forecast, Progress
 from llmzip.store.container import read_container, write_container
-from llmzip.store.hashes import content_hash
-from llmzip.store.limits import check_work
+from llmzip.store.opening import check_work
+from llmzip.store.original import content_hash
 from llmzip.store.pieces import restore
 
 _REPORT = "please report this with the output of `llmzip doctor`; the input is as it was"
@@ -38,7 +36,7 @@ def compress_bytes(
     context: Context = QUIET,
     *,
     suffix: str = "",
-    models: Models | None = None,
+    models: ModelCache | None = None,
 ) -> bytes:
     """The `.crm` container of `data`. It was read back, whichever codec made it: stored bytes and
     chunks by the decompressor's own code; arith segments by that if the text is short or
@@ -55,10 +53,10 @@ def compress_bytes(
         context.journal.check(facts)
     if settings.time_budget_s is not None:
         context = replace(context, deadline=time.monotonic() + settings.time_budget_s)
-    models = models or Models()
+    models = models or ModelCache()
     draft: Draft | None = None
     digest = b""
-    with models.turn(context.cancel), borrowed_torch(settings.compute.threads):
+    with models.locked(context.cancel), borrowed_torch(settings.compute.threads):
         stretches = split_stretches(data)
         files = _model_for(stretches, settings, context)
         if files is not None:
@@ -77,7 +75,7 @@ def estimate_bytes(
     settings: CompressSettings,
     context: Context = QUIET,
     *,
-    models: Models | None = None,
+    models: ModelCache | None = None,
 ) -> Estimate:
     """What `compress_bytes` would take and give, from working on a small part of the text.
 
@@ -85,8 +83,8 @@ def estimate_bytes(
     """
     started = time.monotonic()
     encoder = encoder_named(settings.codec)
-    models = models or Models()
-    with models.turn(context.cancel), borrowed_torch(settings.compute.threads):
+    models = models or ModelCache()
+    with models.locked(context.cancel), borrowed_torch(settings.compute.threads):
         stretches = split_stretches(data)
         files = _model_for(stretches, settings, context)
         if files is None:
@@ -94,7 +92,7 @@ def estimate_bytes(
         source = Source(data=data, parts=tokenised_parts(stretches, models.tokens(files)))
         if not source.has_text:
             return estimate_stored(data)
-        loaded = _loaded(files, settings, "", models, context)
+        loaded = _loaded(files, settings, None, models, context)
         startup_s = time.monotonic() - started
         found = encoder.estimate(source, loaded, settings, context)
         return replace(found, seconds=found.seconds and startup_s + found.seconds)
@@ -136,8 +134,7 @@ def memory_forecast(files: ModelFiles, device: str, *, optimises: bool) -> Forec
 def _model_for(
     stretches: Sequence[Stretch], settings: CompressSettings, context: Context
 ) -> ModelFiles | None:
-    """The model that the settings name, fetched where it is missing; None where no stretch is text,
-    which needs none."""
+    """The model that the settings name, fetched where it is missing; None where nothing is text."""
     if not any(stretch.is_text for stretch in stretches):
         return None
     files = resolve(
@@ -155,18 +152,21 @@ def _model_for(
 
 def _begin(
     files: ModelFiles, facts: dict[str, object], settings: CompressSettings, context: Context
-) -> str:
-    """Begin the journal, if there is one. Returns the numerics to optimise in: those in which an
-    earlier run has begun, or nothing."""
+) -> Numerics | None:
+    """Begin the journal, if there is one. Returns the numerics that an earlier run has begun in."""
     if context.journal is None:
-        return ""
-    return context.journal.begin(
-        {**facts, "model": files.digest.hex()}, choice=optimiser_numerics(settings.compute)
-    )
+        return None
+    choice = optimiser_numerics(settings.compute).to_text()
+    begun = context.journal.begin({**facts, "model": files.digest.hex()}, choice=choice)
+    return Numerics.from_text(begun)
 
 
 def _loaded(
-    files: ModelFiles, settings: CompressSettings, numerics: str, models: Models, context: Context
+    files: ModelFiles,
+    settings: CompressSettings,
+    numerics: Numerics | None,
+    models: ModelCache,
+    context: Context,
 ) -> LoadedModel:
     if context.on_forecast is not None and not models.has(files):
         context.forecast(memory_forecast(files, settings.compute.device, optimises=True))

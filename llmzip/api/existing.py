@@ -13,7 +13,7 @@ from llmzip.config import CompressSettings
 from llmzip.errors import FormatError, LimitExceeded, ModelUnavailable, NotACrmFile
 from llmzip.lm.zoo import DEFAULT_MODEL, MODELS, resolve
 from llmzip.store.container import read_container
-from llmzip.store.hashes import content_hash
+from llmzip.store.original import content_hash
 
 # Settings that change how a file is made, not what is in it: the model's digest says which it is.
 NOT_BINDING = ("model", "revision", "offline", "compute")
@@ -61,20 +61,14 @@ def difference(packed: bytes, data: bytes, settings: CompressSettings, *, suffix
 
 def check_of(data: bytes, settings: CompressSettings) -> int:
     """The check in a container of `data`. Raises ModelUnavailable where the model is not here."""
-    return settings_check(settings, _model_digest(data, settings))
-
-
-def needs_a_model(data: bytes) -> bool:
-    """Whether there is text in it."""
-    return any(stretch.is_text for stretch in split_stretches(data))
-
-
-def _model_digest(data: bytes, settings: CompressSettings) -> bytes:
     name = settings.model or DEFAULT_MODEL
-    if not needs_a_model(data):
-        return b""
-    if name in MODELS:
-        return MODELS[name].digest
-    return resolve(
-        name, revision=settings.revision, allow_fetch=False, offline=settings.offline
-    ).digest
+    if not any(stretch.is_text for stretch in split_stretches(data)):
+        digest = b""
+    elif name in MODELS:
+        digest = MODELS[name].digest
+    else:
+        files = resolve(
+            name, revision=settings.revision, allow_fetch=False, offline=settings.offline
+        )
+        digest = files.digest
+    return settings_check(settings, digest)

@@ -1,7 +1,7 @@
 """`llmzip.open` and its types.
 
-Owns what it takes and gives, as type checkers see it, and the words on what it does; `crmfile` does
-it.
+Owns what it takes and gives, as type checkers see it, and its documentation; `api.reader` and
+`api.writer` do the work.
 """
 
 from __future__ import annotations

@@ -12,11 +12,11 @@ from llmzip.config import (
     Attention,
     Codec,
     CompressSettings,
-    ComputeSettings,
     DecompressSettings,
     Device,
     Preset,
     Verify,
+    from_keywords,
 )
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     BytesLike: TypeAlias = Buffer
     Where: TypeAlias = str | os.PathLike[str] | BinaryIO
-
-_COMPUTE = ("device", "threads", "batch", "attention")
 
 
 class _Keywords(TypedDict, total=False):
@@ -87,26 +85,20 @@ class DecompressOptions(DecompressKeywords, total=False):
 
 def compress_settings(options: CompressOptions) -> CompressSettings:
     """Raises SettingsError for values, TypeError for names that there are not."""
-    own, compute = _apart(options, CompressOptions)
-    return CompressSettings(**own, compute=compute)
+    _refuse_unknown(options, CompressOptions)
+    return from_keywords(CompressSettings, options)
 
 
 def decompress_settings(options: DecompressOptions) -> DecompressSettings:
     """Raises SettingsError for values, TypeError for names that there are not."""
-    own, compute = _apart(options, DecompressOptions)
-    return DecompressSettings(**own, compute=compute)
+    _refuse_unknown(options, DecompressOptions)
+    return from_keywords(DecompressSettings, options)
 
 
-def _apart(
-    options: Mapping[str, Any], known: type[CompressOptions] | type[DecompressOptions]
-) -> tuple[dict[str, Any], ComputeSettings]:
-    """The settings' own values, and those of where it is computed."""
+def _refuse_unknown(options: Mapping[str, Any], known: type) -> None:
     for name in options:
         if name not in known.__annotations__:
             raise TypeError(f"unexpected keyword argument {name!r}")
-    own = {name: value for name, value in options.items() if name not in _COMPUTE}
-    compute = {name: value for name, value in options.items() if name in _COMPUTE}
-    return own, ComputeSettings(**compute)
 
 
 def bytes_of(data: BytesLike) -> bytes:

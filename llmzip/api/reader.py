@@ -18,12 +18,10 @@ from llmzip.api.writer import CrmWriter
 from llmzip.errors import IntegrityError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from llmzip.api.options import Where
     from llmzip.codecs.context import Context
     from llmzip.config import DecompressSettings
-    from llmzip.lm.cache import Models
+    from llmzip.lm.loaded import ModelCache
 
 _MODES = ("r", "w", "x")
 _HINT = 'the file is intact but decodes to other text here; try device="cpu"'
@@ -68,17 +66,11 @@ def open_crm(
 class CrmReader(io.RawIOBase):
     """The original of a container, decoded as far as it is read."""
 
-    def __init__(
-        self,
-        file: Where,
-        settings: DecompressSettings,
-        context: Context,
-    ) -> None:
-        """Reads the container, which is small, whole. Raises OSError, FormatError,
-        LimitExceeded."""
+    def __init__(self, file: Where, settings: DecompressSettings, context: Context) -> None:
+        """Reads the container, which is small. Raises OSError, FormatError, LimitExceeded."""
         from llmzip.store.container import read_container
-        from llmzip.store.hashes import new_content_hash
-        from llmzip.store.limits import check_work
+        from llmzip.store.opening import check_work
+        from llmzip.store.original import new_content_hash
         from llmzip.store.pieces import PieceMap
 
         data, self.name = _read_all(file)
@@ -88,7 +80,7 @@ class CrmReader(io.RawIOBase):
         self._container, self._pieces, self._settings = container, PieceMap.of(container), settings
         self._context = context
         self._lock = threading.RLock()
-        self._models: Models | None = None
+        self._models: ModelCache | None = None
         payload = container.payload
         segments = payload.segment_ranges if payload else []
         # The first piece of each segment, and the end.
@@ -127,8 +119,7 @@ class CrmReader(io.RawIOBase):
         return self._place
 
     def readinto(self, buffer: Any) -> int:
-        """No more than the segment here, or what is decoded already: whoever fills a buffer may
-        need no more."""
+        """No more than the segment here, or what is decoded already: no more may be needed."""
         self._check_open()
         view = memoryview(buffer).cast("B")
         with self._lock:
@@ -207,9 +198,9 @@ class CrmReader(io.RawIOBase):
         """The texts of pieces, of those that pass their checks."""
         from llmzip.api.decompress import decode_pieces
         from llmzip.codecs.base import Request
-        from llmzip.lm.cache import Models
+        from llmzip.lm.loaded import ModelCache
 
-        self._models = self._models or Models()
+        self._models = self._models or ModelCache()
         request = Request(
             wanted=wanted, batch=self._settings.compute.batch, perturb=self._settings.perturb
         )
@@ -234,10 +225,7 @@ class CrmReader(io.RawIOBase):
             hashed.update(data)
             num_hashed = extent.last
         if num_hashed == size and hashed.digest() != self._container.original_hash:
-            raise IntegrityError(
-                "the decoded text fails the hash of the whole file",
-                hint=_HINT,
-            )
+            raise IntegrityError("the decoded text fails the hash of the whole file", hint=_HINT)
         self._hash, self._num_hashed = hashed, num_hashed
 
 
@@ -267,12 +255,7 @@ class CrmFile(io.BufferedReader):
 class _TextFile(io.TextIOWrapper):
     """Text in front of one of the above. What fails inside a `with` block leaves no file."""
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is not None and isinstance(self.buffer, CrmWriter):
             self.buffer.discard()
         else:

@@ -18,12 +18,10 @@ from llmzip.config import CompressSettings, DecompressSettings
 from llmzip.errors import SettingsError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Self, Unpack
 
     from llmzip.api.options import BytesLike, CompressKeywords, DecompressKeywords
-    from llmzip.lm.cache import Models
+    from llmzip.lm.loaded import ModelCache
     from llmzip.progress import OnProgress
 
 _Settings = TypeVar("_Settings", CompressSettings, DecompressSettings)
@@ -35,7 +33,7 @@ class _Session(Generic[_Settings]):
     def __init__(self, settings: _Settings) -> None:
         self._settings: _Settings = settings
         self._making = threading.Lock()  # threads that begin together get the same models
-        self._models: Models | None = None
+        self._models: ModelCache | None = None
         self._is_closed = False
 
     @property
@@ -51,15 +49,15 @@ class _Session(Generic[_Settings]):
             self._models.close()
 
     @contextmanager
-    def _turn(self, cancel: threading.Event | None) -> Iterator[Models]:
+    def _turn(self, cancel: threading.Event | None) -> Iterator[ModelCache]:
         """The models, for one call at a time. Raises ValueError once it is closed, Interrupted."""
         with self._making:
             self._check_open()
             if self._models is None:
-                from llmzip.lm.cache import Models
+                from llmzip.lm.loaded import ModelCache
 
-                self._models = Models()
-        with self._models.turn(cancel):
+                self._models = ModelCache()
+        with self._models.locked(cancel):
             self._check_open()  # it may have been closed meanwhile
             yield self._models
 
@@ -71,12 +69,7 @@ class _Session(Generic[_Settings]):
         self._check_open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

@@ -8,16 +8,13 @@ from __future__ import annotations
 import errno
 import io
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO
 
 from llmzip.api.options import bytes_of
-from llmzip.store.atomic import NEW_FILE, directory_of, name_new, sync_name, write_all
+from llmzip.store.atomic import new_file, write_file
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from llmzip.api.options import BytesLike, Where
     from llmzip.codecs.context import Context
     from llmzip.config import CompressSettings
@@ -27,11 +24,7 @@ class CrmWriter(io.BufferedIOBase):
     """Takes bytes, and compresses them when it is closed."""
 
     def __init__(
-        self,
-        file: Where,
-        kind: str,
-        settings: CompressSettings,
-        context: Context,
+        self, file: Where, kind: str, settings: CompressSettings, context: Context
     ) -> None:
         """kind: w or x. Raises OSError where the file cannot be written."""
         self.mode = f"{kind}b"
@@ -80,16 +73,11 @@ class CrmWriter(io.BufferedIOBase):
             self._parts = []
             super().close()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self.close() if kind is None else self.discard()
 
     def __del__(self) -> None:
-        with suppress(Exception):  # one that nobody closed: nothing appears behind one's back
+        with suppress(Exception):  # a file that was never closed is not written
             self.discard()
 
     def _check_open(self) -> None:
@@ -97,7 +85,7 @@ class CrmWriter(io.BufferedIOBase):
             raise ValueError("I/O operation on closed file")
 
     def _check_path(self) -> None:
-        """What would fail at the end fails now."""
+        """Raise the OSErrors now with which `close` would fail after the work."""
         if os.path.isdir(self._path):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self._path)
         if self._kind == "x" and os.path.lexists(self._path):
@@ -105,8 +93,8 @@ class CrmWriter(io.BufferedIOBase):
         if os.path.exists(self._path) and not os.access(self._path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), self._path)
         if not _is_special(self._path):
-            with _temporary(os.path.realpath(self._path), 0o600):
-                pass
+            with new_file(os.path.realpath(self._path)):
+                pass  # now it is known that a file can be made there
 
     def _publish(self) -> None:
         from llmzip.api.compress import compress_bytes
@@ -115,16 +103,16 @@ class CrmWriter(io.BufferedIOBase):
         if self._stream is not None:
             _write_stream(self._stream, packed)
         elif self._kind == "x":
-            _write_file(self._path, packed, is_new=True)
+            write_file(self._path, packed, replace=False)
         elif _is_special(self._path):
             with open(self._path, "wb") as stream:
                 stream.write(packed)
-        else:  # a link goes on to lead to the file
-            _write_file(os.path.realpath(self._path), packed, is_new=False)
+        else:  # of a link, the file it leads to is replaced, not the link
+            write_file(os.path.realpath(self._path), packed)
 
 
 def _is_special(path: str) -> bool:
-    """Whether it is a device, a FIFO or the like, which keeps its place."""
+    """Whether it is a device, a FIFO or the like, which is written to and not replaced."""
     return os.path.exists(path) and not os.path.isfile(path)
 
 
@@ -134,38 +122,3 @@ def _write_stream(stream: BinaryIO, data: bytes) -> None:
     while view:
         taken = stream.write(view)
         view = view[len(view) if taken is None else taken :]
-
-
-def _write_file(path: str, data: bytes, *, is_new: bool) -> None:
-    """A file with these bytes, which are on disk when it gets its name. One in whose place it
-    comes leaves it its mode and, where that is allowed, its owner. Raises OSError."""
-    old = None
-    with suppress(FileNotFoundError):
-        old = None if is_new else os.stat(path)
-    with _temporary(path, 0o666 if old is None else 0o600) as (file, name):
-        write_all(file.fileno(), data)
-        if old is not None and hasattr(os, "fchown"):
-            with suppress(OSError):
-                os.fchown(file.fileno(), old.st_uid, old.st_gid)
-            os.fchmod(file.fileno(), old.st_mode & 0o777)
-        os.fsync(file.fileno())
-        file.close()
-        if is_new:
-            name_new(name, path)
-        else:
-            os.replace(name, path)
-    sync_name(path)
-
-
-@contextmanager
-def _temporary(path: str, mode: int) -> Iterator[tuple[io.FileIO, str]]:
-    """A new file beside `path`, gone when the block ends unless it was renamed. mode: less what the
-    process withholds from new files."""
-    name = os.path.join(directory_of(path), f".llmzip-{os.urandom(8).hex()}.tmp")
-    file = io.FileIO(os.open(name, NEW_FILE, mode), "r+")
-    try:
-        yield file, name
-    finally:
-        file.close()
-        with suppress(FileNotFoundError):
-            os.unlink(name)

@@ -1,29 +1,28 @@
-"""`llmzip compare`: a file in the hands of several compressors."""
+"""`llmzip compare`: the sizes that several compressors make of a file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llmzip import config
 from llmzip.cli import options
-from llmzip.cli import settings as words
-from llmzip.cli.console import write_json, write_text
-from llmzip.cli.forecast import time_text
+from llmzip.cli.console import plain_table, write_json, write_text
 from llmzip.cli.job import run_dry
-from llmzip.cli.preflight import size_text
+from llmzip.cli.options import Takes, with_options
+from llmzip.cli.preflight import size_text, time_text
 from llmzip.cli.startup import heavy_imports
-from llmzip.cli.tables import plain_table
-from llmzip.cli.work import JobSettings, Tools
+from llmzip.cli.work import Tools
 from llmzip.errors import InputError
-from llmzip.inspect.figures import MODEL_NOT_COUNTED
+from llmzip.inspect.report import MODEL_NOT_COUNTED
 from llmzip.progress import Progress
 
 if TYPE_CHECKING:
+    from llmzip.codecs.base import Estimate
     from llmzip.inspect.baselines import Contender
 
 SCHEMA = 1
@@ -31,8 +30,10 @@ _MAX_OUTPUT_BYTES = config.DecompressSettings.max_output_bytes
 _MEASURED_SECONDS = 120.0  # of a forecast, up to which arith is measured, both ways
 
 
+@with_options
 def compare(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Any file, - for stdin.")],
+    *,
     crm: Annotated[
         str | None,
         typer.Option(metavar="FILE.crm", help="What compress made of it, to stand in the table."),
@@ -43,33 +44,16 @@ def compare(
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure --codec arith however long it takes.")
     ] = False,
-    model: options.Model = None,
-    revision: options.Revision = None,
-    device: options.Device = config.ComputeSettings.device,
-    preset: options.Preset = config.CompressSettings.preset,
-    threads: options.Threads = None,
-    batch: options.Batch = None,
-    attention: options.Attention = config.ComputeSettings.attention,
-    offline: options.Offline = False,
-    yes: options.Yes = False,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    settings: Annotated[
+        config.CompressSettings, Takes(*options.MODEL, "preset", *options.COMPUTE, "offline")
+    ],
+    messages: options.Messages,
 ) -> None:
     """Compare what llmzip makes of FILE with gzip, bzip2, xz, zstd and brotli. Writes nothing."""
-    settings = config.CompressSettings(
-        model=model,
-        revision=revision,
-        preset=cast(config.Preset, preset),
-        offline=offline,
-        compute=words.compute_settings(
-            device=device, threads=threads, batch=batch, attention=attention
-        ),
-    )
 
     def work(data: bytes, tools: Tools) -> tuple[int, list[Contender], int | None]:
         if not data:
-            raise InputError("an empty file is as small as it can be")
+            raise InputError("an empty file cannot be compressed")
         from llmzip.inspect.baselines import others
 
         found = list(others(data))
@@ -80,20 +64,19 @@ def compare(
         ours, model_bytes = _ours(data, settings, tools, has_crm=crm is not None, measure=measure)
         return len(data), found + ours, model_bytes
 
-    job = JobSettings(file=file, json=json, quiet=quiet, verbose=verbose, yes=yes)
-    name, (size, found, model_bytes) = run_dry(job, work)
+    name, (size, found, model_bytes) = run_dry(messages.job(file), work)
     found.sort(key=lambda each: each.num_bytes)
-    if json:
+    if messages.json:
         write_json(_fields(size, found, model_bytes))
     else:
         write_text(compare_table(name, size, found, model_bytes))
 
 
 def _finished(crm: str, data: bytes) -> Contender:
-    """A file that compress has made of this one."""
+    """The entry for an existing .crm file of the input. Raises InputError for another file."""
     from llmzip.inspect.baselines import Contender
-    from llmzip.store.hashes import content_hash
     from llmzip.store.opening import open_file
+    from llmzip.store.original import content_hash
 
     try:
         packed = Path(crm).read_bytes()
@@ -108,55 +91,52 @@ def _finished(crm: str, data: bytes) -> Contender:
 def _ours(
     data: bytes, settings: config.CompressSettings, tools: Tools, *, has_crm: bool, measure: bool
 ) -> tuple[list[Contender], int | None]:
-    """Both codecs, measured or forecast; and the size of the model on the disk."""
+    """The entries of both codecs, measured or forecast, and the size of the model on disk."""
     with heavy_imports():
         from llmzip.api.compress import estimate_bytes
         from llmzip.inspect.baselines import Contender
-        from llmzip.inspect.roundtrip import round_trip
-        from llmzip.lm.cache import Models
+        from llmzip.inspect.demo import round_trip
+        from llmzip.lm.loaded import ModelCache
         from llmzip.lm.zoo import DEFAULT_MODEL, resolve
-    models = Models()
+    models = ModelCache()
     context = replace(tools.context, on_forecast=None)
     arith = replace(settings, codec="arith", preset=config.CompressSettings.preset)
     forecast = estimate_bytes(data, arith, context, models=models)
     if not forecast.seconds:  # no text that the model can predict: both codecs store it
-        stored = Contender(
-            name="llmzip, stored with zstd", num_bytes=forecast.container_bytes, is_ours=True
-        )
-        return [stored], None
-    found = [
-        Contender(
-            name="llmzip --codec arith", num_bytes=forecast.container_bytes,
-            compress_seconds=forecast.seconds, is_forecast=True, is_ours=True,
-        )
-    ]  # fmt: skip
+        name = "llmzip, stored with zstd"
+        return [Contender(name=name, num_bytes=forecast.container_bytes, is_ours=True)], None
     if measure or forecast.seconds <= _MEASURED_SECONDS:
         trip = round_trip(data, arith, context, models=models)
-        found = [
-            Contender(
-                name="llmzip --codec arith", num_bytes=len(trip.packed),
-                compress_seconds=trip.compress_seconds,
-                decompress_seconds=trip.decompress_seconds, is_ours=True,
-            )
-        ]  # fmt: skip
+        first = Contender(
+            name="llmzip --codec arith", num_bytes=len(trip.packed),
+            compress_seconds=trip.compress_seconds, decompress_seconds=trip.decompress_seconds,
+            is_ours=True,
+        )  # fmt: skip
+    else:
+        first = _foreseen("llmzip --codec arith", forecast)
+    found = [first]
     if not has_crm:
         context.check()
         context.report(Progress(stage="cram", message="forecast of --codec cram"))
         cram = estimate_bytes(data, settings, context, models=models)
-        found.append(
-            Contender(
-                name=f"llmzip --preset {settings.preset}", num_bytes=cram.container_bytes,
-                compress_seconds=cram.seconds, is_forecast=True, is_ours=True,
-            )
-        )  # fmt: skip
+        found.append(_foreseen(f"llmzip --preset {settings.preset}", cram))
     files = resolve(
         settings.model or DEFAULT_MODEL, revision=settings.revision, offline=settings.offline
     )
     return found, sum(each.stat().st_size for each in files.path.iterdir() if each.is_file())
 
 
+def _foreseen(name: str, estimate: Estimate) -> Contender:
+    from llmzip.inspect.baselines import Contender
+
+    return Contender(
+        name=name, num_bytes=estimate.container_bytes, compress_seconds=estimate.seconds,
+        is_forecast=True, is_ours=True,
+    )  # fmt: skip
+
+
 def compare_table(name: str, size: int, found: Sequence[Contender], model_bytes: int | None) -> str:
-    """The table, and what the model changes. The last line has its newline."""
+    """The table, then notes. The last line has its newline."""
     heads = ["", "bytes", "bits per byte", "ratio", "compress", "decompress"]
     lines = plain_table(heads, [_row(each, size) for each in found], left=("",))
     return "\n".join([f"{name}: {size:,} bytes", *lines, *_notes(size, found, model_bytes)]) + "\n"

@@ -3,119 +3,92 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmzip import config
 from llmzip.cli import options
-from llmzip.cli import settings as words
 from llmzip.cli.console import say, write_json, write_text
-from llmzip.cli.events import done_event, errors_told
-from llmzip.cli.forecast import forecast_fields, forecast_text
-from llmzip.cli.helpers import Helpers
+from llmzip.cli.events import errors_told, show_outcome
 from llmzip.cli.inputs import Input, check_together, inputs_of, result_in, run_each, with_targets
 from llmzip.cli.job import run_dry, run_job
-from llmzip.cli.names import SUFFIX, kept_suffix, packed_names
+from llmzip.cli.names import SUFFIX, packed_names
+from llmzip.cli.options import Before, Takes, setting_option, with_options
+from llmzip.cli.preflight import forecast_fields, forecast_text
+from llmzip.cli.settings import cluster_settings, with_level
 from llmzip.cli.startup import heavy_imports
-from llmzip.cli.work import JobSettings, Outcome, Places, Tools
-from llmzip.inspect.report import Report, read_report
-from llmzip.inspect.text import compare_text, larger_text
+from llmzip.cli.work import Helpers, JobSettings, Outcome, Task, Tools
+from llmzip.inspect.report import Report, compare_text, larger_text, read_report
 
 if TYPE_CHECKING:
     from llmzip.codecs.base import Estimate
 
-_Defaults = config.CompressSettings
 _MOST_GROWTH, _MOST_OVERHEAD = 16, 1 << 16  # of a file against its text
+_RAY = setting_option(config.ClusterSettings, "address", default=None)
+_RAY_WORKERS = setting_option(config.ClusterSettings, "num_workers")
+_RAY_CORES = setting_option(config.ClusterSettings, "cores")
 
 
+@with_options
 def compress(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE", help="Files to compress, - for stdin.")
     ],
-    output: options.Output = None,
-    stdout: options.Stdout = False,
-    output_dir: options.OutputDir = None,
-    recursive: options.Recursive = False,
-    keep: options.Keep = False,
-    remove: options.Remove = False,
-    codec: options.Codec = _Defaults.codec,
-    try_cram: options.TryCram = False,
-    shared_mem: options.SharedMem = None,
-    verify: options.Verify = _Defaults.verify,
-    model: options.Model = None,
-    revision: options.Revision = None,
-    device: options.Device = config.ComputeSettings.device,
-    mem: options.Mem = _Defaults.num_mem,
-    bits: options.Bits = _Defaults.bits,
-    max_patches: options.MaxPatches = _Defaults.max_patches,
-    context: options.Context = None,
-    budget_bits: options.BudgetBits = None,
-    max_steps: options.MaxSteps = _Defaults.max_steps,
-    preset: options.Preset = _Defaults.preset,
-    level: options.Level = None,
-    time_budget: options.TimeBudget = None,
-    bf16_safe: options.Bf16Safe = False,
-    dry_run: options.DryRun = False,
-    watch: options.Watch = False,
-    seed: options.Seed = _Defaults.seed,
-    threads: options.Threads = None,
-    batch: options.Batch = None,
-    attention: options.Attention = config.ComputeSettings.attention,
-    ray: options.Ray = None,
-    ray_workers: options.RayWorkers = None,
-    ray_cores: options.RayCores = None,
-    offline: options.Offline = False,
-    yes: options.Yes = False,
-    json: options.JsonLines = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    no_progress: options.NoProgress = False,
+    *,
+    results: options.Results,
+    settings: Annotated[
+        config.CompressSettings,
+        Takes(*options.CODEC, *options.MODEL, config.CRAMMING, "seed", *options.COMPUTE, "offline"),
+    ],
+    messages: options.EventMessages,
+    level: Annotated[
+        int | None,
+        Before("time_budget_s"),
+        typer.Option(
+            "--level",
+            metavar="N",
+            help="A preset, also written -1 to -9: 1 to 3 fast, 4 to 6 balanced, 7 to 9 small.",
+            rich_help_panel=config.CRAMMING,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        Before("seed"),
+        typer.Option(
+            "--dry-run", help="Try a small part, predict time and size of the whole, write nothing."
+        ),
+    ] = False,
+    watch: Annotated[
+        bool,
+        Before("seed"),
+        typer.Option("--watch", help="Show a chunk coming into focus, on a terminal."),
+    ] = False,
+    ray: str | None = _RAY,
+    ray_workers: int | None = _RAY_WORKERS,
+    ray_cores: int | None = _RAY_CORES,
     force: options.Force = False,
-    restart: options.Restart = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Discard what an earlier run left in the .part file.")
+    ] = False,
 ) -> None:
     """Compress each FILE: hobbit.txt into hobbit.crm. The original is kept.
 
     Until it is finished, the work is kept in hobbit.crm.part: after an interruption the same
     command goes on from there.
     """
-    settings = config.CompressSettings(
-        model=model,
-        revision=revision,
-        num_mem=mem,
-        bits=bits,
-        max_patches=max_patches,
-        context_tokens=context,
-        budget_bits=budget_bits,
-        max_steps=max_steps,
-        preset=cast(config.Preset, words.preset_of(preset, level)),
-        time_budget_s=words.seconds_of(time_budget),
-        bf16_safe=bf16_safe,
-        seed=seed,
-        codec=cast(config.Codec, codec),
-        try_cram=try_cram,
-        shared_mem=shared_mem,
-        verify=cast(config.Verify, verify),
-        offline=offline,
-        compute=words.compute_settings(
-            device=device, threads=threads, batch=batch, attention=attention
-        ),
-    )
-    output = words.output_of(output, stdout=stdout)
-    words.check_removal(keep=keep, remove=remove, output=output)
-    found = inputs_of(files, recursive=recursive, is_wanted=_is_no_result)
+    settings = with_level(settings, level)
+    output, output_dir = results.checked_output(), results.output_dir
+    found = inputs_of(files, recursive=results.recursive, is_wanted=_is_no_result)
     check_together(found, output=output, output_dir=output_dir, may_join=False)
     if output is None and not dry_run:
         found = with_targets(found, output_dir=output_dir, names=packed_names)
-    job = JobSettings(
-        file="", force=force, restart=restart, remove=remove, json=json,
-        tells=json and not dry_run and output != "-", quiet=quiet, verbose=verbose, watch=watch,
-        figures=not no_progress, yes=yes,
+    job = messages.job(
+        force=force, restart=restart, remove=results.remove, watch=watch,
+        tells=messages.json and not dry_run and output != "-", figures=not messages.no_progress,
     )  # fmt: skip
-    with Helpers(
-        keeps_models=len(found) > 1,
-        cluster=words.cluster_settings(ray, workers=ray_workers, cores=ray_cores),
-    ) as helpers:
+    cluster = cluster_settings(ray, workers=ray_workers, cores=ray_cores)
+    with Helpers(keeps_models=len(found) > 1, cluster=cluster) as helpers:
 
         def run(one: Input) -> None:
             own = replace(job, file=one.path, output=output, target=one.target)
@@ -149,19 +122,18 @@ def _run(job: JobSettings, settings: config.CompressSettings, helpers: Helpers) 
     def work(data: bytes, tools: Tools) -> bytes:
         with heavy_imports():
             from llmzip.api.compress import compress_bytes
-        context, suffix = helpers.context(tools), _suffix(tools.places)
-        return compress_bytes(data, settings, context, suffix=suffix, **helpers.models())
+        context = helpers.context(tools)
+        return compress_bytes(data, settings, context, suffix=tools.suffix, **helpers.models())
 
-    def find(data: bytes, places: Places) -> bytes | str:
+    def find(data: bytes, path: str, suffix: str) -> bytes | str:
         with heavy_imports():
             from llmzip.api.existing import difference
-        with open(places.target or "", "rb") as file:
+        with open(path, "rb") as file:
             packed = file.read(_MOST_GROWTH * len(data) + _MOST_OVERHEAD)
-        return difference(packed, data, settings, suffix=_suffix(places)) or packed
+        return difference(packed, data, settings, suffix=suffix) or packed
 
-    outcome = run_job(
-        job,
-        work,
+    task = Task(
+        work=work,
         default_target=lambda path: packed_names(path)[0],
         is_binary=True,
         keeps_work=True,
@@ -170,18 +142,10 @@ def _run(job: JobSettings, settings: config.CompressSettings, helpers: Helpers) 
         # 16-bit vectors take several times the text, and the work that is kept as much again.
         most_bytes=lambda data: (_MOST_GROWTH if settings.bits == 16 else 2) * len(data),
     )
+    outcome = run_job(job, task)
     report = read_report(outcome.result, max_output_bytes=len(outcome.source_data))
-    if job.json:
-        write_json(done_event(outcome, report))
-    if not job.quiet:
-        for line in _summary(outcome, report, settings):
-            say(line)
-    if job.verbose and not job.quiet:
-        say(f"{report.to_text(name=outcome.target_name)}seconds   {outcome.seconds:.1f}")
-
-
-def _suffix(places: Places) -> str:
-    return kept_suffix(places.source, places.target)
+    lines = _summary(outcome, report, settings)
+    show_outcome(job, outcome, report, lines, name=outcome.target_name)
 
 
 def _warn_if_compressed(data: bytes) -> None:

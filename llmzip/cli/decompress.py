@@ -10,28 +10,26 @@ import typer
 
 from llmzip import config
 from llmzip.cli import options
-from llmzip.cli import settings as words
-from llmzip.cli.completing import crm_files
 from llmzip.cli.console import say, write_json
-from llmzip.cli.events import SCHEMA, done_event, errors_told
-from llmzip.cli.helpers import Helpers
+from llmzip.cli.events import SCHEMA, errors_told, show_outcome
 from llmzip.cli.inputs import Input, check_together, inputs_of, result_in, run_each, with_targets
 from llmzip.cli.job import run_job
-from llmzip.cli.names import is_crm, restored_names
+from llmzip.cli.names import crm_files, is_crm, restored_names
+from llmzip.cli.options import Before, Takes, with_options
 from llmzip.cli.startup import heavy_imports
-from llmzip.cli.work import Find, JobSettings, Outcome, Places, Tools, Work
+from llmzip.cli.work import Find, Helpers, JobSettings, Outcome, Task, Tools, Work
 from llmzip.errors import FormatError, InputError, IntegrityError, LimitExceeded, SettingsError
 from llmzip.inspect.report import Report, read_report
 from llmzip.store.figures import count_text
 
 if TYPE_CHECKING:
-    from llmzip.api.salvage import Salvaged
+    from llmzip.api.decompress import Salvaged
 
 _MOST_GAPS_SHOWN = 20
 _READ_BYTES = 1 << 22
-_Defaults = config.DecompressSettings
 
 
+@with_options
 def decompress(
     files: Annotated[
         list[str],
@@ -39,60 +37,44 @@ def decompress(
             metavar="FILE", help="Files to restore, - for stdin.", autocompletion=crm_files
         ),
     ],
-    output: options.Output = None,
-    stdout: options.Stdout = False,
-    output_dir: options.OutputDir = None,
-    recursive: options.Recursive = False,
-    keep: options.Keep = False,
-    remove: options.Remove = False,
-    model: options.Model = None,
-    revision: options.Revision = None,
-    device: options.Device = config.ComputeSettings.device,
-    threads: options.Threads = None,
-    batch: options.Batch = None,
-    attention: options.Attention = config.ComputeSettings.attention,
-    byte_range: options.Bytes = None,
-    chunks: options.Chunks = None,
-    salvage: options.Salvage = False,
-    perturb: options.Perturb = _Defaults.perturb,
-    max_output: options.MaxOutput = _Defaults.max_output_bytes,
-    max_tokens: options.MaxTokens = None,
-    offline: options.Offline = False,
-    yes: options.Yes = False,
-    json: options.JsonLines = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    no_progress: options.NoProgress = False,
+    *,
+    results: options.Results,
+    settings: Annotated[
+        config.DecompressSettings,
+        Takes(
+            *options.MODEL,
+            *options.COMPUTE,
+            "span",
+            "chunks",
+            config.ARITH,
+            *options.LIMITS,
+            "offline",
+        ),
+    ],
+    messages: options.EventMessages,
+    salvage: Annotated[
+        bool,
+        Before("max_output_bytes"),
+        typer.Option(
+            "--salvage", help="Of a damaged file, give what is intact, gaps marked; exit 6 if any."
+        ),
+    ] = False,
     force: options.Force = False,
 ) -> None:
     """Restore the original of each FILE: hobbit.crm becomes hobbit.txt again. Nothing appears that
     was not verified."""
-    settings = config.DecompressSettings(
-        model=model,
-        revision=revision,
-        max_output_bytes=max_output,
-        max_tokens=max_tokens,
-        span=words.span_of(byte_range),
-        chunks=words.chunks_of(chunks),
-        perturb=perturb,
-        offline=offline,
-        compute=words.compute_settings(
-            device=device, threads=threads, batch=batch, attention=attention
-        ),
-    )
-    if salvage and (settings.span is not None or settings.chunks is not None):
+    if salvage and _is_part(settings):
         raise SettingsError("--salvage is of the whole file: leave --bytes and --chunks out")
-    output = words.output_of(output, stdout=stdout)
-    words.check_removal(keep=keep, remove=remove, output=output)
-    if remove and (salvage or settings.span is not None or settings.chunks is not None):
+    output, output_dir = results.checked_output(), results.output_dir
+    if results.remove and (salvage or _is_part(settings)):
         raise SettingsError("--rm is for whole files that are restored whole")
-    found = inputs_of(files, recursive=recursive, is_wanted=is_crm)
+    found = inputs_of(files, recursive=results.recursive, is_wanted=is_crm)
     check_together(found, output=output, output_dir=output_dir, may_join=True)
     if output is None:
         found = with_targets(found, output_dir=output_dir, names=restored_names)
-    job = JobSettings(
-        file="", force=force, remove=remove, json=json, tells=json and output != "-",
-        quiet=quiet, verbose=verbose, figures=not no_progress, yes=yes,
+    job = messages.job(
+        force=force, remove=results.remove, tells=messages.json and output != "-",
+        figures=not messages.no_progress,
     )  # fmt: skip
     with Helpers(keeps_models=len(found) > 1) as helpers:
 
@@ -105,6 +87,11 @@ def decompress(
         run_each(found, run)
 
 
+def _is_part(settings: config.DecompressSettings) -> bool:
+    """Whether only a part of the original is wanted."""
+    return settings.span is not None or settings.chunks is not None
+
+
 def _run(job: JobSettings, settings: config.DecompressSettings, helpers: Helpers) -> None:
     def work(data: bytes, tools: Tools) -> bytes:
         with heavy_imports():
@@ -113,26 +100,20 @@ def _run(job: JobSettings, settings: config.DecompressSettings, helpers: Helpers
 
     looked_at: list[Report] = []
 
-    def find(data: bytes, places: Places) -> bytes | str:
+    def find(data: bytes, path: str, suffix: str) -> bytes | str:
         looked_at.append(read_report(data, max_output_bytes=settings.max_output_bytes))
-        is_there = _has_hash(places.target or "", looked_at[0])
-        return b"" if is_there else f"differs from what {places.source} holds"
+        is_there = _has_hash(path, looked_at[0])
+        return b"" if is_there else f"differs from what {job.file} holds"
 
-    is_part = settings.span is not None or settings.chunks is not None
-    outcome = _job(job, settings, work, looked_at, find=None if is_part else find)
+    outcome = _job(job, settings, work, looked_at, find=None if _is_part(settings) else find)
     (report,) = looked_at  # what could be decompressed could be looked at
-    if job.json:
-        write_json(done_event(outcome, report))
-    if not job.quiet:
-        say(_summary(outcome, report, settings))
-    if job.verbose and not job.quiet:
-        say(f"{report.to_text(name=outcome.source_name)}seconds   {outcome.seconds:.1f}")
+    lines = [_summary(outcome, report, settings)]
+    show_outcome(job, outcome, report, lines, name=outcome.source_name)
 
 
 def _has_hash(path: str, report: Report) -> bool:
-    """Whether a file is the original that a container holds, by size and hash. Raises
-    InputError."""
-    from llmzip.store.hashes import new_content_hash
+    """Whether a file is the original of a container, by size and hash. Raises InputError."""
+    from llmzip.store.original import new_content_hash
 
     try:
         with open(path, "rb") as file:
@@ -151,7 +132,7 @@ def _salvage(job: JobSettings, settings: config.DecompressSettings, helpers: Hel
 
     def work(data: bytes, tools: Tools) -> bytes:
         with heavy_imports():
-            from llmzip.api.salvage import salvage_bytes
+            from llmzip.api.decompress import salvage_bytes
         found.append(salvage_bytes(data, settings, tools.context, **helpers.models()))
         return found[0].data
 
@@ -173,14 +154,14 @@ def _job(
     find: Find | None = None,
 ) -> Outcome:
     """looked_at: gets the report of a file that is sound as far as its tables go."""
-    return run_job(
-        job,
-        work,
+    task = Task(
+        work=work,
         default_target=lambda path: restored_names(path)[0],
         is_binary=False,
         find=find,
         most_bytes=lambda data: _result_bytes(data, settings, looked_at),
     )
+    return run_job(job, task)
 
 
 def _result_bytes(data: bytes, settings: config.DecompressSettings, looked_at: list[Report]) -> int:
@@ -225,7 +206,7 @@ def _summary(outcome: Outcome, report: Report, settings: config.DecompressSettin
     if not outcome.is_new:
         return f"{outcome.target_name} is already there, and identical"
     line = f"{outcome.source_name} → {outcome.target_name}  {report.container_bytes:,} → "
-    is_part = settings.span is not None or settings.chunks is not None
+    is_part = _is_part(settings)
     if is_part:
         line += f"{len(outcome.result):,} of "
     line += f"{report.original_bytes:,} bytes, "

@@ -3,65 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from llmzip import config
 from llmzip.cli import options
-from llmzip.cli import settings as words
 from llmzip.cli.console import write_text
+from llmzip.cli.options import Takes, with_options
 from llmzip.cli.preflight import agrees, somebody_answers
 from llmzip.cli.progress import show_progress
 from llmzip.cli.signals import stop_on_signals
 from llmzip.cli.startup import heavy_imports
 from llmzip.codecs.context import Context
 from llmzip.errors import Interrupted
-from llmzip.inspect.figures import MODEL_NOT_COUNTED, printable
-from llmzip.inspect.report import read_report
+from llmzip.inspect.report import MODEL_NOT_COUNTED, printable, read_report
 from llmzip.lm import zoo
 from llmzip.store.figures import count_text
 
 if TYPE_CHECKING:
-    from llmzip.inspect.roundtrip import Trip
+    from llmzip.inspect.demo import Trip
 
 _NAMES = {"cram": "llmzip, vectors", "arith": "llmzip --codec arith"}
 
 
+@with_options
 def demo(
-    model: options.Model = None,
-    revision: options.Revision = None,
-    device: options.Device = config.ComputeSettings.device,
-    threads: options.Threads = None,
-    attention: options.Attention = config.ComputeSettings.attention,
-    offline: options.Offline = False,
+    settings: Annotated[
+        config.CompressSettings, Takes(*options.MODEL, "threads", "attention", "offline")
+    ],
     yes: options.Yes = False,
 ) -> None:
     """Send a short text into vectors of a language model and back; half a minute on two cores.
 
     Writes no file. A model that is not on this machine is fetched; on a terminal, you are asked.
     """
-    compute = words.compute_settings(
-        device=device, threads=threads, batch=None, attention=attention
-    )
     with stop_on_signals() as stop, stop.at_once():
-        _ask_for_model(model or zoo.DEFAULT_MODEL, is_allowed=yes or offline)
+        _ask_for_model(settings.model or zoo.DEFAULT_MODEL, is_allowed=yes or settings.offline)
         with heavy_imports():
             from llmzip.inspect.demo import TEXT, demonstrate
         write_text(f"a text of {len(TEXT)} bytes:\n{_quoted(TEXT)}\n")
         with show_progress(quiet=False, verbose=False, watch=True) as show:
-            trips = list(
-                demonstrate(
-                    model=model,
-                    revision=revision,
-                    offline=offline,
-                    compute=compute,
-                    context=Context(on_progress=show, cancel=stop.cancel),
-                )
-            )
+            trips = list(demonstrate(settings, Context(on_progress=show, cancel=stop.cancel)))
         write_text(_result(TEXT, trips))
 
 
 def _ask_for_model(name: str, *, is_allowed: bool) -> None:
-    """Before a model with a name is fetched, where somebody can answer. Raises Interrupted."""
+    """Ask the user before a named model is fetched, where one can answer. Raises Interrupted."""
     absent = {each.entry.name: each.entry for each in zoo.list_models() if each.state == "absent"}
     if name not in absent or is_allowed or not somebody_answers():
         return
@@ -73,23 +59,17 @@ def _ask_for_model(name: str, *, is_allowed: bool) -> None:
 
 
 def _result(text: bytes, trips: Sequence[Trip]) -> str:
-    """Sizes and times beside other compressors, then what came back."""
+    """A table of sizes and times beside other compressors, then the restored text."""
     crammed = next(trip for trip in trips if trip.codec == "cram")
     report = read_report(crammed.packed)
     rows = [
         ("the text", len(text), "", ""),
         ("xz -9e", report.xz_bytes, "", ""),
         ("zstd -19", report.zstd_bytes, "", ""),
-        *(
-            (
-                _NAMES[trip.codec],
-                len(trip.packed),
-                f"{trip.compress_seconds:.1f} s",
-                f"{trip.decompress_seconds:.1f} s",
-            )
-            for trip in trips
-        ),
     ]
+    for trip in trips:
+        there, back = f"{trip.compress_seconds:.1f} s", f"{trip.decompress_seconds:.1f} s"
+        rows.append((_NAMES[trip.codec], len(trip.packed), there, back))
     lines = [f"{'':24}{'bytes':>8}{'bits per byte':>16}{'compress':>11}{'decompress':>13}"]
     lines += [
         f"{name:24}{size:>8,}{8 * size / len(text):>16.2f}{there:>11}{back:>13}".rstrip()

@@ -1,40 +1,36 @@
-"""`llmzip doctor`: what to say of an installation in a report of a bug, and what to mend."""
+"""`llmzip doctor`: checks of an installation, for bug reports and for repairs."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from textwrap import wrap
+from typing import Annotated
 
 import typer
 
 from llmzip import config
 from llmzip.cli import options
-from llmzip.cli import settings as words
 from llmzip.cli.console import write_json, write_text
+from llmzip.cli.options import Takes, with_options
+from llmzip.cli.settings import with_options_named
 from llmzip.cli.signals import stop_on_signals
 from llmzip.cli.startup import heavy_imports
-from llmzip.inspect.checks import Check, Status, exit_code_of
-from llmzip.inspect.figures import printable
+from llmzip.inspect.environment import Check, Status, exit_code_of
+from llmzip.inspect.report import printable
 from llmzip.store.figures import count_text
 
 _Show = Callable[[Check], None]
 _TOPIC_COLUMNS = 12
-_MARKS: dict[Status, tuple[str, str]] = {
-    "ok": ("ok", "green"),
-    "warning": ("warning", "bold yellow"),
-    "problem": ("problem", "bold red"),
-}
+_STYLES: dict[Status, str] = {"ok": "green", "warning": "bold yellow", "problem": "bold red"}
 _PLAIN_COLUMNS = 100
 
 
+@with_options
 def doctor(
-    model: options.Model = None,
-    revision: options.Revision = None,
-    device: options.Device = config.ComputeSettings.device,
-    threads: options.Threads = None,
-    attention: options.Attention = config.ComputeSettings.attention,
+    settings: Annotated[config.CompressSettings, Takes(*options.MODEL, "threads", "attention")],
     json: options.Json = False,
 ) -> None:
     """Examine this installation: versions, devices, memory, model, and a round trip of a sentence.
@@ -42,16 +38,13 @@ def doctor(
     Fetches nothing. Put its output into a report of a bug. Exit 0 if nothing is worse than a
     warning, else with the code of the first problem: 5 where the model is missing.
     """
-    compute = words.compute_settings(
-        device=device, threads=threads, batch=None, attention=attention
-    )
     found: list[Check] = []
     with stop_on_signals() as stop, _shown(json=json) as show:
         with heavy_imports():
             from llmzip.inspect.doctor import examine
-        for each in examine(model=model, revision=revision, compute=compute, cancel=stop.cancel):
-            found.append(each)
-            show(each)
+        for each in examine(settings, stop.cancel):
+            found.append(replace(each, text=with_options_named(each.text, ["device"])))
+            show(found[-1])
     code = exit_code_of(found)
     if json:
         fields = [each.to_dict() for each in found]
@@ -73,26 +66,26 @@ def _conclusion(found: list[Check]) -> str:
 
 @contextmanager
 def _shown(*, json: bool) -> Iterator[_Show]:
-    """What shows a finding as soon as it is there."""
+    """Yields a function that shows a check as soon as it is done."""
     if json:
-        yield lambda finding: None
+        yield lambda check: None
     elif os.isatty(1) and os.environ.get("TERM", "") not in ("", "dumb", "unknown"):
         with _terminal() as show:
             yield show
     else:
-        yield lambda finding: write_text(_plain(finding))
+        yield lambda check: write_text(_plain(check))
 
 
-def _plain(finding: Check) -> str:
-    """Columns, wrapped, as they can be pasted anywhere."""
-    start = f"{_MARKS[finding.status][0]:8} {finding.topic:{_TOPIC_COLUMNS}}"
+def _plain(check: Check) -> str:
+    """A check as plain wrapped columns, which can be pasted anywhere."""
+    start = f"{check.status:8} {check.topic:{_TOPIC_COLUMNS}}"
     space = " " * len(start)
     lines = wrap(
-        printable(finding.text), _PLAIN_COLUMNS, initial_indent=start, subsequent_indent=space,
+        printable(check.text), _PLAIN_COLUMNS, initial_indent=start, subsequent_indent=space,
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
-    if finding.hint:
-        lines.append(f"{space}→ {printable(finding.hint)}")
+    if check.hint:
+        lines.append(f"{space}→ {printable(check.hint)}")
     return "\n".join(lines) + "\n"
 
 
@@ -104,16 +97,15 @@ def _terminal() -> Iterator[_Show]:
 
     console = Console(highlight=False)
 
-    def show(finding: Check) -> None:
-        mark, style = _MARKS[finding.status]
-        text = Text(printable(finding.text), overflow="fold")
-        if finding.hint:
-            text.append(f"\n→ {printable(finding.hint)}", style="bold")
+    def show(check: Check) -> None:
+        text = Text(printable(check.text), overflow="fold")
+        if check.hint:
+            text.append(f"\n→ {printable(check.hint)}", style="bold")
         row = Table.grid(padding=(0, 1, 0, 0))
-        row.add_column(width=max(len(word) for word, _ in _MARKS.values()))
+        row.add_column(width=max(map(len, _STYLES)))
         row.add_column(width=_TOPIC_COLUMNS)
         row.add_column()
-        row.add_row(Text(mark, style=style), Text(finding.topic), text)
+        row.add_row(Text(check.status, style=_STYLES[check.status]), Text(check.topic), text)
         console.print(row)
 
     with console.status("examining"):

@@ -1,4 +1,4 @@
-"""`llmzip explain`: a `.crm` file piece by piece."""
+"""`llmzip explain`: how each piece of a `.crm` file is stored, and how safely it decodes."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ import typer
 
 from llmzip import config
 from llmzip.cli import options
-from llmzip.cli import settings as words
-from llmzip.cli.console import write_json, write_text
+from llmzip.cli.console import is_terminal, plain_table, write_json, write_table, write_text
 from llmzip.cli.job import run_dry
+from llmzip.cli.options import Before, Takes, with_options
 from llmzip.cli.pictures import plan_picture, write_chart, write_picture
 from llmzip.cli.startup import heavy_imports
-from llmzip.cli.tables import is_terminal, plain_table, write_table
-from llmzip.cli.work import JobSettings, Tools
+from llmzip.cli.work import Tools
 from llmzip.errors import SettingsError
-from llmzip.inspect.figures import printable
 from llmzip.inspect.pieces import WHY, Piece, pieces_of
-from llmzip.inspect.report import Report, read_report
+from llmzip.inspect.report import Report, printable, read_report
 from llmzip.store.figures import count_text
 
 SCHEMA = 1
 _LEFT = ("kind", "text")  # columns of words
 _COLOURS = {"patched": "cyan", "literal": "yellow", "segment": "green", "stored": "magenta"}
-_Defaults = config.DecompressSettings
 
 
+@with_options
 def explain(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A .crm file, - for stdin.")],
+    *,
     no_model: Annotated[
         bool,
         typer.Option(
@@ -40,72 +39,29 @@ def explain(
     text: Annotated[
         bool, typer.Option("--text", help="Show how the text of each piece begins.")
     ] = False,
-    chunks: options.Chunks = None,
-    chart: options.Chart = False,
-    plot: options.Plot = None,
-    model: options.Model = None,
-    revision: options.Revision = None,
-    device: options.Device = config.ComputeSettings.device,
-    threads: options.Threads = None,
-    batch: options.Batch = None,
-    attention: options.Attention = config.ComputeSettings.attention,
-    max_output: options.MaxOutput = _Defaults.max_output_bytes,
-    max_tokens: options.MaxTokens = None,
-    offline: options.Offline = False,
-    yes: options.Yes = False,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    settings: Annotated[
+        config.DecompressSettings,
+        Takes("chunks", *options.MODEL, *options.COMPUTE, *options.LIMITS, "offline"),
+    ],
+    chart: Annotated[options.Chart, Before("model")] = False,
+    plot: Annotated[options.Plot, Before("model")] = None,
+    messages: options.Messages,
     force: options.ForcePicture = False,
 ) -> None:
     """Say of each chunk of FILE how it is stored, what it takes and how safely it decodes."""
-    settings = config.DecompressSettings(
-        model=model,
-        revision=revision,
-        max_output_bytes=max_output,
-        max_tokens=max_tokens,
-        offline=offline,
-        compute=words.compute_settings(
-            device=device, threads=threads, batch=batch, attention=attention
-        ),
-    )
-    wanted = words.chunks_of(chunks)
-    if chart and json:
+    if chart and messages.json:
         raise SettingsError("--chart and --json do not go together")
     if text and no_model:
         raise SettingsError("--text needs the model: leave --no-model out")
     picture = plan_picture(plot, file, force=force)
-
-    def work(data: bytes, tools: Tools) -> tuple[Report, list[Piece]]:
-        from llmzip.store.container import parse_container  # here: numpy
-
-        report = read_report(data, max_output_bytes=max_output)
-        found = parse_container(data, max_output_bytes=max_output)
-        pieces = pieces_of(found)
-        num_pieces = max((piece.number for piece in pieces), default=0)
-        if wanted is not None and wanted[1] > num_pieces:
-            raise SettingsError(f"--chunks: {chunks}, the last one of the file is {num_pieces}")
-        if no_model or not report.needs_model:
-            return report, pieces
-        with heavy_imports():
-            from llmzip.inspect.explain import explain_pieces
-        context = replace(tools.context, on_forecast=None)
-        return report, explain_pieces(found.container, pieces, settings, context)
-
-    job = JobSettings(file=file, json=json, quiet=quiet, verbose=verbose, yes=yes)
-    name, (report, pieces) = run_dry(job, work)
-    shown = [each for each in pieces if wanted is None or wanted[0] <= each.number <= wanted[1]]
-    if json:
-        write_json(
-            {
-                "schema": SCHEMA,
-                "codec": report.codec,
-                "original_bytes": report.original_bytes,
-                "container_bytes": report.container_bytes,
-                "bits": report.bit_counts,
-                "pieces": [piece.to_dict() for piece in shown],
-            }
-        )
+    name, (report, pieces) = run_dry(
+        messages.job(file),
+        lambda data, tools: _explained(data, settings, tools, with_model=not no_model),
+    )
+    first, last = settings.chunks or (0, len(pieces))
+    shown = [each for each in pieces if first <= each.number <= last]
+    if messages.json:
+        write_json(_fields(report, shown))
     elif is_terminal():
         write_table(*_cells(shown, with_text=text), left=_LEFT, colours=_COLOURS)
         write_text("\n".join(_totals(name, report, pieces)) + "\n")
@@ -117,22 +73,48 @@ def explain(
         write_picture(picture, report, pieces, name=name)
 
 
+def _explained(
+    data: bytes, settings: config.DecompressSettings, tools: Tools, *, with_model: bool
+) -> tuple[Report, list[Piece]]:
+    """All pieces of a file. Raises SettingsError where it has fewer chunks than are wanted."""
+    from llmzip.store.container import parse_container  # here: numpy
+
+    report = read_report(data, max_output_bytes=settings.max_output_bytes)
+    found = parse_container(data, max_output_bytes=settings.max_output_bytes)
+    pieces = pieces_of(found)
+    num_pieces = max((piece.number for piece in pieces), default=0)
+    if settings.chunks is not None and settings.chunks[1] > num_pieces:
+        first, last = settings.chunks
+        raise SettingsError(f"--chunks: {first}-{last}, the last one of the file is {num_pieces}")
+    if not with_model or not report.needs_model:
+        return report, pieces
+    with heavy_imports():
+        from llmzip.inspect.explain import explain_pieces
+    context = replace(tools.context, on_forecast=None)
+    return report, explain_pieces(found.container, pieces, settings, context)
+
+
+def _fields(report: Report, shown: Sequence[Piece]) -> dict[str, object]:
+    return {
+        "schema": SCHEMA,
+        "codec": report.codec,
+        "original_bytes": report.original_bytes,
+        "container_bytes": report.container_bytes,
+        "bits": report.bit_counts,
+        "pieces": [piece.to_dict() for piece in shown],
+    }
+
+
 def explain_text(
-    name: str,
-    report: Report,
-    pieces: Sequence[Piece],
-    shown: Sequence[Piece],
-    *,
-    with_text: bool,
+    name: str, report: Report, pieces: Sequence[Piece], shown: Sequence[Piece], *, with_text: bool
 ) -> str:
-    """A table of the pieces shown, totals of all, and what the kinds mean. The last line has its
-    newline."""
+    """A table of the pieces in `shown`, totals of all, what the kinds mean; ends with a newline."""
     lines = plain_table(*_cells(shown, with_text=with_text), left=_LEFT)
     return "\n".join([*lines, "", *_totals(name, report, pieces)]) + "\n"
 
 
 def _cells(shown: Sequence[Piece], *, with_text: bool) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows."""
+    """Heads and rows of the table."""
     heads = ["#", "bytes", "tokens", "kind", "surprisal", "bits", "of text", "patches", "margin"]
     rows = [_row(piece) for piece in shown]
     if with_text:
@@ -162,7 +144,7 @@ def _totals(name: str, report: Report, pieces: Sequence[Piece]) -> list[str]:
     bits = sum(piece.bits for piece in pieces) + metadata
     lines = [
         f"{name}: {count_text(len(pieces), 'piece')}, {bits:,.0f} bits with {metadata:,} of "
-        f"metadata, {report.container_bytes:,} bytes",
+        f"metadata, {report.container_bytes:,} bytes"
     ]
     known = [piece for piece in pieces if piece.surprisal_bits is not None and piece.vector_bits]
     if known:

@@ -1,8 +1,7 @@
-"""Output files: what may be written, and how a result appears.
+"""Output files: what may be written, and how a result is published.
 
 Owns the checks made before any work, and publishing: a result is whole, synced and read back under
-a private name before it gets its own, and no other file is lost on the way. Knows nothing of
-containers.
+a temporary name before it gets its own, and no other file is lost. Knows nothing of containers.
 """
 
 from __future__ import annotations
@@ -17,17 +16,16 @@ from dataclasses import dataclass
 from llmzip.cli.console import write_stdout
 from llmzip.cli.sources import STDIO, Source
 from llmzip.cli.startup import check_path
-from llmzip.cli.temporary import take_away_stale, temporary, temporary_name
 from llmzip.errors import InputError
-from llmzip.store.atomic import directory_of, name_new, sync_name, write_all
+from llmzip.store.atomic import directory_of, new_file, remove_stale, sync_name, write_all
 
 _READ_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where a result goes. `path` is None for stdout; `is_stream`: written as it is, no rename;
-    `exists`: a file is there, which is left alone."""
+    """Where a result goes. path: None for stdout. is_stream: it is written to directly, without a
+    temporary file. exists: there is a file already, which is left alone."""
 
     path: str | None
     replace: bool
@@ -50,8 +48,8 @@ def plan_target(
 ) -> Target:
     """Decide where the result goes, and refuse now what would fail after the work.
 
-    `default` makes the output's path out of the input's. may_exist: a file that is there is not
-    refused yet, for an input that can be looked at first. Raises InputError.
+    default: makes the path of the output from that of the input. may_exist: an existing output is
+    not refused, so that it can be compared with the input first. Raises InputError.
     """
     path = output
     if path is None:
@@ -69,14 +67,14 @@ def plan_target(
         return Target(path=path, replace=False, is_stream=True)
     try:
         if status is not None:
-            take_away_stale(temporary_name(path))  # of a run killed when it had published
+            remove_stale(path)  # left by a run that was killed after it had published
             _refuse_existing(path, status, source)
             if not force and may_exist and source.path is not None:
                 return Target(path=path, replace=False, is_stream=False, exists=True)
             if not force:
                 raise already_there(path)
-        with temporary(path):
-            pass
+        with new_file(path, is_locked=True):
+            pass  # now it is known that a file can be made there
     except OSError as error:
         raise InputError(
             f"cannot write into {directory_of(path)}: {error.strerror}",
@@ -86,7 +84,7 @@ def plan_target(
 
 
 def publish(target: Target, data: bytes, source: Source) -> None:
-    """Make `data` appear as `target`: all of it, or nothing and an InputError.
+    """Write `data` to `target`, all of it or nothing. Raises InputError.
 
     The new file gets mode and time from a source that is a file. On a stream, part of the data may
     have been sent when writing fails.
@@ -102,7 +100,7 @@ def publish(target: Target, data: bytes, source: Source) -> None:
             _publish_file(target.path, data, source, replace=target.replace)
     except FileExistsError as error:
         if _holds(target.path, data):
-            sync_name(target.path)  # of a run killed before it did
+            sync_name(target.path)  # the run that wrote it may have been killed before it did
             return
         raise InputError(
             f"{target.path} appeared meanwhile; it was left alone", hint="use -f to replace it"
@@ -112,22 +110,16 @@ def publish(target: Target, data: bytes, source: Source) -> None:
 
 
 def _publish_file(path: str, data: bytes, source: Source, *, replace: bool) -> None:
-    with temporary(path) as (file, name):
-        write_all(file.fileno(), data)
-        _copy_status(file.fileno(), name, source)
-        os.fsync(file.fileno())
-        _check_written(file.fileno(), data, path)
-        if os.name == "nt":  # which does not rename an open file
-            file.close()
-        if replace:
-            os.replace(name, path)
-        else:
-            name_new(name, path)
-    sync_name(path)
+    with new_file(path, is_locked=True) as file:
+        file.write(data)
+        _copy_status(file.handle, file.temporary, source)
+        file.sync()
+        _check_written(file.handle, data, path)
+        file.publish(replace=replace)
 
 
 def _check_written(handle: int, data: bytes, path: str) -> None:
-    """Read back what was written."""
+    """Raise InputError unless the file reads back as `data`."""
     view = memoryview(data)
     os.lseek(handle, 0, os.SEEK_SET)
     while view:
@@ -138,7 +130,7 @@ def _check_written(handle: int, data: bytes, path: str) -> None:
 
 
 def _holds(path: str, data: bytes) -> bool:
-    """Whether the file has just these bytes."""
+    """Whether the content of the file is exactly `data`."""
     try:
         with open(path, "rb") as file:
             return os.fstat(file.fileno()).st_size == len(data) and file.read() == data
@@ -162,7 +154,8 @@ def _copy_status(handle: int, path: str, source: Source) -> None:
 
 
 def _copy_owner(handle: int, status: os.stat_result, mode: int) -> int:
-    """Owner and group as far as allowed. Another group gets no more than everybody has."""
+    """Copy owner and group as far as allowed, and return the mode. Where the group cannot be
+    copied, the file's group gets only the rights that all users have."""
     with suppress(OSError):
         os.fchown(handle, status.st_uid, -1)
     try:
@@ -173,7 +166,7 @@ def _copy_owner(handle: int, status: os.stat_result, mode: int) -> int:
 
 
 def _status(path: str) -> os.stat_result | None:
-    """What is at `path`: None for nothing. A dangling link is itself."""
+    """The status of what is at `path`, following links but dangling ones; None for nothing."""
     try:
         found = os.lstat(path)
         if stat.S_ISLNK(found.st_mode):
@@ -187,8 +180,7 @@ def _status(path: str) -> os.stat_result | None:
 
 
 def already_there(path: str, what: str = "") -> InputError:
-    """The error where the output is a file that nobody wants to lose. what: it is, if that is
-    known."""
+    """The error for an output that exists. what: a description of it, where one is known."""
     return InputError(
         f"{path} exists{f' and {what}' if what else ''}",
         hint="use -f to replace it, or -o for another name",
@@ -196,7 +188,7 @@ def already_there(path: str, what: str = "") -> InputError:
 
 
 def _refuse_existing(path: str, status: os.stat_result, source: Source) -> None:
-    """Refuse what no file can be put in the place of, whatever -f says."""
+    """Refuse an output that no file may replace, not even with -f."""
     if source.status is not None and os.path.samestat(status, source.status):
         raise InputError(f"{path} is the input itself", hint="choose another output with -o")
     if stat.S_ISDIR(status.st_mode):

@@ -1,6 +1,7 @@
-"""Several inputs in one run: which files, where each result goes, and what the run ends with.
+"""Several inputs in one run: which files, where each result goes, and the exit code of the run.
 
-Owns the walk through directories and going on after a failure. Knows nothing of the work.
+Owns the walk through directories, and that a failure does not end the run. Knows nothing of the
+work.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from typing import TypeAlias
 
 import typer
 
-from llmzip.cli.console import PipeClosed
-from llmzip.cli.failures import exit_code_of, print_error
+from llmzip.cli.console import PipeClosed, exit_code_of, print_error
 from llmzip.cli.names import is_result_of
 from llmzip.cli.signals import answer_between
 from llmzip.cli.sources import STDIO
@@ -28,8 +28,8 @@ class Input:
     """A file to be worked on."""
 
     path: str
-    relative: str  # to the directory it was found in; else its own name
-    target: str | None = None  # where the result goes by default; None: not known yet
+    relative: str  # path from the directory that was named; its own name for a file that was named
+    target: str | None = None  # default path of the result; None: not known yet
 
 
 def inputs_of(
@@ -37,9 +37,9 @@ def inputs_of(
 ) -> list[Input]:
     """The files named, and with `recursive` those that are wanted below the directories named.
 
-    Hidden ones, and links to directories, are left out; a directory that cannot be read stands for
-    what is in it, and fails when it is opened. Raises InputError for a directory without wanted
-    files.
+    Hidden files and directories, and links to directories, are left out. A directory that cannot be
+    read is among the results, so that opening it fails and reports it. Raises InputError for a
+    directory without wanted files.
     """
     found: list[Input] = []
     for file in files:
@@ -51,7 +51,7 @@ def inputs_of(
             found.append(Input(path=file, relative=os.path.basename(file)))
             continue
         name = os.path.basename(file.rstrip("/"))
-        if name in ("", os.curdir, os.pardir):  # no name that a result could be put under
+        if name in ("", os.curdir, os.pardir):  # no name for a directory of results
             name = ""
         below = [
             Input(path=path, relative=os.path.join(name, os.path.relpath(path, file)))
@@ -59,13 +59,13 @@ def inputs_of(
             if is_wanted(path) or os.path.isdir(path)
         ]
         if not below:
-            raise InputError(f"{file} has no files for this in it")
+            raise InputError(f"{file} has no files for this command in it")
         found.extend(below)
     return found
 
 
 def _below(directory: str) -> Iterator[str]:
-    """Files, and directories that cannot be read."""
+    """The files below a directory, then the directories that cannot be read."""
     refused: list[str] = []
     for where, folders, names in os.walk(
         directory, onerror=lambda error: refused.append(str(error.filename))
@@ -78,19 +78,15 @@ def _below(directory: str) -> Iterator[str]:
 
 
 def check_together(
-    found: Sequence[Input],
-    *,
-    output: str | None,
-    output_dir: str | None,
-    may_join: bool,
+    found: Sequence[Input], *, output: str | None, output_dir: str | None, may_join: bool
 ) -> None:
-    """Refuse what cannot be meant. may_join: standard output takes several results."""
-    several = len(found) > 1
+    """Raise SettingsError for options that do not fit these inputs. may_join: several results may
+    go to standard output one after the other."""
     if output_dir == "":
         raise SettingsError("--output-dir is empty", hint="name a directory, or leave it out")
     if output is not None and output_dir is not None:
         raise SettingsError("--output and --output-dir do not go together")
-    if several and output is not None and not (may_join and output == STDIO):
+    if len(found) > 1 and output is not None and not (may_join and output == STDIO):
         raise SettingsError(
             f"--output names one file, and there are {len(found)} inputs",
             hint="--output-dir names a directory for the results",
@@ -100,17 +96,17 @@ def check_together(
 
 
 def with_targets(found: Sequence[Input], *, output_dir: str | None, names: Names) -> list[Input]:
-    """Each input with where its result goes: beside it, or below `output_dir`.
+    """The inputs with the paths of their results: beside each input, or below `output_dir`.
 
-    names: what a result may be called, best first. Where results would meet, each gets the last of
-    its names; refuse inputs that meet all the same: with --force the last would be all there is.
-    Raises SettingsError.
+    names: the possible names of a result, best first. Where two results would get the same path,
+    both get the last of their names. Raises SettingsError where their paths are the same even then:
+    with --force, the second would replace the first.
     """
     choices = [_choices(one, output_dir, names) for one in found]
-    while meeting := _meeting(choices):
-        movable = [index for index in meeting if len(choices[index]) > 1]
+    while same := _with_same_path(choices):
+        movable = [index for index in same if len(choices[index]) > 1]
         if not movable:
-            first, second = meeting[:2]
+            first, second = same[:2]
             raise SettingsError(
                 f"{found[first].path} and {found[second].path} would both become "
                 f"{choices[first][0]}",
@@ -124,7 +120,7 @@ def with_targets(found: Sequence[Input], *, output_dir: str | None, names: Names
 
 
 def _choices(one: Input, output_dir: str | None, names: Names) -> Sequence[str]:
-    """Where a result may go; nowhere: standard output, or what is wrong is told in its turn."""
+    """As `_places`; none for standard input, and where the error is reported in its turn."""
     if one.path == STDIO:
         return ()
     try:
@@ -134,17 +130,17 @@ def _choices(one: Input, output_dir: str | None, names: Names) -> Sequence[str]:
 
 
 def _places(one: Input, output_dir: str | None, names: Names) -> Sequence[str]:
-    """Where the result of a file may go, best first. Raises InputError."""
+    """The possible paths of the result of a file, best first. Raises InputError."""
     found = names(one.path)
     if output_dir is not None:
         folder = os.path.join(output_dir, os.path.dirname(one.relative))
         found = [os.path.join(folder, os.path.basename(name)) for name in found]
-    # A result of an earlier run keeps its name, whoever would meet it there.
+    # A result of an earlier run keeps its name, even where another input would get the same.
     return found[:1] if is_result_of(one.path, found[0]) else found
 
 
-def _meeting(choices: Sequence[Sequence[str]]) -> list[int]:
-    """The first inputs there are whose best names lead to one place."""
+def _with_same_path(choices: Sequence[Sequence[str]]) -> list[int]:
+    """The indices of the first inputs whose best paths are the same; empty where all differ."""
     places: dict[str, list[int]] = {}
     for index, own in enumerate(choices):
         if own:
@@ -153,8 +149,9 @@ def _meeting(choices: Sequence[Sequence[str]]) -> list[int]:
 
 
 def result_in(output_dir: str | None, one: Input, names: Names) -> str | None:
-    """Where a result goes below `output_dir`, whose directories are made; None without one, and
-    for standard input. Raises InputError, also for what `with_targets` has left to be told."""
+    """The path of a result below `output_dir`, whose directories are made; None without an
+    `output_dir`, and for standard input. Raises InputError, also for errors that `with_targets` has
+    left for later."""
     if output_dir is None or one.path == STDIO:
         return None
     target = one.target or _places(one, output_dir, names)[0]
@@ -171,8 +168,8 @@ def result_in(output_dir: str | None, one: Input, names: Names) -> str | None:
 
 
 def run_each(found: Sequence[Input], run: Callable[[Input], None]) -> None:
-    """`run` on every input. Whatever fails is told, and the others follow; the run then ends with
-    the highest exit code there was. A signal ends it at once."""
+    """Call `run` on every input. A failure is reported, and the next inputs follow; the run then
+    ends with the highest exit code of all. A signal ends it at once."""
     if len(found) == 1:
         run(found[0])
         return

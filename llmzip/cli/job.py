@@ -8,57 +8,42 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from typing import TypeVar
 
 from llmzip.cli.console import say
-from llmzip.cli.events import JsonEvents
+from llmzip.cli.events import JsonEvents, Timer, status_line
 from llmzip.cli.files import Target, already_there, plan_target, publish
+from llmzip.cli.names import kept_suffix
 from llmzip.cli.preflight import check_disk, consider
 from llmzip.cli.progress import show_progress
 from llmzip.cli.resume import Kept, kept_work, remove_finished_work
 from llmzip.cli.signals import Stop, stop_on_signals
 from llmzip.cli.sources import STDIO, Source, naming, open_source
-from llmzip.cli.status import Timer, status_line
-from llmzip.cli.work import Find, JobSettings, OnRead, Outcome, Places, Tools, Work
+from llmzip.cli.work import JobSettings, OnRead, Outcome, Task, Tools, Work
 from llmzip.codecs.context import Context
 from llmzip.errors import InputError, SettingsError
-from llmzip.inspect.figures import printable
+from llmzip.inspect.report import printable
 from llmzip.progress import Forecast, Progress, check_cancelled
 from llmzip.store.atomic import sync_file, sync_name
 
 _Result = TypeVar("_Result")
 
 
-def run_job(
-    settings: JobSettings,
-    work: Work[bytes],
-    *,
-    default_target: Callable[[str], str],
-    is_binary: bool,
-    keeps_work: bool = False,
-    find: Find | None = None,
-    on_read: OnRead = lambda data: None,
-    most_bytes: Callable[[bytes], int] = lambda data: 0,
-) -> Outcome:
-    """Read, `work`, publish. `on_read` sees the input before the work. Raises LlmzipError.
-
-    keeps_work: beside an output that is a file, what is done is kept until it is published.
-    find: looks whether the result is there already; then there is no work.
-    most_bytes: that the result of an input and the work kept may take.
-    """
+def run_job(settings: JobSettings, task: Task) -> Outcome:
+    """Read, work, publish. Raises LlmzipError."""
     started = time.monotonic()
     # What is wrong with the content of a file is not said of one that becomes a container.
-    with stop_on_signals() as stop, nullcontext() if keeps_work else naming(settings.file):
+    with stop_on_signals() as stop, nullcontext() if task.keeps_work else naming(settings.file):
         with _opened(settings.file, stop) as source:
             target = plan_target(
                 source,
                 settings.output,
-                default=lambda path: settings.target or default_target(path),
+                default=lambda path: settings.target or task.default_target(path),
                 force=settings.force,
-                is_binary=is_binary,
-                may_exist=find is not None,
+                is_binary=task.is_binary,
+                may_exist=task.find is not None,
             )
             if settings.json and target.path is None:
                 raise SettingsError(
@@ -66,14 +51,12 @@ def run_job(
                     hint="use -o FILE, or leave --json out",
                 )
             data = _read(source, stop)
-        places = Places(source=source.path, target=None if target.is_stream else target.path)
+        suffix = kept_suffix(source.path, None if target.is_stream else target.path)
         if target.exists:
-            result = _found(find, data, places)
-            if keeps_work and target.path is not None:
-                remove_finished_work(target.path)
+            result = _found(task, data, target.name, suffix)
         else:
-            check_disk(target, most_bytes(data), yes=settings.yes)
-            result = _made(data, settings, work, source, target, places, on_read, keeps_work, stop)
+            check_disk(target, task.most_bytes(data), yes=settings.yes)
+            result = _made(data, settings, task, source, target, suffix, stop)
         if source.has_changed():
             say(f"warning: {_name(source)} has changed; the result is of what it was when read")
         elif settings.remove and not target.is_stream:
@@ -92,31 +75,31 @@ def run_job(
     )
 
 
-def _found(find: Find | None, data: bytes, places: Places) -> bytes:
+def _found(task: Task, data: bytes, path: str, suffix: str) -> bytes:
     """The result that is there already, safely on disk. Raises InputError for another file."""
-    assert find is not None and places.target is not None
-    found = find(data, places)
+    assert task.find is not None
+    found = task.find(data, path, suffix)
     if isinstance(found, str):
-        raise already_there(places.target, found)
-    sync_file(places.target)
+        raise already_there(path, found)
+    sync_file(path)
+    if task.keeps_work:
+        remove_finished_work(path)
     return found
 
 
 def _made(
     data: bytes,
     settings: JobSettings,
-    work: Work[bytes],
+    task: Task,
     source: Source,
     target: Target,
-    places: Places,
-    on_read: OnRead,
-    keeps_work: bool,
+    suffix: str,
     stop: Stop,
 ) -> bytes:
     """The result, published."""
     own = kept_work(target, stop, restart=settings.restart, quiet=settings.quiet)
-    with own if keeps_work else nullcontext() as kept:
-        result = _work(data, settings, work, places, on_read, stop, kept)
+    with own if task.keeps_work else nullcontext() as kept:
+        result = _work(data, settings, task.work, suffix, task.on_read, stop, kept)
         if kept:
             kept.note_result(result)
         with stop.at_once("the output is incomplete") if target.is_stream else nullcontext():
@@ -134,8 +117,7 @@ def run_dry(
     with stop_on_signals() as stop, naming(settings.file):
         with _opened(settings.file, stop) as source:
             data = _read(source, stop)
-        places = Places(source=source.path, target=None)
-        return _name(source), _work(data, settings, work, places, on_read, stop)
+        return _name(source), _work(data, settings, work, "", on_read, stop)
 
 
 def _remove(source: Source) -> None:
@@ -166,7 +148,7 @@ def _work(
     data: bytes,
     settings: JobSettings,
     work: Work[_Result],
-    places: Places,
+    suffix: str,
     on_read: OnRead,
     stop: Stop,
     kept: Kept | None = None,
@@ -207,7 +189,7 @@ def _work(
             cancel=stop.cancel,
             journal=kept.journal if kept else None,
         )
-        result = work(data, Tools(places=places, context=context))
+        result = work(data, Tools(context=context, suffix=suffix))
     check_cancelled(stop.cancel)
     return result
 

@@ -1,4 +1,4 @@
-"""The `llmzip` command: its parts, and how every failure becomes one line and an exit code.
+"""The `llmzip` command: its options, and how every failure becomes one line and an exit code.
 
 Owns the boundary between exceptions and the shell. Nothing is printed at import, and neither torch
 nor transformers is loaded before a command needs them.
@@ -15,10 +15,16 @@ from typing import Annotated, Any
 import typer
 
 from llmzip import __version__
-from llmzip.cli.aliases import in_our_words
-from llmzip.cli.commands import LazyGroup
-from llmzip.cli.console import PipeClosed, flush_stdout, unwritten, write_text
-from llmzip.cli.failures import exit_code_of, print_error, show_tracebacks
+from llmzip.cli.commands import LazyGroup, new_group, normalized
+from llmzip.cli.console import (
+    PipeClosed,
+    exit_code_of,
+    flush_stdout,
+    print_error,
+    show_tracebacks,
+    unwritten,
+    write_text,
+)
 from llmzip.cli.signals import HINT
 from llmzip.cli.startup import prepare_process
 from llmzip.errors import Interrupted
@@ -34,13 +40,11 @@ EPILOG = (
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EIO)
 
 # No rich markup: help is plain wherever it goes, and starts without loading rich.
-app = typer.Typer(
+app = new_group(
     name="llmzip",
     cls=LazyGroup,  # the commands are in the table of `cli.commands`
     epilog=EPILOG,
     no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -71,27 +75,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_process()
     command = typer.main.get_command(app)
     try:
-        given = in_our_words(
+        given = normalized(
             sys.argv[1:] if arguments is None else arguments, takes_value=_takes_value
         )
         code = command.main(args=given, prog_name="llmzip", standalone_mode=False)
         flush_stdout()
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except SystemExit as end:  # of the shell's library, where nobody reads what it prints
+    except SystemExit as end:  # click raises it where the reader of stdout has closed it
         if not isinstance(end.__context__, BrokenPipeError):
             raise
         return PipeClosed.exit_code
     except Exception as error:
         return _explain(_of_stdout(error))
-    if code == 130:  # Ctrl-C outside of a job; some versions of typer turn it into a return value
+    if code == 130:  # Ctrl-C outside of a job; some versions of typer return it as a value
         return _explain(Interrupted("no file is half-written", hint=HINT))
     return code if isinstance(code, int) else 0
 
 
 def _of_stdout(error: Exception) -> Exception:
-    """An error in our words, where the shell's library could not write to standard output. (What
-    else cannot be written has a name.)"""
+    """Our error where click or typer could not write to standard output; other errors as they are.
+    (An OSError of a file has a file name.)"""
     if isinstance(error, OSError) and error.filename is None and error.errno in _NO_ROOM:
         return unwritten(error)
     return error
@@ -99,26 +103,27 @@ def _of_stdout(error: Exception) -> Exception:
 
 @cache
 def _compress_options() -> dict[str, Any]:
-    """The options of `compress`, as the shell's library has them, by every name."""
+    """The options of `compress` as click objects, by each of their names."""
     command: Any = typer.main.get_command(app)
     params = command.get_command(None, "compress").params
     return {name: each for each in params for name in (*each.opts, *each.secondary_opts)}
 
 
 def _takes_value(word: str) -> bool:
-    """Whether a word is an option of `compress` that the next word belongs to."""
+    """Whether a word is an option of `compress` whose value is the next word."""
     if not word.startswith("-") or "=" in word:
         return False
     options = _compress_options()
-    # Of letters in one word, such as -qT, the first that takes a value takes what is left of it.
+    # In letters that share a word, such as -qT, the first option with a value takes the rest of the
+    # word. So the next word is a value only where that option is the last letter.
     letters = [word] if word.startswith("--") else [f"-{letter}" for letter in word[1:]]
     taking = [name for name in letters if name in options and not options[name].is_flag]
     return bool(taking) and taking[0] == letters[-1]
 
 
 def _explain(error: Exception) -> int:
-    """Print what happened and what to do, and return the exit code."""
-    if callable(getattr(error, "show", None)):  # typer's own: wrong usage
+    """Print an error and its hint, and return the exit code."""
+    if callable(getattr(error, "show", None)):  # an error of usage, from click
         error.show()  # type: ignore[attr-defined]
         return int(getattr(error, "exit_code", 2))
     print_error(error)

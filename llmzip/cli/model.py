@@ -7,20 +7,16 @@ from typing import Annotated, TypeAlias
 import typer
 
 from llmzip.cli import options
-from llmzip.cli.completing import model_names
+from llmzip.cli.commands import new_group
 from llmzip.cli.console import say, write_text
+from llmzip.cli.names import model_names
 from llmzip.cli.progress import show_progress
 from llmzip.cli.signals import stop_on_signals
-from llmzip.inspect.figures import printable
+from llmzip.inspect.report import printable
 from llmzip.lm import zoo
 from llmzip.progress import Progress
 
-app = typer.Typer(
-    help="List, fetch and check language models.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+app = new_group(help="List, fetch and check language models.", no_args_is_help=True)
 _Name: TypeAlias = Annotated[
     str,
     typer.Argument(
@@ -46,7 +42,7 @@ def list_models() -> None:
 
 
 @app.command()
-def pull(model: _Name = zoo.DEFAULT_MODEL, revision: options.Revision = None) -> None:
+def pull(model: _Name = zoo.DEFAULT_MODEL, revision: str | None = options.REVISION) -> None:
     """Bring MODEL to this machine."""
     with (
         show_progress(quiet=False, verbose=False) as show,
@@ -65,13 +61,13 @@ def pull(model: _Name = zoo.DEFAULT_MODEL, revision: options.Revision = None) ->
 
 
 @app.command()
-def verify(model: _Name = zoo.DEFAULT_MODEL, revision: options.Revision = None) -> None:
+def verify(model: _Name = zoo.DEFAULT_MODEL, revision: str | None = options.REVISION) -> None:
     """Hash MODEL's files anew and compare. Uses no network."""
     _show(zoo.verify(model, revision=revision))
 
 
 @app.command()
-def path(model: _Name = zoo.DEFAULT_MODEL, revision: options.Revision = None) -> None:
+def path(model: _Name = zoo.DEFAULT_MODEL, revision: str | None = options.REVISION) -> None:
     """Print the directory of MODEL. Uses no network."""
     files = zoo.resolve(
         model, revision=revision, allow_fetch=False, report=lambda line: say(printable(line))

@@ -1,6 +1,6 @@
-"""`--plot` and `--chart`: a file's figures as a picture, or drawn in letters.
+"""`--plot` and `--chart`: a file's figures as a picture file, or as a chart of characters.
 
-Owns which files a picture may become, and how wide a chart is.
+Owns the names that a picture file may have, and the width of a chart.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from llmzip.cli.console import say, write_text
 from llmzip.cli.files import Target, plan_target, publish
 from llmzip.cli.sources import STDIO, Source
 from llmzip.errors import InputError, SettingsError
-from llmzip.inspect.figures import printable
-from llmzip.inspect.report import Report
+from llmzip.inspect.report import Report, printable
 
 if TYPE_CHECKING:
     from llmzip.inspect.pieces import Piece
@@ -32,21 +31,19 @@ _DEFAULT_COLUMNS = 80
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A picture that is to be written, and what it is of."""
+    """A picture that is to be written, and the file that it shows."""
 
     source: Source
     target: Target
 
 
 def plan_picture(output: str | None, file: str, *, force: bool) -> Picture | None:
-    """Refuse now what would fail after the work; None where no picture is asked for. Raises
-    SettingsError, InputError."""
+    """Check the output of a picture, if one is asked for. Raises SettingsError, InputError."""
     if output is None:
         return None
     if not output.lower().endswith(_SUFFIXES):
         raise SettingsError(
-            f"--plot: {output!r} does not end in .png or .svg",
-            hint="--chart draws in the terminal",
+            f"--plot: {output!r} does not end in .png or .svg", hint="--chart draws in the terminal"
         )
     if find_spec("matplotlib") is None:
         raise InputError(
@@ -55,16 +52,16 @@ def plan_picture(output: str | None, file: str, *, force: bool) -> Picture | Non
         )
     status = None
     if file != STDIO:
-        with suppress(OSError):  # reading it says what is wrong
+        with suppress(OSError):  # reading the file reports the error
             status = os.stat(file)
-    # A stream: a picture takes neither mode nor time from the file that it is of.
+    # With path None, so that the picture does not take over mode and time of the file it shows.
     source = Source(name=file, path=None, stream=io.BytesIO(), status=status)
     target = plan_target(source, output, default=str, force=force, is_binary=True)
     return Picture(source=source, target=target)
 
 
 def write_picture(picture: Picture, report: Report, pieces: Sequence[Piece], *, name: str) -> None:
-    """Draw and publish. Raises InputError."""
+    """Draw the picture and publish it. Raises InputError."""
     from llmzip.inspect.plots import draw_file
     from llmzip.inspect.style import png_bytes, svg_text
 
@@ -77,8 +74,8 @@ def write_picture(picture: Picture, report: Report, pieces: Sequence[Piece], *, 
 
 
 def write_chart(report: Report, pieces: Sequence[Piece]) -> None:
-    """On standard output, as wide as the terminal; in ASCII where that is all that can be shown.
-    Raises InputError."""
+    """Write a chart to standard output, as wide as the terminal; in ASCII where its encoding has no
+    other characters. Raises InputError."""
     from llmzip.inspect.terminal_chart import BLOCKS, FILLS, chart_text
 
     encoding = (sys.stdout.encoding if sys.stdout is not None else None) or "utf-8"

@@ -1,7 +1,6 @@
-"""Work under way on disk, while a job runs and when it ends early.
+"""The work in progress of a job, kept on disk for the case that the job ends early.
 
-Owns the journal beside an output from the command's side: when it is opened, removed or left, and
-what is said of it.
+Owns when a command opens, removes or keeps the journal beside an output, and the messages about it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from llmzip.cli.console import say
 from llmzip.cli.files import Target
 from llmzip.cli.signals import Stop
 from llmzip.errors import FormatError, InputError, ResumeRefused
-from llmzip.inspect.figures import printable
+from llmzip.inspect.report import printable
 from llmzip.progress import Progress
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Kept:
-    """The work of a job on disk, and how far it is."""
+    """The work in progress of a job on disk, and how far it is."""
 
     def __init__(self, journal: Journal, stop: Stop) -> None:
         self.journal = journal
@@ -34,27 +33,28 @@ class Kept:
         self._last = Progress(stage="model")
 
     def follow(self, event: Progress) -> None:
-        """Note an event. With the first of the work itself there is something to lose."""
-        if event.stage != "model":
+        """Note a progress event."""
+        if event.stage != "model":  # from here on, a stop should wait for the step to be kept
             self._stop.waits = True
         if event.chunks_done and event.stage == "cram":
             self._last = event
 
     def note_result(self, result: bytes) -> None:
-        """Before it is published: a run that is killed at that leaves the result and the work."""
+        """Note which bytes are the result, before it is published: a run that is killed between
+        publishing and removing the journal leaves both, and the next run can tell."""
         from llmzip.store.journal import RESULT
 
         self.journal.keep(RESULT, _fingerprint(result))
 
     def remove(self) -> None:
-        """The work is done."""
+        """Remove the journal, as the work is finished."""
         try:
             self.journal.remove()
         except OSError as error:
             say(f"warning: cannot remove {printable(self.journal.path)}: {error.strerror}")
 
     def leave(self) -> None:
-        """Tell what is kept and how to go on; where nothing is, leave nothing."""
+        """Let the last message say what is kept and how to resume; remove an empty journal."""
         if self.journal.can_go_on:
             self._stop.outcome = self.describe()
             self._stop.hint = f"resume: {shlex.join(['llmzip', *_resuming(sys.argv[1:])])}"
@@ -62,6 +62,7 @@ class Kept:
             self.journal.close()
 
     def describe(self) -> str:
+        """What is kept, in words."""
         name = printable(self.journal.path)
         if not self._last.chunks_done:
             return f"the work so far is kept in {name}"
@@ -69,14 +70,14 @@ class Kept:
 
 
 def _resuming(arguments: Sequence[str]) -> list[str]:
-    """The arguments that go on with what these have begun: --restart would throw it away."""
+    """The arguments of the command that resumes the work: without --restart, which discards it."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     return [word for place, word in enumerate(arguments) if word != "--restart" or place > end]
 
 
 @contextmanager
 def kept_work(target: Target, stop: Stop, *, restart: bool, quiet: bool) -> Iterator[Kept | None]:
-    """The journal beside the target; work in it outlives every end but a good one."""
+    """The journal beside the target; None for a stream. It is kept unless the job succeeds."""
     if target.path is None or target.is_stream:
         yield None
         return
@@ -98,15 +99,15 @@ def kept_work(target: Target, stop: Stop, *, restart: bool, quiet: bool) -> Iter
         if stop.cancel.is_set() or isinstance(error, KeyboardInterrupt):
             kept.leave()
         elif journal.can_go_on and not isinstance(error, (ResumeRefused, FormatError)):
-            say(f"note: {kept.describe()}; the same command goes on from there")
+            say(f"note: {kept.describe()}; the same command continues from there")
         raise
     finally:
         journal.close()
 
 
 def remove_finished_work(path: str) -> None:
-    """The work that gave the file at `path`, left by a run that was killed when it had published
-    it. Other work stays."""
+    """Remove the journal of the work whose result is the file at `path`, left by a run that was
+    killed after it had published the file. A journal of other work stays."""
     from llmzip.store.journal import RESULT, Journal
     from llmzip.store.journal_records import journal_path
 

@@ -1,7 +1,7 @@
-"""SIGINT and SIGTERM as an orderly stop, SIGUSR1 as a question.
+"""Signals: SIGINT and SIGTERM stop a command in order, SIGUSR1 prints how far it is.
 
-Owns the handlers while a command runs, the exit code that a signal leads to, and that the command
-ends in time whatever it is doing. Knows nothing of what is being stopped.
+Owns the handlers while a command runs, the exit code of each signal, and that the command ends in
+time whatever it is doing. Knows nothing of the work that is stopped.
 """
 
 from __future__ import annotations
@@ -23,65 +23,68 @@ from llmzip.errors import Interrupted
 HINT = "run the same command again"
 NOTHING_WRITTEN = "nothing was written"
 _EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 143}
-_QUESTIONS = ("SIGUSR1", "SIGINFO")
-# How long the command has to end by itself after a first and a second signal: while a library
-# works, Python sees neither. What is to be kept is on disk before there is a signal.
+_STATUS_SIGNALS = ("SIGUSR1", "SIGINFO")
+# How long the command has to end by itself after a first and a second signal. Python runs no
+# handler while a library computes, so a thread ends the process then; finished work is on disk.
 _FIRST_SECONDS, _SECOND_SECONDS = 1.5, 0.5
 
 
 class Stop:
-    """What the signals so far ask for. The first sets `cancel`; a second one does not wait."""
+    """What the signals so far ask for. The first sets `cancel`; the second ends the command."""
 
     def __init__(self) -> None:
         self.cancel = threading.Event()
         self.exit_code = 130
-        self.outcome = NOTHING_WRITTEN  # said if a signal ends the command
+        self.outcome = NOTHING_WRITTEN  # the message if a signal ends the command
         self.hint = HINT
-        self.before_exit: Callable[[], None] = lambda: None  # of a command that does not end itself
-        self.waits = True  # the first signal is obeyed between two steps
-        self.status: Callable[[], str] = lambda: "nothing is under way yet"  # when a signal asks
+        # Called where a thread ends the process:
+        self.before_exit: Callable[[], None] = lambda: None
+        self.waits = True  # whether the first signal takes effect only between two steps
+        self.status: Callable[[], str] = lambda: "nothing is under way yet"  # for SIGUSR1
         self._num_signals = 0
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """The handler: remember, and raise KeyboardInterrupt unless this is the first."""
+        """Handle a signal that stops: set `cancel`, and raise KeyboardInterrupt where this is the
+        second one, or the first one need not wait."""
         self._num_signals += 1
         if self._num_signals == 1:
             self.exit_code = _EXIT_CODES[signal.Signals(number).name]
         self.cancel.set()
-        if self._num_signals > 2:  # something swallowed the exception of the second
+        if self._num_signals > 2:  # some code has suppressed the exception of the second
             os._exit(self.exit_code)
         if self._num_signals == 2 or not self.waits:
             raise KeyboardInterrupt
         if os.isatty(2):
-            _write("\nstopping; once more to stop at once")
+            _write("\nstopping; press Ctrl-C again to stop at once")
 
-    def on_question(self, number: int, frame: FrameType | None) -> None:
-        """The handler of a signal that only asks how far it is."""
+    def on_status_signal(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal that asks how far the command is."""
         _write(self.status())
 
     def give_up(self) -> NoReturn:
-        """End as after a signal: somebody who was asked does not want to go on."""
+        """End as after a signal, as the user has answered a question with no."""
         self.cancel.set()
         raise KeyboardInterrupt
 
     @contextmanager
     def at_once(self, outcome: str = NOTHING_WRITTEN) -> Iterator[None]:
-        """For what may block and leaves nothing half done: here the first signal raises, too."""
+        """In this block even the first signal raises KeyboardInterrupt: for code that may block and
+        can be stopped anywhere. outcome: the message then."""
         before = self.outcome, self.waits
         self.outcome, self.waits = outcome, False
         if self.cancel.is_set():
             raise KeyboardInterrupt
         yield
-        self.outcome, self.waits = before  # kept after an exception: it says what was going on
+        self.outcome, self.waits = before  # after an exception it stays, for the message
 
     def interrupted(self) -> Interrupted:
+        """The error for a command that a signal has ended."""
         return Interrupted(self.outcome, exit_code=self.exit_code, hint=self.hint)
 
 
 def _write(line: str) -> None:
-    """To stderr itself: Python may be in the middle of a line of its own. Where stderr was closed
-    from the start, another file may have its number."""
-    if sys.stderr is not None:
+    """Write a line to file descriptor 2, as Python may be in the middle of writing to stderr."""
+    if sys.stderr is not None:  # closed from the start: another file may have the descriptor
         with suppress(OSError):
             os.write(2, f"{line}\n".encode(errors="backslashreplace"))
 
@@ -97,28 +100,26 @@ def stop_on_signals() -> Iterator[Stop]:
         yield stop
         return
     with (
-        _handled(_QUESTIONS, stop.on_question),
+        _handled(_STATUS_SIGNALS, stop.on_status_signal),
         _handled(_EXIT_CODES, stop.on_signal) as numbers,
     ):
         try:
             with _watched(stop, numbers):
                 yield stop
-        except KeyboardInterrupt as cause:
-            raise stop.interrupted() from cause
-        except Exception as cause:
-            if not stop.cancel.is_set():
+        except (KeyboardInterrupt, Exception) as cause:
+            if not (isinstance(cause, KeyboardInterrupt) or stop.cancel.is_set()):
                 raise
             raise stop.interrupted() from cause
 
 
 @contextmanager
 def answer_between(line: str) -> Iterator[None]:
-    """Where a run goes from one piece of work to the next, a question gets this line: it must not
-    end the run, as such signals do by default."""
+    """Print this line for a SIGUSR1 that arrives between two inputs, where no command handles it:
+    by default the signal would end the run."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    with _handled(_QUESTIONS, lambda number, frame: _write(line)):
+    with _handled(_STATUS_SIGNALS, lambda number, frame: _write(line)):
         yield
 
 
@@ -126,8 +127,8 @@ def answer_between(line: str) -> Iterator[None]:
 def _handled(
     names: Iterable[str], handler: Callable[[int, FrameType | None], None]
 ) -> Iterator[Collection[int]]:
-    """Handle the signals of these names that the platform has and nobody ignores: their numbers.
-    As before after it."""
+    """Handle the signals of these names in the block, and yield their numbers. Signals that the
+    platform does not have, or that are ignored, are left out."""
     before = {}
     for name in names:
         number = getattr(signal, name, None)
@@ -142,7 +143,7 @@ def _handled(
 
 @contextmanager
 def _watched(stop: Stop, numbers: Collection[int]) -> Iterator[None]:
-    """A thread that ends the process in time, should Python be busy elsewhere."""
+    """Let a thread end the process in time where Python cannot run a signal handler."""
     reader, writer = socket.socketpair()
     with reader, writer:
         writer.setblocking(False)

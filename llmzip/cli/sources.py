@@ -1,6 +1,7 @@
-"""Input files and streams: opened, read, and named in what is said of them.
+"""Input files and streams: opening and reading them, and their names in error messages.
 
-Owns what may be read, how much, and that it does not change meanwhile. Knows nothing of containers.
+Owns what may be read, how much, and the check that it does not change meanwhile. Knows nothing of
+containers.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from llmzip.errors import (
     ModelMismatch,
     NotACrmFile,
 )
-from llmzip.lm.ram import free_ram_bytes
+from llmzip.lm.memory import free_ram_bytes
 
 STDIO = "-"
 _PART_BYTES = 1 << 22
-_MEMORY_SHARE = 0.4  # of what is free, for an input: it is copied once, and worked on
+_MEMORY_SHARE = 0.4  # of free memory for an input, which is copied once, and the work needs more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,25 +39,25 @@ class Source:
     name: str
     path: str | None
     stream: BinaryIO
-    status: os.stat_result | None  # None: not known to the system (a stream in memory)
+    status: os.stat_result | None  # None for a stream in memory
 
     def read(self) -> bytes:
-        """All of it. Raises InputError, also for a file that changes meanwhile, and LimitExceeded
-        for more than there is memory for."""
+        """All bytes of the input. Raises InputError, also for a file that changes meanwhile, and
+        LimitExceeded for an input that is too large for the free memory."""
         try:
             data = self._read_all()
         except OSError as error:
             raise InputError(f"cannot read {self.name}: {error.strerror}") from error
         with suppress(OSError):
-            # By what the system says before and after: files of /proc and /sys have other sizes
-            # than what they hold.
+            # Status is compared with status, never with the bytes read: the size of files in /proc
+            # and /sys is not the number of bytes that they give.
             changed = self.has_changed() or self._is_other(os.fstat(self.stream.fileno()))
             if self.path is not None and changed:
                 raise InputError(f"{self.name} changed while it was read", hint="try again")
         return data
 
     def _read_all(self) -> bytes:
-        """Part by part: a device may have no end."""
+        """Read part by part, as a device may have no end."""
         room = free_ram_bytes()
         parts: list[bytes] = []
         size = 0
@@ -72,8 +73,8 @@ class Source:
         return b"".join(parts)
 
     def has_changed(self) -> bool:
-        """Whether what now has the file's name is not what was opened, or not as it was then. False
-        for a stream, and for what is gone."""
+        """Whether the file's name now leads to another file, or to a changed one, than was opened.
+        False for a stream, and where there is no such file any more."""
         if self.path is None:
             return False
         try:
@@ -95,13 +96,12 @@ def _state(status: os.stat_result) -> tuple[int, ...]:
 
 def open_source(file: str) -> Source:
     """Open an input, `-` for stdin. Opening a FIFO waits for its writer. Raises InputError."""
-    if file != STDIO:
-        check_path(file)
     if file == STDIO:
         if sys.stdin is None:
             raise InputError("standard input is closed", hint="name a file")
         stream: BinaryIO = sys.stdin.buffer
     else:
+        check_path(file)
         try:
             stream = open(file, "rb")
         except OSError as error:
@@ -128,7 +128,7 @@ def open_source(file: str) -> Source:
 
 @contextmanager
 def naming(file: str) -> Iterator[None]:
-    """What is wrong with a file's content is said with its name."""
+    """Put the file's name into errors about its content."""
     try:
         yield
     except (FormatError, IntegrityError, LimitExceeded, ModelMismatch) as error:

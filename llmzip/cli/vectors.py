@@ -6,13 +6,12 @@ from typing import Annotated
 
 import typer
 
-from llmzip import config
 from llmzip.cli import options
-from llmzip.cli import settings as words
 from llmzip.cli.console import say
 from llmzip.cli.job import run_job
 from llmzip.cli.names import SUFFIX, is_crm
-from llmzip.cli.work import JobSettings, Tools
+from llmzip.cli.settings import output_of
+from llmzip.cli.work import JobSettings, Task, Tools
 from llmzip.errors import SettingsError
 
 _DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
@@ -25,7 +24,7 @@ def vectors(
     dtype: Annotated[
         str, typer.Option(metavar="bf16|fp32", help="Of the vectors; either holds them exactly.")
     ] = "bf16",
-    max_output: options.MaxOutput = config.DecompressSettings.max_output_bytes,
+    max_output: int = options.MAX_OUTPUT,
     quiet: options.Quiet = False,
     force: options.Force = False,
 ) -> None:
@@ -34,17 +33,15 @@ def vectors(
         raise SettingsError(f"--dtype is bf16 or fp32, not {dtype!r}")
 
     def work(data: bytes, tools: Tools) -> bytes:
-        from llmzip.inspect.export import (
-            export_vectors,  # here: numpy, which --help need not wait for
-        )
+        from llmzip.inspect.export import export_vectors  # here: numpy
 
         return export_vectors(data, dtype_name=_DTYPES[dtype], max_output_bytes=max_output)
 
     job = JobSettings(
-        file=file, output=words.output_of(output, stdout=stdout), force=force, json=False,
+        file=file, output=output_of(output, stdout=stdout), force=force, json=False,
         quiet=quiet, verbose=False,
     )  # fmt: skip
-    outcome = run_job(job, work, default_target=_default_target, is_binary=True)
+    outcome = run_job(job, Task(work=work, default_target=_default_target, is_binary=True))
     if not quiet:
         say(f"{outcome.source_name} → {outcome.target_name}  {len(outcome.result):,} bytes")
 

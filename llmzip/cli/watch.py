@@ -1,7 +1,7 @@
-"""A chunk coming into focus: what `compress --watch` shows.
+"""Progress drawn on a terminal: a bar, or with `compress --watch` the tokens of the chunk whose
+vectors are optimised.
 
-Owns the picture of one chunk under way, and how often it is drawn. Knows nothing of how chunks are
-crammed.
+Owns both pictures, and how often a chunk is drawn. Knows nothing of how chunks are crammed.
 """
 
 from __future__ import annotations
@@ -10,53 +10,116 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-from llmzip.cli.status import Timer, status_line
-from llmzip.inspect.figures import printable
-from llmzip.progress import Progress
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as RichProgress
+from rich.text import Text
 
-if TYPE_CHECKING:
-    from rich.console import Group, RenderableType
-    from rich.text import Text
-
-    from llmzip.progress import ChunkView
+from llmzip.cli.events import Timer, describe, status_line
+from llmzip.inspect.report import printable
+from llmzip.progress import ChunkView, Progress
 
 _SECONDS_A_FRAME = 0.15
+_WIDE = 110  # columns of a terminal that has room for a long bar and all figures
 _BARS = "▁▂▃▄▅▆▇█"
-_MOST_STEPS_SHOWN = 60  # of the line of what is missing
-_FULL_BAR = 4.0  # logits by which a token leads whose bar is full
+_MOST_STEPS_SHOWN = 60  # in the line of shortfalls
+_FULL_BAR = 4.0  # the margin in logits that has a full bar
 _RIGHT, _THIN, _WRONG, _WAITING = "green", "yellow", "red", "bright_black"
 _NEW_LINES = str.maketrans({"\n": "⏎", "\r": "␍", "\t": " "})
 
 
 @contextmanager
 def show_watch() -> Iterator[Screen]:
-    """What draws events on stderr, a terminal, until the block ends."""
-    from rich.console import Console
-    from rich.live import Live
-
+    """Yields an object that draws events on stderr, a terminal, until the block ends."""
     console = Console(stderr=True)
     with Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False) as live:
         yield Screen(live)
 
 
-class Screen:
-    """What was seen so far of the chunk that is looked at."""
+@contextmanager
+def show_bar() -> Iterator[Bar]:
+    """Yields an object that draws events as a bar on stderr, a terminal, until the block ends."""
+    console = Console(stderr=True)
+    with RichProgress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=_bar_width(console)),
+        TextColumn("{task.fields[figures]}", markup=False),
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        refresh_per_second=4,
+    ) as bar:
+        yield Bar(bar)
 
-    holds_line = True
 
-    def __init__(self, live: object) -> None:
+class Drawing:
+    """Something that is drawn again with each event, and messages above it."""
+
+    holds_line = True  # the cursor stays in a drawn line: other output begins with a line break
+
+    def __init__(self, live: Live | RichProgress) -> None:
         self._live = live
         self._timer = Timer()
-        self._watched = -1  # its first token
-        self._missing: list[float] = []  # mean logits short, step by step
-        self._next_frame = 0.0
 
     def __call__(self, event: Progress) -> None:
-        live, seconds = self._live, self._timer.seconds(event.stage)
         if event.message:
-            live.console.print(printable(event.message), markup=False, highlight=False)  # type: ignore[attr-defined]
+            self._live.console.print(printable(event.message), markup=False, highlight=False)
+        self._show(event, self._timer.seconds(event.stage))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Remove the picture inside the block."""
+        self._live.stop()
+        yield
+        self._live.start()
+
+    def _show(self, event: Progress, seconds: float) -> None:
+        raise NotImplementedError
+
+
+class Bar(Drawing):
+    """One bar for the current stage."""
+
+    def __init__(self, bar: RichProgress) -> None:
+        super().__init__(bar)
+        self._bar = bar
+        self._task = bar.add_task("start", total=None, figures="")
+
+    def _show(self, event: Progress, seconds: float) -> None:
+        done, total = event.bytes_done, event.bytes_total
+        if event.tokens_total:
+            done, total = event.tokens_right, event.tokens_total
+        elif not event.bytes_total:
+            done, total = event.chunks_done, event.chunks_total
+        console = self._bar.console
+        # Columns beside the stage's name and the bar, with a space each.
+        room = console.width - len(event.stage) - _bar_width(console) - 2
+        self._bar.update(
+            self._task,
+            description=event.stage,
+            completed=done,
+            total=total or None,
+            figures=describe(event, seconds=seconds, width=room),
+        )
+
+
+def _bar_width(console: Console) -> int:
+    return 24 if console.width >= _WIDE else 10
+
+
+class Screen(Drawing):
+    """The chunk in progress and how its shortfall has developed."""
+
+    def __init__(self, live: Live) -> None:
+        super().__init__(live)
+        self._screen = live
+        self._watched = -1  # its first token
+        self._missing: list[float] = []  # mean shortfall in logits, for each step drawn
+        self._next_frame = 0.0
+
+    def _show(self, event: Progress, seconds: float) -> None:
         line = status_line(event, seconds=seconds)
         if event.view is None:
             if time.monotonic() >= self._next_frame and event.chunk is None:
@@ -70,23 +133,15 @@ class Screen:
         self._missing.append(view.shortfall)
         self._draw(picture(view, self._missing, line))
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Take the picture away for a while."""
-        self._live.stop()  # type: ignore[attr-defined]
-        yield
-        self._live.start()  # type: ignore[attr-defined]
-
     def _draw(self, what: RenderableType) -> None:
         self._next_frame = time.monotonic() + _SECONDS_A_FRAME
-        self._live.update(what, refresh=True)  # type: ignore[attr-defined]
+        self._screen.update(what, refresh=True)
 
 
 def picture(view: ChunkView, missing: list[float], line: str) -> Group:
     """One chunk: its tokens coloured by whether they are right, a bar for the margin of each, and
-    how much was missing at each look. line: of the whole run."""
+    the shortfall at each step drawn. line: the status line of the whole run."""
     from rich.console import Group
-    from rich.text import Text
 
     right = sum(margin >= view.wanted for margin in view.margins)
     phase = "onto the grid" if view.is_fixing else "free"
@@ -106,7 +161,7 @@ def picture(view: ChunkView, missing: list[float], line: str) -> Group:
 
 
 def spark(values: list[float]) -> str:
-    """Values as a line of bars, the largest full; the last ones, if there are many."""
+    """Values as a line of bars, the largest one full. Of many values, only the last are shown."""
     shown = values[-_MOST_STEPS_SHOWN:]
     most = max(shown, default=0.0)
     if most <= 0:
@@ -115,8 +170,6 @@ def spark(values: list[float]) -> str:
 
 
 def _margins(view: ChunkView) -> Text:
-    from rich.text import Text
-
     text = Text("margin ", no_wrap=False)
     for margin in view.margins:
         share = 0.0 if margin <= 0 else min(1.0, margin / _FULL_BAR)
@@ -125,8 +178,6 @@ def _margins(view: ChunkView) -> Text:
 
 
 def _text(view: ChunkView) -> Text:
-    from rich.text import Text
-
     text = Text()
     for piece, margin in zip(view.pieces, view.margins, strict=True):
         words = printable(piece.decode("utf-8", "replace").translate(_NEW_LINES))
@@ -144,6 +195,4 @@ def _style(margin: float, wanted: float) -> str:
 
 
 def _line(text: str) -> Text:
-    from rich.text import Text
-
     return Text(text, no_wrap=True, overflow="ellipsis")

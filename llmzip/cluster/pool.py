@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 from llmzip.errors import LlmzipError
 from llmzip.progress import check_cancelled
@@ -20,30 +20,24 @@ MOST_TRIES = 4  # of one job, on workers that are lost meanwhile
 _LOOK_SECONDS = 0.5  # between two looks at whether the run is cancelled, or a worker has started
 _PATIENCE = 60  # looks at a cluster on which no worker starts, before it is mentioned
 
-_Job = TypeVar("_Job")
-_Job_contra = TypeVar("_Job_contra", contravariant=True)
-_Result = TypeVar("_Result")
-_Result_co = TypeVar("_Result_co", covariant=True)
-_Handle = TypeVar("_Handle")
-
 
 class WorkerLost(Exception):
     """A worker has ended, and what it was given with it."""
 
 
-class Pool(Protocol[_Job_contra, _Result_co, _Handle]):
-    """How workers are reached. They go by numbers."""
+class Pool(Protocol):
+    """How workers are reached. They go by numbers; jobs, handles and results may be of any type."""
 
     def ready(self) -> Collection[int]:
         """Those that have started. Others may wait for room on the cluster, perhaps for ever."""
 
-    def hand(self, worker: int, job: _Job_contra) -> _Handle:
+    def hand(self, worker: int, job: Any) -> Any:
         """Give a job to a worker; does not wait."""
 
-    def wait(self, handles: Sequence[_Handle], seconds: float) -> Sequence[_Handle]:
+    def wait(self, handles: Sequence[Any], seconds: float) -> Sequence[Any]:
         """Those that are done, or lost, after so long at most. With none: waits for a worker."""
 
-    def result(self, handle: _Handle) -> _Result_co:
+    def result(self, handle: Any) -> Any:
         """What a job gave. Raises WorkerLost, and what the job raised."""
 
     def replace(self, worker: int) -> None:
@@ -51,19 +45,19 @@ class Pool(Protocol[_Job_contra, _Result_co, _Handle]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Given(Generic[_Job]):
+class _Given:
     worker: int
     number: int
-    job: _Job
+    job: Any
 
 
 def run_jobs(
-    pool: Pool[_Job, _Result, _Handle],
-    jobs: Sequence[_Job],
+    pool: Pool,
+    jobs: Sequence[Any],
     *,
     say: Callable[[str], None] = lambda line: None,
     cancel: threading.Event | None = None,
-) -> Iterator[tuple[int, _Result]]:
+) -> Iterator[tuple[int, Any]]:
     """The number and the result of every job, as they are done.
 
     No more is handed out while a result waits to be taken. Raises what a job raised, LlmzipError
@@ -72,7 +66,7 @@ def run_jobs(
     idle_looks = 0
     waiting = deque(enumerate(jobs))
     tries = [0] * len(jobs)
-    given: dict[_Handle, _Given[_Job]] = {}
+    given: dict[Any, _Given] = {}
     while waiting or given:
         check_cancelled(cancel)
         _hand_out(pool, waiting, given)
@@ -103,9 +97,9 @@ def run_jobs(
 
 
 def _hand_out(
-    pool: Pool[_Job, _Result, _Handle],
-    waiting: deque[tuple[int, _Job]],
-    given: dict[_Handle, _Given[_Job]],
+    pool: Pool,
+    waiting: deque[tuple[int, Any]],
+    given: dict[Any, _Given],
 ) -> None:
     """Give everybody work who has started, those first who have least."""
     loads = dict.fromkeys(sorted(pool.ready()), 0) if waiting else {}
@@ -121,9 +115,7 @@ def _hand_out(
         loads[worker] += 1
 
 
-def _take_back(
-    worker: int, waiting: deque[tuple[int, _Job]], given: dict[_Handle, _Given[_Job]]
-) -> None:
+def _take_back(worker: int, waiting: deque[tuple[int, Any]], given: dict[Any, _Given]) -> None:
     """What else a lost worker was given goes to others; nobody asks for the old handles again."""
     for handle in [handle for handle, own in given.items() if own.worker == worker]:
         own = given.pop(handle)

@@ -92,19 +92,13 @@ class RayWorkers:
         """See `codecs.context.Workers`."""
         sent = [self._ray.put(each) for each in (shared, *common)]  # once for all tasks
         jobs = [(name, (*sent, task)) for task in tasks]
-        with self._started(shared) as pool:
-            yield from run_jobs(pool, jobs, say=say, cancel=cancel)
-
-    @contextmanager
-    def _started(self, shared: WorkerSettings) -> Iterator[_RayPool]:
-        """The workers, started where there are none; they go where the work ends badly."""
         if self._pool is None:
-            on_gpus = shared.numerics.startswith("cuda")
+            on_gpus = shared.numerics.device_type == "cuda"
             self._pool = _RayPool(self._ray, _shape(self._ray, self._settings, on_gpus=on_gpus))
             self._say(self._pool.describe())
         try:
-            yield self._pool
-        except BaseException:
+            yield from run_jobs(self._pool, jobs, say=say, cancel=cancel)
+        except BaseException:  # workers that may be in the middle of something go
             self._pool.dismiss()
             self._pool = None
             raise
@@ -148,7 +142,7 @@ class _RayPool:
         self._actors: dict[int, Any] = {}
         self._coming: dict[Any, int] = {}  # what says that a worker has started
         for worker in range(shape.num_workers):
-            self._hire(worker)
+            self.replace(worker)
 
     def describe(self) -> str:
         each = "one GPU" if self._shape.gpus else f"{self._shape.cores:g} cores"
@@ -179,11 +173,10 @@ class _RayPool:
         except (lost.RayActorError, lost.WorkerCrashedError, lost.OutOfMemoryError) as error:
             raise WorkerLost from error
         if isinstance(found, _Failure):
-            raise found.error()
+            failure = LlmzipError(f"on a worker: {found.message}", hint=found.hint)
+            failure.exit_code = found.exit_code
+            raise failure
         return found
-
-    def replace(self, worker: int) -> None:
-        self._hire(worker)
 
     def dismiss(self) -> None:
         """End all workers, whatever they are at."""
@@ -191,7 +184,7 @@ class _RayPool:
             with suppress(Exception):  # it may be gone already
                 self._ray.kill(actor)
 
-    def _hire(self, worker: int) -> None:
+    def replace(self, worker: int) -> None:
         actor = self._kind.remote(None if self._shape.gpus else int(self._shape.cores))
         self._actors[worker] = actor
         self._coming[actor.is_here.remote()] = worker
@@ -204,11 +197,6 @@ class _Failure:
     message: str
     hint: str
     exit_code: int
-
-    def error(self) -> LlmzipError:
-        error = LlmzipError(f"on a worker: {self.message}", hint=self.hint)
-        error.exit_code = self.exit_code
-        return error
 
 
 class _Actor:

@@ -12,17 +12,15 @@ from typing import cast
 
 from llmzip.codecs.base import DecodingModel, Request
 from llmzip.codecs.context import Context
-from llmzip.codecs.cram.checkpoint import pack_crammed, pack_segments, unpack_state
+from llmzip.codecs.cram.checkpoint import EngineState, pack_crammed, pack_segments, unpack_state
 from llmzip.codecs.cram.decoder import decode_chunks_of
 from llmzip.codecs.cram.executor import Job, WorkerSettings
 from llmzip.codecs.cram.groups import Hooks, make_engine
 from llmzip.codecs.cram.plan import Cut
-from llmzip.codecs.cram.state import EngineState
 from llmzip.config import Device
 from llmzip.errors import ModelMismatch
-from llmzip.lm.cache import Models
-from llmzip.lm.loaded import LoadedModel
-from llmzip.lm.torch_settings import borrowed_torch
+from llmzip.lm.devices import borrowed_torch
+from llmzip.lm.loaded import LoadedModel, ModelCache
 from llmzip.lm.zoo import ModelFiles, resolve
 from llmzip.store.container import read_container
 from llmzip.store.cram_payload import CramPayload
@@ -34,7 +32,7 @@ class Worker:
     def __init__(self, *, threads: int | None) -> None:
         """threads: of the CPU, whatever the settings say; None: torch's choice."""
         self._threads = threads
-        self._models = Models()
+        self._models = ModelCache()
         self._files: ModelFiles | None = None  # of the last job
 
     def read(self, shared: WorkerSettings, cut: Cut, ids: tuple[int, ...]) -> bytes:
@@ -83,7 +81,7 @@ class Worker:
         if self._files is None or self._files.digest != shared.files.digest:
             self._files = _model_here(shared)
         # The kind of device that the file was begun on: another one gives other bits.
-        device = cast(Device, shared.numerics.split()[0])
+        device = cast(Device, shared.numerics.device_type)
         compute = replace(shared.settings.compute, device=device, threads=self._threads)
         return self._models.loaded(self._files, compute, shared.numerics)
 

@@ -41,18 +41,14 @@ class Source:
         return any(part.ids is not None for part in self.parts)
 
 
-def _no_texts(packed: bytes, container: Container) -> Texts:
-    """Of a container without a model."""
-    return []
-
-
 @dataclass(frozen=True, kw_only=True)
 class Draft:
     """A container that has not been read back. read_back: takes the file's bytes and the container
-    that was read from them; gives the texts of its pieces, as the decompressor has them."""
+    that was read from them; gives the texts of its pieces, as the decompressor has them; none
+    without a model."""
 
     container: Container
-    read_back: Callable[[bytes, Container], Texts] = _no_texts
+    read_back: Callable[[bytes, Container], Texts] = lambda packed, container: []
 
     @cached_property
     def num_bytes(self) -> int:

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from llmzip.lm.tokens import Tokens
 
 _BLOCK_BYTES = 4096
-_JUDGED_BYTES = (
-    1024  # a ratio taken on fewer bytes says more about zstd's framing than about the data
-)
+# A ratio taken on fewer bytes says more about zstd's framing than about the data.
+_JUDGED_BYTES = 1024
 _BINARY_SHARE = 0.1  # control characters and bytes that are not UTF-8
 _DENSE_RATIO = 0.75  # zstd's share of the original: prose 0.5, base64 0.76, random 1.0
 _REPETITIVE_RATIO = 0.05
@@ -71,7 +70,7 @@ def tokenised_parts(stretches: Sequence[Stretch], tokens: Tokens) -> list[Part]:
                 part = Part(data=part.data, ids=None)
             if parts and (parts[-1].ids is None) == (part.ids is None):
                 before = parts.pop()
-                ids = None if before.ids is None or part.ids is None else before.ids + part.ids
+                ids = None if part.ids is None else (before.ids or ()) + part.ids
                 part = Part(data=before.data + part.data, ids=ids)
             parts.append(part)
     return parts

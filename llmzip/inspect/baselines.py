@@ -10,8 +10,11 @@ import gzip
 import lzma
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
+from typing import NamedTuple
 
 import zstandard
 
@@ -33,8 +36,7 @@ class Contender:
         return 8 * self.num_bytes / original_bytes
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Method:
+class _Method(NamedTuple):
     """Both directions."""
 
     name: str
@@ -44,30 +46,18 @@ class _Method:
 
 def methods() -> list[_Method]:
     """All others, each at its best; brotli only where it is installed."""
+    zstd = zstandard.ZstdCompressor(level=19), zstandard.ZstdDecompressor()
     found = [
-        _Method(name="gzip -9", pack=lambda data: gzip.compress(data, 9), unpack=gzip.decompress),
-        _Method(name="bzip2 -9", pack=lambda data: bz2.compress(data, 9), unpack=bz2.decompress),
-        _Method(
-            name="xz -9e", pack=lambda data: lzma.compress(data, preset=_XZ), unpack=lzma.decompress
-        ),
-        _Method(
-            name="zstd -19",
-            pack=zstandard.ZstdCompressor(level=19).compress,
-            unpack=zstandard.ZstdDecompressor().decompress,
-        ),
+        _Method("gzip -9", lambda data: gzip.compress(data, 9), gzip.decompress),
+        _Method("bzip2 -9", lambda data: bz2.compress(data, 9), bz2.decompress),
+        _Method("xz -9e", lambda data: lzma.compress(data, preset=_XZ), lzma.decompress),
+        _Method("zstd -19", zstd[0].compress, zstd[1].decompress),
     ]
-    try:
+    with suppress(ImportError):
         brotli = import_module("brotli")
-    except ImportError:
-        return found
-    return [
-        *found,
-        _Method(
-            name="brotli 11",
-            pack=lambda data: brotli.compress(data, quality=11),
-            unpack=brotli.decompress,
-        ),
-    ]
+        pack = partial(brotli.compress, quality=11)
+        found.append(_Method("brotli 11", pack, brotli.decompress))
+    return found
 
 
 def others(data: bytes) -> Iterator[Contender]:

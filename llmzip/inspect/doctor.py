@@ -16,77 +16,65 @@ from typing import TYPE_CHECKING
 from llmzip.codecs.context import Context
 from llmzip.config import CompressSettings, ComputeSettings
 from llmzip.errors import Interrupted, LlmzipError, SettingsError
-from llmzip.inspect.checks import Check, problem
 from llmzip.inspect.environment import (
+    Check,
     about_cache,
     about_environment,
     about_libraries,
     about_llmzip,
     about_python,
     cpu_name,
+    failure,
+    problem,
     total_memory_bytes,
     usable_cores,
 )
-from llmzip.inspect.roundtrip import round_trip
 from llmzip.lm import zoo
 from llmzip.store.header import VERSION as FORMAT_VERSION
 
 if TYPE_CHECKING:
-    from llmzip.lm.cache import Models
+    from llmzip.lm.loaded import ModelCache
 
 SAMPLE = b"The lamp on the pier was lit, and one by one the boats came home."
 _REPORT_HINT = "please report it, with all lines above"
 
 
-def examine(
-    *,
-    model: str | None = None,
-    revision: str | None = None,
-    compute: ComputeSettings,
-    cancel: threading.Event | None = None,
-) -> Iterator[Check]:
-    """One finding after another, as soon as it is there; the round trips last.
-
-    model: None for the default. Raises SettingsError where a revision is given and there are none,
-    Interrupted.
-    """
+def examine(settings: CompressSettings, cancel: threading.Event | None = None) -> Iterator[Check]:
+    """One check after another, as soon as it is done; the round trips last. Raises SettingsError
+    where a revision is given and there are none, Interrupted."""
+    compute, name = settings.compute, settings.model or zoo.DEFAULT_MODEL
     yield about_llmzip(FORMAT_VERSION)
     yield about_python()
     yield from about_libraries()
     yield about_environment(os.environ)
-    yield about_cache(zoo.cache_dir(), wanted_bytes=_wanted_bytes(model))
+    yield about_cache(zoo.cache_dir(), wanted_bytes=_wanted_bytes(name))
     try:
         import torch  # noqa: F401
     except Exception as error:  # whatever a broken installation raises
-        yield problem(
-            "torch",
-            f"cannot be imported: {type(error).__name__}: {error}",
-            hint="pip install --force-reinstall torch",
-        )
+        text = f"cannot be imported: {type(error).__name__}: {error}"
+        yield problem("torch", text, hint="pip install --force-reinstall torch")
         return
     yield from _about_devices(compute)
-    files, about_model = _about_model(model, revision)
+    files, about_model = _about_model(name, settings.revision)
     yield about_model
     yield _about_memory(files)
     if files is None:
-        yield Check(
-            topic="round trip",
-            status="warning",
-            text="not tried: there is no model to try it with",
-            hint="run llmzip doctor again once the model is there",
-        )
+        hint = "run llmzip doctor again once the model is there"
+        text = "not tried: there is no model to try it with"
+        yield Check("round trip", text, status="warning", hint=hint)
         return
-    trip = _RoundTrips(model, revision, compute, cancel)
     from llmzip.codecs.table import CODECS
+    from llmzip.lm.loaded import ModelCache
 
-    for name in sorted(CODECS):
-        yield trip.check(name)
+    models = ModelCache()
+    for codec in sorted(CODECS):
+        yield _round_trip(codec, replace(settings, offline=True), models, cancel)
 
 
-def _wanted_bytes(model: str | None) -> int:
+def _wanted_bytes(model: str) -> int:
     """What the cache must have room for until the model is there; 0 if it is."""
     for status in zoo.list_models():
-        if status.entry.name == (model or zoo.DEFAULT_MODEL) and status.state != "cached":
+        if status.entry.name == model and status.state != "cached":
             entry = status.entry
             fetched = entry.wheel_bytes + entry.gguf_bytes if status.state == "absent" else 0
             return fetched + entry.disk_bytes
@@ -96,8 +84,7 @@ def _wanted_bytes(model: str | None) -> int:
 def _about_devices(compute: ComputeSettings) -> Iterator[Check]:
     import torch
 
-    from llmzip.lm.devices import fast_dtype, matmul_rate, pick_device
-    from llmzip.lm.torch_settings import borrowed_torch
+    from llmzip.lm.devices import borrowed_torch, fast_dtype, matmul_rate, pick_device
 
     cpu, cores = torch.device("cpu"), usable_cores()
     with borrowed_torch(compute.threads):
@@ -118,8 +105,8 @@ def _about_devices(compute: ComputeSettings) -> Iterator[Check]:
     short = {"bfloat16": "bf16", "float32": "fp32"}[best]
     hint = _threads_hint(threads, cores)
     yield Check(
-        topic="cpu",
-        text=f"{facts['name']}, {cores} cores, torch uses {threads}; GFLOP/s of matrix products: "
+        "cpu",
+        f"{facts['name']}, {cores} cores, torch uses {threads}; GFLOP/s of matrix products: "
         f"{figures}; optimises in {short}",
         facts=facts,
         status="warning" if hint else "ok",
@@ -129,13 +116,11 @@ def _about_devices(compute: ComputeSettings) -> Iterator[Check]:
     try:
         chosen = pick_device(compute.device).type
     except LlmzipError as error:
-        yield problem("device", str(error), hint=error.hint, exit_code=error.exit_code)
+        yield failure("device", error)
         return
-    yield Check(
-        topic="device",
-        text=f"{chosen}; {', '.join(names) if names else 'no CUDA or MPS device is there'}",
-        facts={"chosen": chosen, "accelerators": names, "torch_cuda": torch.version.cuda},
-    )
+    facts = {"chosen": chosen, "accelerators": names, "torch_cuda": torch.version.cuda}
+    text = f"{chosen}; {', '.join(names) or 'no CUDA or MPS device is there'}"
+    yield Check("device", text, facts=facts)
 
 
 def _threads_hint(threads: int, cores: int) -> str:
@@ -160,9 +145,8 @@ def _accelerators() -> list[str]:
     return names
 
 
-def _about_model(model: str | None, revision: str | None) -> tuple[zoo.ModelFiles | None, Check]:
+def _about_model(name: str, revision: str | None) -> tuple[zoo.ModelFiles | None, Check]:
     """The model, if it is here and is what it should be."""
-    name = model or zoo.DEFAULT_MODEL
     started = time.monotonic()
     try:
         # Where only an installed distribution has it, this converts it.
@@ -171,20 +155,18 @@ def _about_model(model: str | None, revision: str | None) -> tuple[zoo.ModelFile
     except SettingsError:
         raise
     except LlmzipError as error:
-        return None, problem("model", str(error), hint=error.hint, exit_code=error.exit_code)
+        return None, failure("model", error)
     at = f" at {files.revision}" if files.revision else ""
     known = "is the pinned one" if name in zoo.MODELS else "as remembered"
-    return files, Check(
-        topic="model",
-        text=f"{files.model_id}{at} in {files.path}; its digest {files.digest.hex()} {known}",
-        facts={
-            "model": files.model_id,
-            "revision": files.revision,
-            "path": str(files.path),
-            "digest": files.digest.hex(),
-            "seconds": round(time.monotonic() - started, 2),
-        },
-    )
+    facts = {
+        "model": files.model_id,
+        "revision": files.revision,
+        "path": str(files.path),
+        "digest": files.digest.hex(),
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    text = f"{files.model_id}{at} in {files.path}; its digest {files.digest.hex()} {known}"
+    return files, Check("model", text, facts=facts)
 
 
 def _about_memory(files: zoo.ModelFiles | None) -> Check:
@@ -199,73 +181,48 @@ def _about_memory(files: zoo.ModelFiles | None) -> Check:
     if needed:
         text += f"; compressing takes about {_gigabytes(needed)}"
     if needed and free is not None and free < needed:
-        return Check(
-            topic="memory",
-            status="warning",
-            text=text,
-            hint="close something, or take a smaller model",
-            facts=facts,
-        )
-    return Check(topic="memory", text=text, facts=facts)
+        hint = "close something, or take a smaller model"
+        return Check("memory", text, status="warning", hint=hint, facts=facts)
+    return Check("memory", text, facts=facts)
 
 
 def _gigabytes(num_bytes: int | None) -> str:
     return "an unknown part" if num_bytes is None else f"{num_bytes / 1e9:.1f} GB"
 
 
-class _RoundTrips:
-    """A sentence compressed, decompressed and compared; the model is loaded once for all."""
+def _round_trip(
+    codec: str, settings: CompressSettings, models: ModelCache, cancel: threading.Event | None
+) -> Check:
+    """A sentence compressed, decompressed and compared. Raises Interrupted."""
+    from llmzip.codecs.table import CODECS
+    from llmzip.inspect.demo import round_trip
+    from llmzip.store.container import read_container
 
-    def __init__(
-        self,
-        model: str | None,
-        revision: str | None,
-        compute: ComputeSettings,
-        cancel: threading.Event | None,
-    ) -> None:
-        self._settings = CompressSettings(
-            model=model, revision=revision, offline=True, compute=compute
-        )
-        self._cancel = cancel
-        self._models: Models | None = None
-
-    def check(self, codec: str) -> Check:
-        """How it went with a codec. Raises Interrupted."""
-        try:
-            return self._try(codec)
-        except Interrupted:
-            raise
-        except LlmzipError as error:
-            return problem(codec, str(error), hint=error.hint, exit_code=error.exit_code)
-        except Exception as error:
-            return problem(codec, f"{type(error).__name__}: {error}", hint=_REPORT_HINT)
-
-    def _try(self, codec: str) -> Check:
-        from llmzip.codecs.table import CODECS
-        from llmzip.lm.cache import Models
-        from llmzip.store.container import read_container
-
-        models = self._models = self._models or Models()
-        settings = replace(self._settings, codec=codec, **CODECS[codec].trial)  # type: ignore[arg-type]
-        trip = round_trip(SAMPLE, settings, Context(cancel=self._cancel), models=models)
-        text = (
-            f"{len(SAMPLE)} → {len(trip.packed):,} bytes in {trip.compress_seconds:.1f} s, "
-            f"back in {trip.decompress_seconds:.1f} s"
-        )
-        if trip.text != SAMPLE:
-            return problem(codec, f"{text}: NOT the same text", hint=_REPORT_HINT, exit_code=6)
-        facts = {
-            "original_bytes": len(SAMPLE),
-            "container_bytes": len(trip.packed),
-            "compress_seconds": round(trip.compress_seconds, 2),
-            "decompress_seconds": round(trip.decompress_seconds, 2),
-        }
-        if not read_container(trip.packed).needs_model:
-            return Check(
-                topic=codec,
-                status="warning",
-                text=f"{text}, identical, but stored without the model",
-                hint=CODECS[codec].trial_hint,
-                facts=facts,
-            )
-        return Check(topic=codec, text=f"{text}, identical", facts=facts)
+    own = replace(settings, codec=codec, **CODECS[codec].trial)  # type: ignore[arg-type]
+    try:
+        trip = round_trip(SAMPLE, own, Context(cancel=cancel), models=models)
+        needs_model = read_container(trip.packed).needs_model
+    except Interrupted:
+        raise
+    except LlmzipError as error:
+        return failure(codec, error)
+    except Exception as error:
+        return problem(codec, f"{type(error).__name__}: {error}", hint=_REPORT_HINT)
+    text = (
+        f"{len(SAMPLE)} → {len(trip.packed):,} bytes in {trip.compress_seconds:.1f} s, "
+        f"back in {trip.decompress_seconds:.1f} s"
+    )
+    if trip.text != SAMPLE:
+        return problem(codec, f"{text}: NOT the same text", hint=_REPORT_HINT, exit_code=6)
+    facts = {
+        "original_bytes": len(SAMPLE),
+        "container_bytes": len(trip.packed),
+        "compress_seconds": round(trip.compress_seconds, 2),
+        "decompress_seconds": round(trip.decompress_seconds, 2),
+    }
+    text += ", identical"
+    if needs_model:
+        return Check(codec, text, facts=facts)
+    hint = CODECS[codec].trial_hint
+    text += ", but stored without the model"
+    return Check(codec, text, status="warning", hint=hint, facts=facts)

@@ -12,12 +12,55 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 from llmzip.config import VERSION
-from llmzip.inspect.checks import Check, problem
+from llmzip.errors import LlmzipError
+
+Status = Literal["ok", "warning", "problem"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at. `facts`: the same for programs."""
+
+    topic: str
+    text: str
+    _: KW_ONLY
+    status: Status = "ok"
+    hint: str = ""  # the next step, for warnings and problems
+    exit_code: int = 0  # of a problem
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, object]:
+        """As JSON has it."""
+        return {
+            "topic": self.topic,
+            "status": self.status,
+            "text": self.text,
+            **({"hint": self.hint} if self.hint else {}),
+            **({"facts": dict(self.facts)} if self.facts else {}),
+        }
+
+
+def failure(topic: str, error: LlmzipError) -> Check:
+    """A problem that an error of llmzip's own tells."""
+    return problem(topic, str(error), hint=error.hint, exit_code=error.exit_code)
+
+
+def problem(topic: str, text: str, *, hint: str, exit_code: int = 1) -> Check:
+    """Something that llmzip cannot work with, or not as asked."""
+    return Check(topic, text, status="problem", hint=hint, exit_code=exit_code)
+
+
+def exit_code_of(checks: Iterable[Check]) -> int:
+    """0 where nothing is worse than a warning, else the code of the first problem."""
+    return next((each.exit_code for each in checks if each.status == "problem"), 0)
+
 
 DISTRIBUTION = "llmzip"
 _PREFIXES = ("LLMZIP_", "HF_", "TRANSFORMERS_", "PIP_")
@@ -32,11 +75,8 @@ _USER_INFO = re.compile(r"(?<=://)[^/@\s]*@")
 def about_llmzip(format_version: int) -> Check:
     """Its version and where it lies."""
     where = str(Path(__file__).resolve().parent)
-    return Check(
-        topic="llmzip",
-        text=f"{VERSION}, .crm format {format_version}, in {where}",
-        facts={"version": VERSION, "format": format_version, "path": where},
-    )
+    facts = {"version": VERSION, "format": format_version, "path": where}
+    return Check("llmzip", f"{VERSION}, .crm format {format_version}, in {where}", facts=facts)
 
 
 def about_python() -> Check:
@@ -48,7 +88,7 @@ def about_python() -> Check:
         "machine": platform.machine(),
     }
     text = f"{facts['version']} ({facts['implementation']}), {facts['platform']}"
-    return Check(topic="python", text=text, facts=facts)
+    return Check("python", text, facts=facts)
 
 
 def about_libraries() -> Iterator[Check]:
@@ -59,20 +99,16 @@ def about_libraries() -> Iterator[Check]:
         declared = [Requirement(each) for each in metadata.requires(DISTRIBUTION) or ()]
     except metadata.PackageNotFoundError:
         yield Check(
-            topic="libraries",
+            "libraries",
+            "llmzip runs from a folder and is not installed: no versions to compare with",
             status="warning",
-            text="llmzip runs from a folder and is not installed: no versions to compare with",
             hint="pip install llmzip, or pip install -e . in its folder",
         )
         return
     needed = [each for each in declared if not _extra_of(str(each.marker))]
     found = {each.name: _version_of(each.name) for each in needed}
     present = {name: version for name, version in found.items() if version}
-    yield Check(
-        topic="libraries",
-        text=", ".join(f"{name} {version}" for name, version in present.items()),
-        facts=present,
-    )
+    yield Check("libraries", _listed(present), facts=present)
     for each in needed:
         version = found[each.name]
         if version is None or not each.specifier.contains(version, prereleases=True):
@@ -84,14 +120,14 @@ def about_libraries() -> Iterator[Check]:
     extras = [each for each in declared if _extra_of(str(each.marker)) in EXTRAS]
     versions = {each.name: _version_of(each.name) for each in extras if each.name != DISTRIBUTION}
     if versions:
-        yield Check(
-            topic="extras",
-            text=", ".join(f"{name} {version or '-'}" for name, version in versions.items()),
-            facts=versions,
-        )
+        yield Check("extras", _listed(versions), facts=versions)
 
 
 EXTRAS = ("lab", "plot", "compare", "ray")
+
+
+def _listed(versions: Mapping[str, str | None]) -> str:
+    return ", ".join(f"{name} {version or '-'}" for name, version in versions.items())
 
 
 def _extra_of(marker: str) -> str:
@@ -113,11 +149,8 @@ def about_environment(environ: Mapping[str, str]) -> Check:
         for name, value in sorted(environ.items())
         if name.startswith(_PREFIXES) or name.upper() in _NAMES
     }
-    return Check(
-        topic="environment",
-        text=", ".join(f"{name}={value}" for name, value in chosen.items()) or "nothing is set",
-        facts=chosen,
-    )
+    text = ", ".join(f"{name}={value}" for name, value in chosen.items()) or "nothing is set"
+    return Check("environment", text, facts=chosen)
 
 
 def shown_value(name: str, value: str) -> str:
@@ -133,21 +166,15 @@ def about_cache(cache: Path, *, wanted_bytes: int) -> Check:
     facts: dict[str, object] = {"path": str(cache), "exists": there == cache}
     hint = "set LLMZIP_CACHE to a folder that can be written to"
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        return Check(
-            topic="cache", status="warning", text=f"{cache} cannot be written to", hint=hint,
-            facts=facts,
-        )  # fmt: skip
+        text = f"{cache} cannot be written to"
+        return Check("cache", text, status="warning", hint=hint, facts=facts)
     free = facts["free_bytes"] = shutil.disk_usage(there).free
     text = f"{cache}{'' if there == cache else ' (not there yet)'}, {free / 1e9:.1f} GB free"
     if free < wanted_bytes:
-        return Check(
-            topic="cache",
-            status="warning",
-            text=f"{text}; the model takes {wanted_bytes / 1e9:.1f} GB on the way",
-            hint="make room, or set LLMZIP_CACHE to a folder on another disk",
-            facts=facts,
-        )
-    return Check(topic="cache", text=text, facts=facts)
+        text += f"; the model takes {wanted_bytes / 1e9:.1f} GB on the way"
+        hint = "make room, or set LLMZIP_CACHE to a folder on another disk"
+        return Check("cache", text, status="warning", hint=hint, facts=facts)
+    return Check("cache", text, facts=facts)
 
 
 def cpu_name() -> str:

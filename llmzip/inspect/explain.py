@@ -18,12 +18,11 @@ from llmzip.codecs.context import QUIET, Context
 from llmzip.config import DecompressSettings
 from llmzip.errors import IntegrityError
 from llmzip.inspect.pieces import Piece, pieces_of
-from llmzip.lm.cache import Models
-from llmzip.lm.devices import pick_device
+from llmzip.lm.devices import borrowed_torch, pick_device
 from llmzip.lm.layout import pad_ids, segment_start
+from llmzip.lm.loaded import ModelCache
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.state import State
-from llmzip.lm.torch_settings import borrowed_torch
 from llmzip.progress import Progress
 from llmzip.store.container import Container, parse_container
 from llmzip.store.payload import Payload
@@ -53,7 +52,7 @@ def explain_pieces(
     if payload is None:
         return list(pieces)
     patched = [set(patches) for patches in payload.patched_positions()]
-    models = Models()
+    models = ModelCache()
     ids: dict[int, list[int]] = {}
     margins: dict[int, float] = {}
 
@@ -63,8 +62,16 @@ def explain_pieces(
         if kept:
             margins[index] = min(kept)
 
-    request = Request(wanted=range(len(payload.pieces)), on_decoded=note)
+    request = Request(
+        wanted=range(len(payload.pieces)),
+        batch=settings.compute.batch,
+        perturb=settings.perturb,
+        on_decoded=note,
+    )
     texts = decode_pieces(container, settings, request, context, models=models)
+    for piece in pieces:
+        if piece.kind != "stored" and texts[piece.number - 1] is None:
+            raise IntegrityError(f"{payload.noun} {piece.number} decodes to different text")
     bits: dict[int, float] = {}
     if ids:
         with borrowed_torch(settings.compute.threads):
@@ -75,16 +82,14 @@ def explain_pieces(
     return [
         piece
         if piece.kind == "stored"
-        else _with_model(piece, texts[piece.number - 1], bits, margins)
+        else _with_model(piece, texts[piece.number - 1] or b"", bits, margins)
         for piece in pieces
     ]
 
 
 def _with_model(
-    piece: Piece, text: bytes | None, bits: dict[int, float], margins: dict[int, float]
+    piece: Piece, text: bytes, bits: dict[int, float], margins: dict[int, float]
 ) -> Piece:
-    if text is None:
-        raise IntegrityError(f"{piece.kind} {piece.number} decodes to different text")
     index = piece.number - 1
     return replace(
         piece,

@@ -26,10 +26,7 @@ _KINDS = {"uint16": "BF16", "float32": "F32", "int64": "I64"}
 
 
 def export_vectors(
-    data: bytes,
-    *,
-    dtype_name: str = "bfloat16",
-    max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES,
+    data: bytes, *, dtype_name: str = "bfloat16", max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
 ) -> bytes:
     """The vectors of a `.crm` file, and what belongs to them, as a safetensors file.
 

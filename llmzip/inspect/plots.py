@@ -7,6 +7,7 @@ figures along the text. Needs matplotlib.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -57,9 +58,38 @@ _FEW, _COLUMNS = 600, 300  # steps along the text: about one for each pixel; of 
 _PANEL_HEIGHT, _BITS_HEIGHT = 1.75, 1.6  # inches
 
 
+class _Steps:
+    """The pieces as steps along the text: each has one of its own; where they are many, a step is
+    the mean of a small part of the text."""
+
+    def __init__(self, report: Report, pieces: Sequence[Piece]) -> None:
+        self.report, self.pieces, self.end = report, pieces, text_end(pieces)
+        self.is_few = len(pieces) <= _FEW
+        self.edges = (
+            [*(piece.first_byte for piece in pieces), self.end]
+            if self.is_few
+            else [self.end * column / _COLUMNS for column in range(_COLUMNS + 1)]
+        )
+
+    def values(self, figure: Figure, mean: Callable[..., Any] = profile) -> list[float | None]:
+        """The figure of each step. mean: of the pieces in a part of the text."""
+        if self.is_few:
+            return [figure(piece) for piece in self.pieces]
+        return list(mean(self.pieces, figure, _COLUMNS))
+
+    def kinds(self) -> list[PieceKind | None]:
+        if self.is_few:
+            return [piece.kind for piece in self.pieces]
+        return kinds_along(self.pieces, _COLUMNS)
+
+    def fill(self, axes: Axes, heights: Sequence[float], colour: str, **look: Any) -> None:
+        """Draw heights as filled steps."""
+        axes.stairs(heights, self.edges, fill=True, color=colour, linewidth=0, **look)
+
+
 def draw_file(report: Report, pieces: Sequence[Piece], *, name: str) -> Canvas:
     """The picture of one file. Surprisal and margins are in it where the pieces have them."""
-    laid = laid_out(pieces)
+    steps = _Steps(report, laid_out(pieces))
     panels = [_PANELS[each.key] for each in tracks_of(report, pieces) if each.key in _PANELS]
     with style():
         figure = new_figure(0.4 + _BITS_HEIGHT + _PANEL_HEIGHT * len(panels))
@@ -68,8 +98,8 @@ def draw_file(report: Report, pieces: Sequence[Piece], *, name: str) -> Canvas:
         rows = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
         _bits(rows[0], report)
         for axes, panel in zip(rows[1:], panels, strict=True):
-            panel(axes, report, laid)
-            axes.set_xlim(0, text_end(pieces))
+            panel(axes, steps)
+            axes.set_xlim(0, steps.end)
             thousands_axis(axes, "x")
             axes.tick_params(axis="x", labelbottom=axes is rows[-1])
         if panels:
@@ -108,35 +138,32 @@ def _bits(axes: Axes, report: Report) -> None:
         Patch(facecolor=_PARTS[key], label=f"{key} {100 * size / report.container_bytes:.1f} %")
         for key, size in counts.items()
     ]
-    axes.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(0.0, 0.02), ncols=5,
-        borderaxespad=0.2, handlelength=1.0, columnspacing=1.4,
-    )  # fmt: skip
+    _key(axes, handles, loc="upper left", place=(0.0, 0.02))
 
 
-def _tokens(axes: Axes, report: Report, pieces: Sequence[Piece]) -> None:
+def _tokens(axes: Axes, steps: _Steps) -> None:
     """What each vector holds, coloured by what its chunk needed."""
-    values = _values(pieces, lambda piece: held_tokens(report, piece))
-    kinds = _kinds(pieces)
+    values = steps.values(lambda piece: held_tokens(steps.report, piece))
+    kinds = steps.kinds()
     top = max((value for value in values if value is not None), default=1.0)
     handles = []
-    for kind in [kind for kind in _KINDS if any(piece.kind == kind for piece in pieces)]:
+    for kind in [kind for kind in _KINDS if any(piece.kind == kind for piece in steps.pieces)]:
         has_vectors = kind in ("crammed", "patched")
         alpha = 1.0 if has_vectors else 0.35  # what has none is marked at full height
         heights = [
             ((value or 0.0) if has_vectors else 1.1 * top) if each == kind else 0.0
             for value, each in zip(values, kinds, strict=True)
         ]
-        _stairs(axes, pieces, heights, _KINDS[kind], alpha=alpha)
+        steps.fill(axes, heights, _KINDS[kind], alpha=alpha)
         handles.append(Patch(facecolor=_KINDS[kind], alpha=alpha, label=kind))
     axes.set_ylim(0, 1.1 * top)
-    has_pale = any(held_tokens(report, piece) is None for piece in pieces)
+    has_pale = any(held_tokens(steps.report, piece) is None for piece in steps.pieces)
     pale = " (pale: none)" if has_pale else ""
     axes.set_title(f"Tokens that a vector holds{pale}")
     _key(axes, handles)
 
 
-def _rates(axes: Axes, report: Report, pieces: Sequence[Piece]) -> None:
+def _rates(axes: Axes, steps: _Steps) -> None:
     """What each piece takes, part on part, and what the model alone would leave."""
     parts: dict[str, Callable[[Piece], float]] = {
         "vectors": lambda piece: piece.vector_bits / piece.num_bytes,
@@ -145,36 +172,31 @@ def _rates(axes: Axes, report: Report, pieces: Sequence[Piece]) -> None:
         "stored": lambda piece: piece.stored_bits / piece.num_bytes,
     }
     handles: list[Patch | Line2D] = []
-    base = [0.0] * (len(_edges(pieces)) - 1)
+    base = [0.0] * (len(steps.edges) - 1)
     for key, figure in parts.items():
-        if not any(figure(piece) for piece in pieces):
+        if not any(figure(piece) for piece in steps.pieces):
             continue
-        values = _values(pieces, figure)
-        top = [low + (value or 0.0) for low, value in zip(base, values, strict=True)]
-        _stairs(axes, pieces, top, _PARTS[key], baseline=base)
+        top = [low + (value or 0.0) for low, value in zip(base, steps.values(figure), strict=True)]
+        steps.fill(axes, top, _PARTS[key], baseline=base)
         handles.append(Patch(facecolor=_PARTS[key], label=key))
         base = top
-    if any(piece.vector_bits and piece.surprisal_bits is not None for piece in pieces):
-        surprisal = _values(pieces, surprisal_rate)
+    if any(piece.vector_bits and piece.surprisal_bits is not None for piece in steps.pieces):
+        surprisal = steps.values(surprisal_rate)
         heights = [float("nan") if value is None else value for value in surprisal]
         look: dict[str, Any] = {"color": INK, "linewidth": 1.3}
-        axes.stairs(heights, _edges(pieces), baseline=None, path_effects=HALO, **look)
+        axes.stairs(heights, steps.edges, baseline=None, path_effects=HALO, **look)
         handles.append(Line2D([], [], label="surprisal", **look))
-    axes.set_ylim(0, _ceiling(pieces))
+    axes.set_ylim(0, _ceiling(steps))
     axes.set_title("Bits for each byte of the text")
     _key(axes, handles)
 
 
-def _margins(axes: Axes, report: Report, pieces: Sequence[Piece]) -> None:
+def _margins(axes: Axes, steps: _Steps) -> None:
     """How far each chunk is from a wrong token."""
-    edges = _edges(pieces)
-    if _is_few(pieces):
-        values = [piece.min_margin for piece in pieces]
-    else:
-        values = lowest(pieces, lambda piece: piece.min_margin, _COLUMNS)
+    values = steps.values(lambda piece: piece.min_margin, lowest)
     known = [
         ((low + high) / 2, value)
-        for value, low, high in zip(values, edges[:-1], edges[1:], strict=True)
+        for value, (low, high) in zip(values, pairwise(steps.edges), strict=True)
         if value
     ]
     axes.set_yscale("log")
@@ -197,65 +219,26 @@ def _margins(axes: Axes, report: Report, pieces: Sequence[Piece]) -> None:
     axes.set_title("Weakest margins, in logits")
 
 
-def _ceiling(pieces: Sequence[Piece]) -> float:
+def _ceiling(steps: _Steps) -> float:
     """Of the rates. Where a few short pieces cost far more than all others, they are cut off."""
     rates = sorted(
-        (max(stored_rate(piece), surprisal_rate(piece) or 0.0), piece.num_bytes) for piece in pieces
+        (max(stored_rate(piece), surprisal_rate(piece) or 0.0), piece.num_bytes)
+        for piece in steps.pieces
     )
-    total, seen, usual = text_end(pieces), 0, 0.0
+    seen, usual = 0, 0.0
     for rate, num_bytes in rates:
         seen += num_bytes
-        if seen >= 0.98 * total:
+        if seen >= 0.98 * steps.end:
             usual = rate
             break
     highest = rates[-1][0]
     return 1.08 * (highest if highest <= 3 * usual else 1.5 * usual) or 1.0
 
 
-def _stairs(
-    axes: Axes,
-    pieces: Sequence[Piece],
-    heights: Sequence[float],
-    colour: str,
-    *,
-    baseline: Sequence[float] = (),
-    alpha: float = 1.0,
-) -> None:
-    axes.stairs(
-        heights, _edges(pieces), baseline=list(baseline) or 0.0, fill=True, color=colour,
-        alpha=alpha, linewidth=0,
-    )  # fmt: skip
-
-
-def _is_few(pieces: Sequence[Piece]) -> bool:
-    """Whether each has a step of its own; else a step is the mean of a small part of the text."""
-    return len(pieces) <= _FEW
-
-
-def _edges(pieces: Sequence[Piece]) -> list[float]:
-    end = text_end(pieces)
-    if _is_few(pieces):
-        return [*(piece.first_byte for piece in pieces), end]
-    return [end * column / _COLUMNS for column in range(_COLUMNS + 1)]
-
-
-def _values(pieces: Sequence[Piece], figure: Figure) -> list[float | None]:
-    """Of each step."""
-    if _is_few(pieces):
-        return [figure(piece) for piece in pieces]
-    return profile(pieces, figure, _COLUMNS)
-
-
-def _kinds(pieces: Sequence[Piece]) -> list[PieceKind | None]:
-    if _is_few(pieces):
-        return [piece.kind for piece in pieces]
-    return kinds_along(pieces, _COLUMNS)
-
-
-def _key(axes: Axes, handles: Sequence[object]) -> None:
-    """A legend beside the title, where nothing is drawn."""
+def _key(axes: Axes, handles: Sequence[Any], loc: Any = "lower right", place: Any = (1, 1)) -> None:
+    """A legend where nothing is drawn: beside the title, if not said otherwise."""
     axes.legend(
-        handles=handles, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=5,
+        handles=handles, loc=loc, bbox_to_anchor=place, ncols=5,
         borderaxespad=0.2, handlelength=1.0, columnspacing=1.4,
     )  # fmt: skip
 

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
 
-from llmzip.inspect.figures import printable
+from llmzip.inspect.report import printable
 
 WIDTH = 7.0  # inches: 700 pixels of a screen, where a point is 1.4 pixels
 PNG_DPI = 150
@@ -40,10 +40,9 @@ _LONGEST_LABEL = 34
 _SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
-    "text.color": INK,
     "text.parse_math": False,  # names of models and texts are no formulas
-    "axes.edgecolor": QUIET,
-    "axes.labelcolor": INK,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), QUIET),
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -55,10 +54,6 @@ _SETTINGS: dict[Any, Any] = {
     "axes.axisbelow": True,
     "grid.color": FAINT,
     "grid.linewidth": 0.6,
-    "xtick.color": QUIET,
-    "ytick.color": QUIET,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
     "lines.linewidth": 1.6,
     "lines.markersize": 5.5,
     "hatch.linewidth": 0.7,

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Literal, TypeAlias
 
 from llmzip.inspect.pieces import Piece
@@ -27,7 +28,7 @@ _ROWS = 5
 _LABEL = 9  # letters of a scale
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Track:
     """A figure along the text."""
 
@@ -44,15 +45,14 @@ def tracks_of(report: Report, pieces: Sequence[Piece]) -> list[Track]:
         return found
     if report.num_vectors:
         title = "tokens that a vector holds"
-        found.append(Track(key="tokens", title=title, figure=lambda p: held_tokens(report, p)))
-    title = "bits for each byte of the text"
-    found.append(Track(key="bits", title=title, figure=stored_rate))
+        found.append(Track("tokens", title, lambda piece: held_tokens(report, piece)))
+    found.append(Track("bits", "bits for each byte of the text", stored_rate))
     if any(piece.vector_bits and piece.surprisal_bits is not None for piece in pieces):
         title = "surprisal: bits for each byte, without vectors"
-        found.append(Track(key="surprisal", title=title, figure=surprisal_rate))
+        found.append(Track("surprisal", title, surprisal_rate))
     if any(piece.min_margin for piece in pieces):
         title = "weakest margins, in logits, on a logarithmic scale"
-        found.append(Track(key="margin", title=title, figure=lambda p: p.min_margin, is_log=True))
+        found.append(Track("margin", title, lambda piece: piece.min_margin, is_log=True))
     return found
 
 
@@ -73,42 +73,54 @@ def surprisal_rate(piece: Piece) -> float | None:
 
 def lowest(pieces: Sequence[Piece], figure: Figure, num_columns: int) -> list[float | None]:
     """The least figure in each of so many equal parts of the text; None where no piece has it."""
-    found: list[float | None] = [None] * num_columns
-    scale = num_columns / max(1, text_end(pieces))
-    for piece in pieces:
-        value = figure(piece)
-        if value is None:
-            continue
-        for column, _ in _columns_of(piece, scale, num_columns):
-            least = found[column]
-            found[column] = value if least is None else min(least, value)
-    return found
+    return [
+        min((value for value, _ in known), default=None)
+        for known in _known(pieces, figure, num_columns)
+    ]
 
 
 def profile(pieces: Sequence[Piece], figure: Figure, num_columns: int) -> list[float | None]:
     """The figure's mean, by bytes, in each of so many equal parts of the text; None where no piece
     has it."""
-    sums, weights = [0.0] * num_columns, [0.0] * num_columns
-    scale = num_columns / max(1, text_end(pieces))
-    for piece in pieces:
-        value = figure(piece)
-        if value is None:
-            continue
-        for column, share in _columns_of(piece, scale, num_columns):
-            sums[column] += value * share
-            weights[column] += share
-    return [total / weight if weight else None for total, weight in zip(sums, weights, strict=True)]
+    return [
+        sum(value * share for value, share in known) / sum(share for _, share in known)
+        if known
+        else None
+        for known in _known(pieces, figure, num_columns)
+    ]
 
 
 def kinds_along(pieces: Sequence[Piece], num_columns: int) -> list[PieceKind | None]:
     """The kind that has most bytes in each of so many equal parts of the text."""
-    shares: list[dict[PieceKind, float]] = [{} for _ in range(num_columns)]
+    found: list[PieceKind | None] = []
+    for column in _columns(pieces, num_columns):
+        shares: dict[PieceKind, float] = {}
+        for piece, share in column:
+            shares[piece.kind] = shares.get(piece.kind, 0.0) + share
+        # Of two that have as many, the first.
+        found.append(max(shares.items(), key=lambda item: item[1])[0] if shares else None)
+    return found
+
+
+def _known(
+    pieces: Sequence[Piece], figure: Figure, num_columns: int
+) -> list[list[tuple[float, float]]]:
+    """The figures in each column that there are, with their shares of it."""
+    return [
+        [(value, share) for piece, share in column if (value := figure(piece)) is not None]
+        for column in _columns(pieces, num_columns)
+    ]
+
+
+def _columns(pieces: Sequence[Piece], num_columns: int) -> list[list[tuple[Piece, float]]]:
+    """The pieces in each of so many equal parts of the text, and the share that they have."""
+    found: list[list[tuple[Piece, float]]] = [[] for _ in range(num_columns)]
     scale = num_columns / max(1, text_end(pieces))
     for piece in pieces:
-        for column, share in _columns_of(piece, scale, num_columns):
-            shares[column][piece.kind] = shares[column].get(piece.kind, 0.0) + share
-    # Of two that have as many, the first.
-    return [max(each.items(), key=lambda item: item[1])[0] if each else None for each in shares]
+        begin, end = piece.first_byte * scale, piece.end_byte * scale
+        for column in range(int(begin), min(num_columns, math.ceil(end))):
+            found[column].append((piece, min(end, column + 1) - max(begin, column)))
+    return found
 
 
 def text_end(pieces: Sequence[Piece]) -> int:
@@ -120,26 +132,15 @@ def laid_out(pieces: Sequence[Piece]) -> list[Piece]:
     """The pieces without gaps between them: a segment that stored bytes interrupt, in its parts."""
     found = []
     for piece in pieces:
-        for first, last in piece.extents or ((piece.first_byte, piece.end_byte),):
-            share = (last - first) / piece.num_bytes
+        if not piece.extents:
+            found.append(piece)
+        for first, last in piece.extents:
+            bits = round(piece.stream_bits * ((last - first) / piece.num_bytes))
+            size = last - first
             found.append(
-                replace(
-                    piece, first_byte=first, num_bytes=last - first, extents=(),
-                    stream_bits=round(piece.stream_bits * share),
-                )
-                if piece.extents
-                else piece
-            )  # fmt: skip
+                replace(piece, first_byte=first, num_bytes=size, extents=(), stream_bits=bits)
+            )
     return sorted(found, key=lambda piece: piece.first_byte)
-
-
-def _columns_of(piece: Piece, scale: float, num_columns: int) -> list[tuple[int, float]]:
-    """The columns that a piece lies in, `scale` of them a byte, with its share of each."""
-    begin, end = piece.first_byte * scale, piece.end_byte * scale
-    return [
-        (column, min(end, column + 1) - max(begin, column))
-        for column in range(int(begin), min(num_columns, math.ceil(end)))
-    ]
 
 
 def chart_text(
@@ -164,15 +165,11 @@ def _bits_bar(report: Report, width: int, fills: str) -> list[str]:
     """A bar in parts, and what they are."""
     counts = {name: bits for name, bits in report.bit_counts.items() if bits}
     total = sum(counts.values())
-    edges, place = [0], 0
-    for bits in counts.values():
-        place += bits
-        edges.append(round(place / total * width))
-    names = list(report.bit_counts)
-    fill_of = {name: fills[names.index(name)] for name in counts}
+    edges = [round(place / total * width) for place in accumulate(counts.values(), initial=0)]
+    fill_of = dict(zip(report.bit_counts, fills, strict=False))
     bar = "".join(
         fill_of[name] * (high - low)
-        for name, low, high in zip(counts, edges[:-1], edges[1:], strict=True)
+        for name, (low, high) in zip(counts, pairwise(edges), strict=True)
     )
     entries = [
         f"{fill_of[name]} {name} {bits / 8:,.0f} bytes ({100 * bits / total:.1f} %)"

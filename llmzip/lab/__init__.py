@@ -6,16 +6,26 @@
     texts = Texts(files=(Path("book.txt"),), count=4)
     summary = capacity(LabSettings(out=Path("run"), texts=texts))
 
-Needs the packages of the extra `lab`. Kept out of the compress path: nothing else of
-llmzip imports it. docs/LAB.md says what each study measures.
+Needs the packages of the extra `lab`. Nothing else of llmzip imports it. docs/LAB.md says what each
+study measures.
 """
 
 from llmzip.lab.recipes import Recipe, paper_recipe
 from llmzip.lab.report import write_report
-from llmzip.lab.runs import capacity, entropy, lengths, rate, scaling, utilisation
-from llmzip.lab.runs_more import geometry, greedy, plan
-from llmzip.lab.studies import LabSettings, Texts
+from llmzip.lab.studies import (
+    capacity,
+    entropy,
+    geometry,
+    greedy,
+    lengths,
+    plan,
+    rate,
+    scaling,
+    utilisation,
+)
+from llmzip.lab.study import LabSettings
 from llmzip.lab.tables import table_text
+from llmzip.lab.texts import Texts
 
 __all__ = [
     "LabSettings",

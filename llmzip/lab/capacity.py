@@ -1,53 +1,104 @@
 """How much vectors hold: the longest exact text, and the paper's capacity at 99 %.
 
-Owns the two protocols and which rows they leave. Knows nothing of tables or pictures.
+Owns the two protocols and which rows they produce. Knows nothing of tables or pictures.
 
-Exact: for each text, the longest front that greedy decoding gives back, by `lab.growth`. At 99 %,
-as Kuratov et al. 2025: every text is crammed at fixed lengths, from random vectors; the capacity is
-the longest length with a mean accuracy of 0.99; gains are those of runs beyond it.
+Exact: for each text, the longest front that greedy decoding gives back. Lengths grow by a share
+each time, from vectors that already hold the front of the text (as in Progressive Cramming, Tarasov
+et al. 2026, where they grow by a token), and are then halved between the longest that was exact and
+the shortest that was not. A failure from random vectors only says where not to begin: vectors that
+hold the text's front may well hold that length.
+
+At 99 %, as Kuratov et al. 2025: every text is crammed at fixed lengths, from random vectors; the
+capacity is the longest length with a mean accuracy of 0.99; gains are those of runs beyond it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from functools import partial
+from itertools import accumulate
+from typing import Any, TypeAlias
 
-from llmzip.lab.crammer import Outcome, Trial
 from llmzip.lab.folder import Row, Value
-from llmzip.lab.length_search import RESOLUTION, Growth, front_tokens
-from llmzip.lab.measures import AT_99, BINS, mean_accuracy
-from llmzip.lab.rows import number, row_head
+from llmzip.lab.measures import AT_99, BINS, evenly, mean_accuracy, number
+from llmzip.lab.runner import Run
 from llmzip.lab.study import Study
 from llmzip.lab.texts import Sample
+from llmzip.lab.trials import Outcome, Trial, row_head
 
-# Outcomes of trials in any order, and what a coordinate of the vectors takes, stored.
+# Outcomes of trials in any order, and the bits that a coordinate of the vectors takes when stored.
 CramAll: TypeAlias = Callable[[Sequence[Trial]], Sequence[tuple[Outcome, float | None]]]
 
-# Beyond the capacity at 99 % lengths go on until vectors gain no more than this share of what there
-# is to gain: a text that is nearly held says nothing of how much they could. So many at most.
+_FACTOR = 1.4  # by which lengths grow
+RESOLUTION = 0.04  # of the length: the search ends when the next longer one is so near
+
+# Beyond the capacity at 99 % lengths go on until the vectors gain no more than this share of the
+# cross-entropy, since a text that is nearly held does not show how much they could gain. So many
+# lengths at most.
 _FULL_SHARE, _BINS_BEYOND = 0.9, 3
+_VIEWED_STEPS = 40  # at most, spread evenly
 
 
 @dataclass(kw_only=True)
-class _Search:
-    """One text's search."""
+class LengthSearch:
+    """The search for the longest exact length of one text: which length is tried next."""
+
+    first_tokens: int  # length to begin with, from random vectors; 0: none is left
+    max_tokens: int  # of the text
+    resolution: float = RESOLUTION
+    exact_tokens: int = 0  # longest length that was exact
+    failed_tokens: int | None = None  # shortest length that was not
+
+    @property
+    def next_tokens(self) -> int | None:
+        """The length to be tried; None: the search is over."""
+        exact, failed = self.exact_tokens, self.failed_tokens
+        if not exact:
+            return self.first_tokens or None
+        if failed is None:
+            if exact >= self.max_tokens:
+                return None
+            return min(max(exact + 1, math.ceil(_FACTOR * exact)), self.max_tokens)
+        if failed - exact <= max(1, int(self.resolution * exact)):
+            return None
+        return (exact + failed) // 2
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the text ended before the vectors were full."""
+        return self.failed_tokens is None and self.exact_tokens >= self.max_tokens
+
+    def report(self, num_tokens: int, *, is_exact: bool) -> None:
+        """Take in the result of the length that was tried."""
+        if is_exact:
+            self.exact_tokens = max(self.exact_tokens, num_tokens)
+        elif not self.exact_tokens:
+            self.first_tokens = num_tokens // 2
+        else:
+            self.failed_tokens = min(self.failed_tokens or num_tokens, num_tokens)
+
+
+def front_tokens(bits: Sequence[float], wanted_bits: float) -> int:
+    """Tokens of the longest front that has no more than so many bits; 1 at least."""
+    return max(1, sum(total <= wanted_bits for total in accumulate(bits)))
+
+
+@dataclass(kw_only=True)
+class _TextSearch(LengthSearch):
+    """The search on one text, and the best result so far."""
 
     sample: Sample
-    growth: Growth
     best: Outcome | None = None  # of the longest exact length
     best_row: Row | None = None
 
 
 def measure_capacity(
-    study: Study,
-    samples: Sequence[Sample],
-    *,
-    num_mem: int,
-    first_bits: float,
+    study: Study, samples: Sequence[Sample], *, num_mem: int, first_bits: float
 ) -> None:
-    """Leave rows of purpose growth, capacity and bin for samples of one source, those that an
-    earlier run has left excepted."""
+    """Add rows of purpose growth, capacity and bin for samples of one source, except for those that
+    an earlier run has added."""
     search_exact(study, samples, num_mem=num_mem, first_bits=first_bits)
     run_bins(study, samples, num_mem=num_mem)
     take_exact_bins(study, samples, num_mem=num_mem)
@@ -63,73 +114,71 @@ def search_exact(
     resolution: float = RESOLUTION,
     cram: CramAll | None = None,
 ) -> None:
-    """The longest exact length of each text of one source.
+    """Add rows of purpose growth and capacity for samples of one source.
 
     first_bits: surprisal of the length to begin with. bits, cram: where vectors are not stored as
-    bf16, how many bits a coordinate has and how trials are crammed.
+    bf16, the bits of a coordinate and the function that crams trials.
     """
-    done = {row["text"] for row in rows_of(study, samples, num_mem, "capacity", bits)}
-    left = [sample for sample in samples if sample.index not in done]
-    tried = rows_of(study, samples, num_mem, "growth", bits)
-    torn = {id(row) for row in tried if row["text"] not in done}  # of searches not ended
-    study.folder.drop(lambda row: id(row) not in torn)
+    left = study.without_rows(samples, "capacity", num_mem=num_mem, bits=bits)
+    unfinished = {(sample.source, sample.index) for sample in left}
+    tried = study.rows_with("growth", num_mem=num_mem, bits=bits)
+    stale = {id(row) for row in tried if (row["source"], row["text"]) in unfinished}
+    study.folder.drop(lambda row: id(row) not in stale)
+
+    def search(group: Sequence[Sample]) -> list[Row]:
+        searches = {
+            sample.index: _begin(study, sample, num_mem, first_bits, resolution) for sample in group
+        }
+        return _search_group(study, searches, num_mem, bits, cram or partial(_cram_freely, study))
+
     what = f"exact, {bits} bits, {num_mem} mem, {samples[0].source}" if samples else ""
-    for group in study.groups(left, what, done=len(samples) - len(left), total=len(samples)):
-        searches = [_begin(study, sample, num_mem, first_bits, resolution) for sample in group]
-        study.folder.add(_search_group(study, searches, num_mem, bits, cram))
-    study.tell(what, len(samples), len(samples))
+    study.measure([(what, left, search)], total=len(samples), last=what)
 
 
 def _begin(
     study: Study, sample: Sample, num_mem: int, first_bits: float, resolution: float
-) -> _Search:
-    most = min(study.most_tokens - num_mem + 1, len(sample.ids))
-    first = front_tokens(study.plain_bits(sample.ids[:most]), first_bits)
-    growth = Growth(first_tokens=first, most_tokens=most, resolution=resolution)
-    return _Search(sample=sample, growth=growth)
-
-
-def _search_group(
-    study: Study, searches: Sequence[_Search], num_mem: int, bits: int, cram: CramAll | None
-) -> list[Row]:
-    rows: list[Row] = []
-    while trials := list(_next_trials(study, searches, num_mem)):
-        found = cram(trials) if cram is not None else _cram_freely(study, trials)
-        outcomes = [outcome for outcome, _ in found]
-        new = study.rows_of("growth", outcomes, bits=bits)
-        for (outcome, stored_bits), row in zip(found, new, strict=True):
-            row["detail"] = stored_bits
-            _report(searches, outcome, row)
-        rows.extend(new)
-    return rows + [_final_row(study, search, num_mem, bits) for search in searches]
+) -> _TextSearch:
+    longest = min(study.max_tokens - num_mem + 1, len(sample.ids))
+    first = front_tokens(study.plain_bits(sample.ids[:longest]), first_bits)
+    return _TextSearch(sample=sample, first_tokens=first, max_tokens=longest, resolution=resolution)
 
 
 def _cram_freely(study: Study, trials: Sequence[Trial]) -> list[tuple[Outcome, None]]:
-    recipe = replace(study.recipe, gives_up=True)  # what cannot be held is not to take longest
+    # A length that cannot be held must not take the longest time of all.
+    recipe = replace(study.recipe, gives_up=True)
     return [(outcome, None) for outcome in study.cram(trials, recipe=recipe)]
 
 
-def _next_trials(study: Study, searches: Sequence[_Search], num_mem: int) -> Iterator[Trial]:
+def _search_group(
+    study: Study, searches: dict[int, _TextSearch], num_mem: int, bits: int, cram: CramAll
+) -> list[Row]:
+    """Rows of all attempts, and of the longest exact lengths. searches: by the sample's index."""
+    rows: list[Row] = []
+    while trials := list(_next_trials(study, searches.values(), num_mem)):
+        found = cram(trials)
+        new = study.rows_of("growth", [outcome for outcome, _ in found], bits=bits)
+        for (outcome, stored_bits), row in zip(found, new, strict=True):
+            row["detail"] = stored_bits
+            search, is_exact = searches[outcome.trial.sample.index], bool(row["exact"])
+            search.report(outcome.trial.num_tokens, is_exact=is_exact)
+            if is_exact:
+                search.best, search.best_row = outcome, row
+        rows.extend(new)
+    return rows + [_final_row(study, search, num_mem, bits) for search in searches.values()]
+
+
+def _next_trials(study: Study, searches: Iterable[_TextSearch], num_mem: int) -> Iterator[Trial]:
     for search in searches:
-        length = search.growth.next_tokens
-        if length is not None:
+        if (length := search.next_tokens) is not None:
             yield Trial(
                 sample=search.sample, num_tokens=length, num_mem=num_mem, seed=study.seed,
                 warm_mem=search.best.mem if search.best else None,
             )  # fmt: skip
 
 
-def _report(searches: Sequence[_Search], outcome: Outcome, row: Row) -> None:
-    (search,) = (each for each in searches if each.sample is outcome.trial.sample)
-    is_exact = bool(row["exact"])
-    search.growth.report(outcome.trial.num_tokens, is_exact=is_exact)
-    if is_exact:
-        search.best, search.best_row = outcome, row
-
-
-def _final_row(study: Study, search: _Search, num_mem: int, bits: int) -> Row:
+def _final_row(study: Study, search: _TextSearch, num_mem: int, bits: int) -> Row:
     if search.best_row is not None:
-        setting = "cut off" if search.growth.is_cut_off else ""
+        setting = "cut off" if search.is_cut_off else ""
         return {**search.best_row, "purpose": "capacity", "setting": setting}
     trial = Trial(sample=search.sample, num_tokens=0, num_mem=num_mem, seed=study.seed)
     head = row_head("capacity", study.model, trial, study.loaded.decode_lm.dim, bits=bits)
@@ -137,25 +186,25 @@ def _final_row(study: Study, search: _Search, num_mem: int, bits: int) -> Row:
 
 
 def run_bins(study: Study, samples: Sequence[Sample], *, num_mem: int) -> None:
-    """Runs at fixed lengths, of the texts that do not hold so many tokens exactly, up to lengths
-    beyond the capacity at 99 %."""
-    exact = rows_of(study, samples, num_mem, "capacity")
+    """Add rows of purpose bin: runs at fixed lengths of the texts that do not hold so many tokens
+    exactly, up to lengths beyond the capacity at 99 %."""
+    exact = _rows(study, samples, num_mem, "capacity")
     held = {row["text"]: int(number(row, "num_tokens")) for row in exact}
-    longest = min(min(len(sample.ids) for sample in samples), study.most_tokens - num_mem + 1)
-    lengths = [length for length in BINS if min(held.values()) < length <= longest]
+    longest = min(min(len(sample.ids) for sample in samples), study.max_tokens - num_mem + 1)
     beyond, recipe = 0, study.recipe.for_entropy()
-    for length in lengths:
-        bins = rows_of(study, samples, num_mem, "bin")
-        done = {row["text"] for row in bins if row["num_tokens"] == length}
-        left = [s for s in samples if held[s.index] < length and s.index not in done]
+    for length in BINS:
+        if not min(held.values()) < length <= longest:
+            continue
+
+        def run(group: Sequence[Sample], length: int = length) -> list[Row]:
+            trials = study.trials(group, length, num_mem)
+            return study.rows_of("bin", list(study.cram(trials, recipe=recipe)))
+
+        left = study.without_rows(samples, "bin", num_mem=num_mem, bits=16, num_tokens=length)
+        short = [sample for sample in left if held[sample.index] < length]
         what = f"{length} tokens, {num_mem} mem, {samples[0].source}"
-        for group in study.groups(left, what, done=len(samples) - len(left), total=len(samples)):
-            trials = [
-                Trial(sample=sample, num_tokens=length, num_mem=num_mem, seed=study.seed)
-                for sample in group
-            ]
-            study.folder.add(study.rows_of("bin", list(study.cram(trials, recipe=recipe))))
-        bins = rows_of(study, samples, num_mem, "bin")
+        study.measure([(what, short, run)], total=len(samples))
+        bins = _rows(study, samples, num_mem, "bin")
         is_beyond = mean_accuracy(exact, bins, length) < AT_99
         beyond += is_beyond
         if beyond >= _BINS_BEYOND or (is_beyond and _gained_share(bins, length) <= _FULL_SHARE):
@@ -163,19 +212,19 @@ def run_bins(study: Study, samples: Sequence[Sample], *, num_mem: int) -> None:
 
 
 def _gained_share(bins: Sequence[Row], length: int) -> float:
-    """Of the cross-entropy of all runs at one length."""
-    there = [row for row in bins if row["num_tokens"] == length]
-    gained = sum(number(row, "info_gain_bits") for row in there)
-    return gained / sum(number(row, "plain_bits") for row in there)
+    """The share of the cross-entropy that all runs at one length gain."""
+    runs = [row for row in bins if row["num_tokens"] == length]
+    gained = sum(number(row, "info_gain_bits") for row in runs)
+    return gained / sum(number(row, "plain_bits") for row in runs)
 
 
 def take_exact_bins(study: Study, samples: Sequence[Sample], *, num_mem: int) -> None:
-    """A run at a fixed length that is exact beyond what the search has found is the longest."""
-    found = {row["text"]: row for row in rows_of(study, samples, num_mem, "capacity")}
+    """Where a run at a fixed length is exact and longer than what the search has found, it becomes
+    the text's longest exact length."""
+    found = {row["text"]: row for row in _rows(study, samples, num_mem, "capacity")}
     longest: dict[Value, Row] = {}
-    for row in sorted(
-        rows_of(study, samples, num_mem, "bin"), key=lambda row: number(row, "num_tokens")
-    ):
+    bins = _rows(study, samples, num_mem, "bin")
+    for row in sorted(bins, key=lambda row: number(row, "num_tokens")):
         if row["exact"] and number(row, "num_tokens") > number(found[row["text"]], "num_tokens"):
             longest[row["text"]] = row
     old = {id(found[text]) for text in longest}
@@ -183,14 +232,36 @@ def take_exact_bins(study: Study, samples: Sequence[Sample], *, num_mem: int) ->
     study.folder.add({**row, "purpose": "capacity"} for row in longest.values())
 
 
-def rows_of(
-    study: Study, samples: Sequence[Sample], num_mem: int, purpose: str, bits: int = 16
-) -> list[Row]:
-    """What is already known of these samples' source."""
-    sources = {sample.source for sample in samples}
-    wanted = {"purpose": purpose, "num_mem": num_mem, "bits": bits}
-    return [
-        row
-        for row in study.own_rows
-        if row["source"] in sources and all(row[key] == value for key, value in wanted.items())
-    ]
+def _rows(study: Study, samples: Sequence[Sample], num_mem: int, purpose: str) -> list[Row]:
+    """Rows of the samples' source, with vectors of 16 bits."""
+    return study.rows_with(purpose, source=samples[0].source, num_mem=num_mem, bits=16)
+
+
+def token_view(study: Study, sample: Sample) -> dict[str, Any]:
+    """Cram the front of a text into one vector once more and record, for the report, every token's
+    surprisal and margin, and at which steps it was right."""
+    plain_bits = study.plain_bits(sample.ids[: study.max_tokens])
+    num_tokens = front_tokens(plain_bits, study.first_bits(1))
+    trial = Trial(sample=sample, num_tokens=num_tokens, seed=study.seed)
+    seen: dict[int, list[bool]] = {}
+
+    def record(runs: Sequence[Run]) -> None:
+        (run,) = runs
+        assert run.margins is not None
+        seen[run.step] = (run.margins > 0).tolist()
+
+    (outcome,) = study.cram([trial], on_step=record)
+    steps = evenly(sorted(seen), _VIEWED_STEPS)
+    return {
+        "title": f"{study.model}: {sample.name}, {num_tokens} tokens in one vector",
+        "steps": steps,
+        "tokens": [
+            {
+                "text": study.loaded.tokens.bytes_of([token]).decode("utf-8", errors="replace"),
+                "bits": float(outcome.plain.bits[position]),
+                "margin": float(outcome.margins[position]),
+                "right": [seen[step][position] for step in steps],
+            }
+            for position, token in enumerate(trial.ids)
+        ],
+    }

@@ -6,18 +6,18 @@ pictures. Does not know what is drawn.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from llmzip.errors import InputError
 from llmzip.inspect.style import (
     BLUE,
     GREEN,
@@ -30,9 +30,12 @@ from llmzip.inspect.style import (
     figure_text,
     label,
     png_bytes,
+    style,
     svg_text,
 )
 from llmzip.lab.folder import write_whole
+
+P = ParamSpec("P")
 
 HATCH = "////"  # of published figures
 
@@ -41,15 +44,29 @@ _SOURCE_COLOURS = {
 }  # fmt: skip
 
 
+def picture(
+    name: str,
+) -> Callable[[Callable[P, Figure]], Callable[Concatenate[Path, P], list[Path]]]:
+    """Make a function that draws a figure take a folder first, and save the figure there.
+
+    It then returns the paths of NAME.png and NAME.svg, and raises InputError.
+    """
+
+    def decorate(draw: Callable[P, Figure]) -> Callable[Concatenate[Path, P], list[Path]]:
+        @wraps(draw)
+        def saved(folder: Path, /, *args: P.args, **kwargs: P.kwargs) -> list[Path]:
+            with style():
+                return save(draw(*args, **kwargs), folder, name)
+
+        return saved
+
+    return decorate
+
+
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write NAME.png and NAME.svg, each whole or not at all. Raises InputError."""
     files = [folder / f"{name}.png", folder / f"{name}.svg"]
-    new = files[0].with_name(files[0].name + ".new")
-    try:
-        new.write_bytes(png_bytes(figure))
-        os.replace(new, files[0])
-    except OSError as error:
-        raise InputError(f"cannot write {files[0]}: {error.strerror}") from error
+    write_whole(files[0], png_bytes(figure))
     write_whole(files[1], svg_text(figure))
     return files
 
@@ -60,7 +77,8 @@ def short_model(model: str) -> str:
 
 
 def source_colour(source: str, sources: Sequence[str] = ()) -> str:
-    """Texts of one kind have one colour in all pictures; other kinds, by their place."""
+    """The colour of texts of one kind, the same in all pictures; of an unknown kind, by its
+    position among the unknown ones."""
     known = _SOURCE_COLOURS.get(source.casefold())
     if known is not None:
         return known
@@ -80,8 +98,21 @@ def count_axis(axes: Axes, which: str, *, ticks: Sequence[float] = ()) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def legend(figure: Figure, keys: Sequence[Artist] | None = None, *, columns: int = 3) -> None:
+    """A legend under the whole figure. keys: its entries; None: those of the axes."""
+    entries = {} if keys is None else {"handles": list(keys)}
+    figure.legend(loc="outside lower center", ncols=columns, **entries)
+
+
+def note(
+    axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **look: Any
+) -> None:
+    """Words beside a point. offset: of their beginning, in typographic points."""
+    axes.annotate(text, at, xytext=offset, textcoords="offset points", **look)
+
+
 def bar_look(colour: str, *, is_published: bool) -> dict[str, Any]:
-    """A bar of ours is full, a published one hatched."""
+    """How a bar is filled: ours with its colour, a published one with a hatch."""
     face, hatch = ("white", HATCH) if is_published else (colour, None)
     return {"color": face, "edgecolor": colour, "hatch": hatch}
 
@@ -91,7 +122,7 @@ def published_key(text: str = "published", *, colour: str = QUIET) -> Patch:
     return Patch(facecolor="white", edgecolor=colour, hatch=HATCH, label=text)
 
 
-def key(marker: str, text: str, *, filled: bool, colour: str = QUIET) -> Line2D:
+def mark_key(marker: str, text: str, *, filled: bool, colour: str = QUIET) -> Line2D:
     """A legend's entry for a mark."""
     face = colour if filled else "white"
     return Line2D(

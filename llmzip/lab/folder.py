@@ -1,9 +1,9 @@
-"""A run's folder: settings, rows as they come, and what is made of them.
+"""The folder of a study: settings, rows as they come, and what is made of them.
 
-Owns the files' names, that a run goes on where it was stopped, and that rows of other settings
-never get mixed. Knows nothing of what the rows mean.
+Owns the files' names, that a study which was stopped goes on where it was, and that rows of
+different settings are never mixed. Knows nothing of what the rows mean.
 
-settings.json, rows.csv (one line a trial, tidy), summary.json, NAME.png and NAME.svg.
+settings.json, rows.csv (one line a trial), summary.json, NAME.png and NAME.svg.
 """
 
 from __future__ import annotations
@@ -20,24 +20,23 @@ from typing import Any, TypeAlias
 
 from llmzip.config import VERSION
 from llmzip.errors import InputError, ResumeRefused
-from llmzip.store.atomic import lock
+from llmzip.store.atomic import lock, new_file
 
 Value: TypeAlias = str | int | float | bool | None
 Row: TypeAlias = dict[str, Value]
+Settings: TypeAlias = Mapping[str, Value | Sequence[Value]]
 
 SETTINGS, ROWS, SUMMARY, LOCK = "settings.json", "rows.csv", "summary.json", ".lock"
 
 
 class Folder:
-    """One study's folder, held by one process."""
+    """One study's folder, locked by one process."""
 
     def __init__(self, path: Path, columns: Sequence[str], handle: int) -> None:
-        self.path = path
-        self._columns = list(columns)
-        self._handle = handle
+        self.path, self._columns, self._handle = path, list(columns), handle
         self.rows: list[Row] = []
         if (path / ROWS).exists():
-            write_whole(path / ROWS, _whole_lines(path / ROWS))  # without a torn last line
+            write_whole(path / ROWS, _whole_lines(path / ROWS))  # without an incomplete last line
             self.rows = read_rows(path)
 
     @classmethod
@@ -45,7 +44,7 @@ class Folder:
         cls,
         path: Path,
         study: str,
-        settings: Mapping[str, Value | Sequence[Value]],
+        settings: Settings,
         *,
         columns: Sequence[str],
         restart: bool = False,
@@ -53,7 +52,7 @@ class Folder:
         """The folder of a study with these settings: new, or as an earlier run left it.
 
         Raises InputError where it cannot be written or another process has it, ResumeRefused where
-        what it holds is of another study, other settings or another version.
+        it belongs to another study, other settings or another version.
         """
         owner = {"study": study, "version": VERSION, "settings": dict(settings)}
         try:
@@ -61,37 +60,20 @@ class Folder:
             handle = os.open(path / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror}") from error
-        if not lock(handle):
-            os.close(handle)
-            raise InputError(f"another run is writing {path}")
-        folder = None
         try:
+            if not lock(handle):
+                raise InputError(f"another run is writing {path}")
             if restart:
-                _forget(path)
-            before = _read_json(path / SETTINGS)
-            plain = json.loads(json.dumps(owner))
-            if before is not None and before != plain:
-                raise ResumeRefused(
-                    f"{path} holds another run: {_difference(before, plain)}",
-                    hint="name another --out, or discard it with --restart",
-                )
-            if before is None:
-                others = [entry.name for entry in path.iterdir() if entry.name != LOCK]
-                if others:
-                    raise InputError(
-                        f"{path} is not empty and holds no run of the lab",
-                        hint="name another --out",
-                    )
-                write_json(path / SETTINGS, owner)
-            folder = cls(path, columns, handle)
-            return folder
-        finally:
-            if folder is None:
-                os.close(handle)
+                _delete_run(path)
+            _claim(path, owner)
+            return cls(path, columns, handle)
+        except BaseException:
+            os.close(handle)
+            raise
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Append rows; they are on disk when this returns. Raises InputError."""
-        new = list(rows)
+        """Append rows, None in columns that they lack, and sync the file. Raises InputError."""
+        new = [{**dict.fromkeys(self._columns), **row} for row in rows]
         file = self.path / ROWS
         try:
             lines = self._lines(new, with_header=not file.exists())
@@ -104,7 +86,7 @@ class Folder:
         self.rows.extend(new)
 
     def drop(self, is_wanted: Callable[[Row], bool]) -> None:
-        """Keep the rows that are wanted: the others are of work that was not ended."""
+        """Keep only the rows that are wanted: the others are of work that was not finished."""
         kept = [row for row in self.rows if is_wanted(row)]
         if len(kept) != len(self.rows):
             write_whole(self.path / ROWS, self._lines(kept, with_header=True))
@@ -115,24 +97,22 @@ class Folder:
         writer = csv.DictWriter(out, self._columns, lineterminator="\n")
         if with_header:
             writer.writeheader()
-        for row in rows:
-            writer.writerow({name: _text(value) for name, value in row.items()})
+        writer.writerows({name: _text(value) for name, value in row.items()} for row in rows)
         return out.getvalue()
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """What the rows come to. Raises InputError."""
+        """Write summary.json. Raises InputError."""
         write_json(self.path / SUMMARY, summary)
 
     def close(self) -> None:
-        """Let another process have it."""
+        """Release the folder for another process."""
         with suppress(OSError):
             (self.path / LOCK).unlink()
         os.close(self._handle)
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a run's folder; a torn last line, or one being written, is left out. Raises
-    InputError."""
+    """The rows of a study's folder, without an incomplete last line. Raises InputError."""
     return [
         {name: _value(cell) for name, cell in row.items() if name is not None}
         for row in csv.DictReader(io.StringIO(_whole_lines(path / ROWS)))
@@ -140,55 +120,29 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Study, version and settings of a run's folder. Raises InputError."""
-    found = _read_json(path / SETTINGS)
+    """Study, version and settings of a study's folder. Raises InputError."""
+    found = read_json(path / SETTINGS)
     if found is None:
         raise InputError(f"{path} holds no run of the lab")
     return found
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """The summary of a run's folder; empty: it has none yet."""
-    return _read_json(path / SUMMARY) or {}
+    """The summary of a study's folder; empty if there is none yet. Raises InputError."""
+    return read_json(path / SUMMARY) or {}
 
 
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """For people and programs: sorted as given, numbers that JSON has not as null."""
-    write_whole(file, json.dumps(finite(content), indent=2, ensure_ascii=False) + "\n")
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file in one go: old or new, never half. Raises InputError."""
-    new = file.with_name(file.name + ".new")
+def read_bytes(file: Path, size: int = -1) -> bytes:
+    """The bytes of a file, no more than so many unless it is -1. Raises InputError."""
     try:
-        with new.open("w", encoding="utf-8", newline="") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(new, file)
+        with file.open("rb") as handle:
+            return handle.read(size)
     except OSError as error:
-        raise InputError(f"cannot write {file}: {error.strerror}") from error
+        raise InputError(f"cannot read {file}: {error.strerror}") from error
 
 
-def _whole_lines(file: Path) -> str:
-    try:
-        text = file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {file}: {error}") from error
-    return text[: text.rfind("\n") + 1]
-
-
-def _forget(path: Path) -> None:
-    """Take away what a run has left, and nothing else."""
-    if not (path / SETTINGS).exists():
-        return
-    made = [*path.glob("*.svg"), *path.glob("*.png"), path / "paths.json", path / "report.html"]
-    for file in [*made, path / ROWS, path / SUMMARY, path / SETTINGS]:
-        with suppress(FileNotFoundError):
-            file.unlink()
-
-
-def _read_json(file: Path) -> dict[str, Any] | None:
+def read_json(file: Path) -> dict[str, Any] | None:
+    """What `write_json` has written; None if there is no such file. Raises InputError."""
     try:
         found = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
@@ -196,8 +150,50 @@ def _read_json(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {file}: {error}") from error
     if not isinstance(found, dict):
-        raise InputError(f"{file} is not what the lab writes")
+        raise InputError(f"cannot read {file}: it is not what the lab writes")
     return found
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON in the given order, with null for nan and infinity. Raises InputError."""
+    write_whole(file, json.dumps(finite(content), indent=2, ensure_ascii=False) + "\n")
+
+
+def write_whole(file: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all. Raises InputError."""
+    try:
+        with new_file(str(file), mode=0o666, is_locked=True) as new:
+            new.write(content.encode() if isinstance(content, str) else content)
+            new.sync()
+            new.publish(replace=True)
+    except OSError as error:
+        raise InputError(f"cannot write {file}: {error.strerror}") from error
+
+
+def finite(content: Any) -> Any:
+    """The same with null for numbers that JSON does not have, and lists for tuples."""
+    if isinstance(content, Mapping):
+        return {str(key): finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content
+
+
+def _claim(path: Path, owner: Mapping[str, Any]) -> None:
+    """Write settings.json into an empty folder, or check that the one there is the same."""
+    before = read_json(path / SETTINGS)
+    if before is None:
+        if any(entry.name != LOCK for entry in path.iterdir()):
+            message = f"{path} is not empty and holds no run of the lab"
+            raise InputError(message, hint="name another --out")
+        write_json(path / SETTINGS, owner)
+        return
+    now = json.loads(json.dumps(owner))
+    if before != now:
+        message = f"{path} holds another run: {_difference(before, now)}"
+        raise ResumeRefused(message, hint="name another --out, or discard it with --restart")
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -207,6 +203,22 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     old, new = before.get("settings", {}), now["settings"]
     other = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
     return ", ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in other)
+
+
+def _delete_run(path: Path) -> None:
+    """Delete the files of a study, and nothing else."""
+    if (path / SETTINGS).exists():
+        named = ("paths.json", "report.html", ROWS, SUMMARY, SETTINGS)
+        for file in (*path.glob("*.svg"), *path.glob("*.png"), *map(path.joinpath, named)):
+            file.unlink(missing_ok=True)
+
+
+def _whole_lines(file: Path) -> str:
+    try:
+        text = file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {file}: {error}") from error
+    return text[: text.rfind("\n") + 1]
 
 
 def _text(value: Value) -> str:
@@ -227,14 +239,3 @@ def _value(cell: str | None) -> Value:
         with suppress(ValueError):
             return kind(cell)
     return cell
-
-
-def finite(content: Any) -> Any:
-    """The same with null for numbers that JSON has not, and lists for tuples."""
-    if isinstance(content, Mapping):
-        return {str(key): finite(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [finite(value) for value in content]
-    if isinstance(content, float) and not math.isfinite(content):
-        return None
-    return content

@@ -1,18 +1,19 @@
-"""Where vectors lie that hold the same text: the optimiser's paths, several solutions, what is
-between them and around them.
+"""Where vectors lie that hold the same text: the optimiser's paths, several solutions, the lines
+between them and their neighbours.
 
 Owns the study `geometry`, after Progressive Cramming (Tarasov et al. 2026): principal components
 and length of a path, distance of solutions over how far they moved. Knows nothing of pictures.
 
-Rows, where setting and detail say what each is of:
-- "path": `seed`'s; setting "length", "displacement" or "components for 99 %", detail its value.
+Rows, by purpose:
+- "path": of the run with the row's `seed`; setting "length", "displacement" or "components for
+  99 %", detail its value.
 - "pair": setting "seeds 0-1 cosine" or another of PAIR_MEASURES, detail its value.
 - "interpolation": a trial row; setting "seeds 0-1", detail the share of the way to the second.
 - "neighbour": a trial row; `seed` is the solution's, setting "direction 2", detail the distance
   as a share of the solution's length.
 - "solution": a trial row for each seed, last of all: a text that has these has all of its rows.
 
-Paths on two principal components are in another file of the folder: `lab.trails`.
+Paths on two principal components are in another file of the folder: `lab.paths`.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ import torch
 from torch import Tensor
 
 from llmzip.codecs.cram.optimizer import as_stored, seeded
-from llmzip.lab.crammer import Outcome, Run, Trial
-from llmzip.lab.folder import Row, Value
-from llmzip.lab.measures import Spread, mean_of
-from llmzip.lab.paths import Trail, keep_paths, num_components
-from llmzip.lab.rows import greedy_accuracy, number, row_head, trial_row
+from llmzip.lab.folder import Row
+from llmzip.lab.measures import Spread, greedy_accuracy, grouped, mean_of, number, spread_of
+from llmzip.lab.paths import OptimiserPath, num_components, write_paths
+from llmzip.lab.runner import Run
 from llmzip.lab.study import Study
 from llmzip.lab.texts import Sample, check_length
+from llmzip.lab.trials import Outcome, Trial, row_head
 from llmzip.progress import check_cancelled
 
 RADII = (0.01, 0.03, 0.1, 0.3, 1.0)  # of neighbours, as shares of the solution's length
@@ -52,80 +53,83 @@ def measure_geometry(
     num_points: int = 11,
     radii: Sequence[float] = RADII,
 ) -> None:
-    """Leave the rows and paths of samples of one source, each crammed into one vector from several
-    seeds; those that an earlier run has left excepted.
+    """Add the rows and paths of samples of one source, each crammed into one vector from several
+    seeds, except for those that an earlier run has added.
 
     num_points: on the line between two solutions, both included. radii: of neighbours. Raises
     InputError where a text is shorter than num_tokens.
     """
     check_length(samples, num_tokens)
-    known = {(row["source"], row["text"]) for row in study.own_rows if row["purpose"] == "solution"}
+    left = study.without_rows(samples, "solution")
     for done, sample in enumerate(samples):
-        if (sample.source, sample.index) in known:
+        if sample not in left:
             continue
-        study.tell(f"{num_seeds} solutions of {num_tokens} tokens", done, len(samples))
-        outcomes, trails = _solve(study, sample, num_tokens, num_seeds)
+        study.on_progress(f"{num_seeds} solutions of {num_tokens} tokens", done, len(samples))
+        outcomes, paths = _solve(study, sample, num_tokens, num_seeds)
         rows = [
-            *_path_rows(study, outcomes, trails),
-            *_pair_rows(study, outcomes, trails),
+            *_path_rows(study, outcomes, paths),
+            *_pair_rows(study, outcomes, paths),
             *_line_rows(study, outcomes, num_points),
             *_neighbour_rows(study, outcomes, radii),
-            *_trial_rows(study, "solution", outcomes, "", [None] * num_seeds),
+            *study.decoded_rows("solution", outcomes),
         ]
-        keep_paths(
-            study.folder.path, study.model, outcomes, trails
-        )  # first: the rows say that all of it is there
+        # Before the rows, which say that everything of this text is there.
+        write_paths(study.folder.path, study.model, outcomes, paths)
         study.folder.add(rows)
-    study.tell("geometry", len(samples), len(samples))
+    study.on_progress("geometry", len(samples), len(samples))
 
 
 def _solve(
     study: Study, sample: Sample, num_tokens: int, num_seeds: int
-) -> tuple[list[Outcome], list[Trail]]:
+) -> tuple[list[Outcome], list[OptimiserPath]]:
     """Outcomes and their paths, by seed."""
     seeds = range(study.seed, study.seed + num_seeds)
-    trails = {seed: Trail() for seed in seeds}
+    paths = {seed: OptimiserPath() for seed in seeds}
 
-    def note(runs: Sequence[Run]) -> None:
+    def record(runs: Sequence[Run]) -> None:
         for run in runs:
-            trails[run.trial.seed].add(run)
+            paths[run.trial.seed].add(run)
 
     trials = [Trial(sample=sample, num_tokens=num_tokens, seed=seed) for seed in seeds]
-    found = {outcome.trial.seed: outcome for outcome in study.cram(trials, on_step=note)}
+    found = {outcome.trial.seed: outcome for outcome in study.cram(trials, on_step=record)}
     for seed, outcome in found.items():
-        trails[seed].end(outcome)
-    return [found[seed] for seed in seeds], [trails[seed] for seed in seeds]
+        paths[seed].end(outcome)
+    return [found[seed] for seed in seeds], list(paths.values())
 
 
-def _path_rows(study: Study, outcomes: Sequence[Outcome], trails: Sequence[Trail]) -> Iterator[Row]:
-    for outcome, trail in zip(outcomes, trails, strict=True):
-        components = num_components(torch.stack(trail.points))
-        values = trail.length, float(trail.move.norm()), float(components)
-        for setting, value in zip(PATH_MEASURES, values, strict=True):
-            yield _plain_row(study, "path", outcome, setting, value)
+def _path_rows(
+    study: Study, outcomes: Sequence[Outcome], paths: Sequence[OptimiserPath]
+) -> Iterator[Row]:
+    for outcome, path in zip(outcomes, paths, strict=True):
+        components = float(num_components(torch.stack(path.points)))
+        yield _plain_row(study, "path", outcome, LENGTH, path.length)
+        yield _plain_row(study, "path", outcome, DISPLACEMENT, float(path.move.norm()))
+        yield _plain_row(study, "path", outcome, COMPONENTS, components)
 
 
-def _pair_rows(study: Study, outcomes: Sequence[Outcome], trails: Sequence[Trail]) -> Iterator[Row]:
-    for (one, a), (other, b) in combinations(zip(outcomes, trails, strict=True), 2):
+def _pair_rows(
+    study: Study, outcomes: Sequence[Outcome], paths: Sequence[OptimiserPath]
+) -> Iterator[Row]:
+    for (one, a), (other, b) in combinations(zip(outcomes, paths, strict=True), 2):
         displacement = float(a.move.norm() + b.move.norm()) / 2
         distance = float((one.mem - other.mem).norm())
-        values = (
-            distance / displacement if displacement else math.nan,
-            _cosine(one.mem.flatten(), other.mem.flatten()),
-            _cosine(a.move, b.move),
-        )
-        for name, value in zip(PAIR_MEASURES, values, strict=True):
+        for name, value in (
+            (DISTANCE, distance / displacement if displacement else math.nan),
+            (COSINE, _cosine(one.mem.flatten(), other.mem.flatten())),
+            (MOVES_COSINE, _cosine(a.move, b.move)),
+        ):
             yield _plain_row(study, "pair", one, f"{_pair_name(one, other)} {name}", value)
 
 
 def _line_rows(study: Study, outcomes: Sequence[Outcome], num_points: int) -> Iterator[Row]:
     """Along the straight line between each two solutions, both ends included."""
-    # Rounded as in a row, so that those of an earlier run are the same.
+    # Rounded as in a file of rows, so that an earlier run's shares are equal to these.
     shares = [float(f"{place / (num_points - 1):.6g}") for place in range(num_points)]
     for one, other in combinations(outcomes, 2):
         mems = [torch.lerp(one.mem, other.mem, share) for share in shares]
-        tried = _tried(study, one.trial, mems)
-        yield from _trial_rows(study, "interpolation", tried, _pair_name(one, other), shares)
+        tried = _measured(study, one.trial, mems)
+        name = _pair_name(one, other)
+        yield from study.decoded_rows("interpolation", tried, setting=name, details=shares)
 
 
 def _neighbour_rows(
@@ -135,32 +139,19 @@ def _neighbour_rows(
     for outcome in outcomes:
         for place in range(_DIRECTIONS):
             seed = f"{outcome.trial.seed} {outcome.trial.sample.key} direction {place}"
-            way = _direction(outcome.mem, seed) * outcome.mem.norm()
-            tried = _tried(study, outcome.trial, [outcome.mem + radius * way for radius in radii])
-            yield from _trial_rows(study, "neighbour", tried, f"direction {place}", radii)
+            direction = torch.randn(outcome.mem.shape, generator=seeded(seed))
+            step = direction / direction.norm() * outcome.mem.norm()
+            mems = [outcome.mem + radius * step for radius in radii]
+            tried = _measured(study, outcome.trial, mems)
+            name = f"direction {place}"
+            yield from study.decoded_rows("neighbour", tried, setting=name, details=radii)
 
 
-def _tried(study: Study, trial: Trial, mems: Iterable[Tensor]) -> list[Outcome]:
-    """What vectors do that nobody optimised."""
+def _measured(study: Study, trial: Trial, mems: Iterable[Tensor]) -> list[Outcome]:
+    """Outcomes of vectors that were not optimised."""
     check_cancelled(study.cancel)
-    crammer = study.crammer()
-    return [
-        crammer.outcome(trial, as_stored(mem), steps=0, best_step=0, seconds=0.0) for mem in mems
-    ]
-
-
-def _trial_rows(
-    study: Study,
-    purpose: str,
-    outcomes: Sequence[Outcome],
-    setting: str,
-    details: Sequence[float | None],
-) -> list[Row]:
-    """Rows of outcomes that are decoded, whether all right or not."""
-    return [
-        trial_row(purpose, study.model, outcome, greedy, setting=setting, detail=detail)
-        for outcome, greedy, detail in zip(outcomes, study.decode(outcomes), details, strict=True)
-    ]
+    runner = study.runner()
+    return [runner.outcome(trial, as_stored(mem)) for mem in mems]
 
 
 def _plain_row(study: Study, purpose: str, outcome: Outcome, setting: str, value: float) -> Row:
@@ -177,15 +168,8 @@ def _cosine(a: Tensor, b: Tensor) -> float:
     return float(a @ b) / sizes if sizes else math.nan
 
 
-def _direction(mem: Tensor, seed: str) -> Tensor:
-    """A random direction, of length 1, in the space of mem."""
-    way = torch.randn(mem.shape, generator=seeded(seed))
-    length: Tensor = way.norm()
-    return way / length
-
-
 def geometry_summary(rows: Sequence[Row]) -> dict[str, Any]:
-    """By model: figures of paths and pairs as mean, std and count; accuracy along lines between
+    """By model: mean, std and count of what paths and pairs have; accuracy along the lines between
     solutions and around them."""
     models = dict.fromkeys(str(row["model"]) for row in rows if row["purpose"] == "solution")
     return {model: _summary([row for row in rows if row["model"] == model]) for model in models}
@@ -193,30 +177,24 @@ def geometry_summary(rows: Sequence[Row]) -> dict[str, Any]:
 
 def _summary(rows: Sequence[Row]) -> dict[str, Any]:
     solutions = [row for row in rows if row["purpose"] == "solution"]
-    paths = {name: _details(rows, "path", name) for name in PATH_MEASURES}
-    ratios = [
-        length / move if move else math.nan
-        for length, move in zip(paths[LENGTH], paths[DISPLACEMENT], strict=True)
-    ]
-    gains: dict[tuple[Value, Value], list[float]] = {}
-    for row in solutions:
-        key = row["source"], row["text"]
-        gains.setdefault(key, []).append(number(row, "info_gain_bits"))
-    spreads = [Spread.of(values) for values in gains.values()]
+    lengths, moves = _details(rows, "path", LENGTH), _details(rows, "path", DISPLACEMENT)
+    both = zip(lengths, moves, strict=True)
+    texts = grouped(solutions, "source", "text")
+    gains = [spread_of(group, "info_gain_bits") for group in texts.values()]
     figures = {
         "steps": [number(row, "steps") for row in solutions],
-        "components_99": paths[COMPONENTS],
-        "length": paths[LENGTH],
-        "displacement": paths[DISPLACEMENT],
-        "length_over_displacement": ratios,
+        "components_99": _details(rows, "path", COMPONENTS),
+        "length": lengths,
+        "displacement": moves,
+        "length_over_displacement": [a / b if b else math.nan for a, b in both],
         "distance_over_displacement": _details(rows, "pair", DISTANCE),
         "cosine": _details(rows, "pair", COSINE),
         "cosine_of_moves": _details(rows, "pair", MOVES_COSINE),
         # Standard deviation of the gain between a text's seeds, over its mean.
-        "gain_variation": [each.std / each.mean for each in spreads if each.mean],
+        "gain_variation": [gain.std / gain.mean for gain in gains if gain.mean],
     }
     return {
-        "texts": len(gains),
+        "texts": len(texts),
         "solutions": len(solutions),
         "exact_share": mean_of(bool(row["exact"]) for row in solutions),
         **{name: asdict(Spread.of(values)) for name, values in figures.items()},
@@ -226,7 +204,7 @@ def _summary(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _details(rows: Sequence[Row], purpose: str, measure: str) -> list[float]:
-    """Values of a measure: a setting is its name, or ends with it behind the seeds."""
+    """Values of a measure: a setting is its name, or the two seeds and its name."""
     return [
         number(row, "detail")
         for row in rows
@@ -237,17 +215,14 @@ def _details(rows: Sequence[Row], purpose: str, measure: str) -> list[float]:
 
 def _curve(rows: Sequence[Row], purpose: str) -> list[dict[str, float]]:
     """Accuracies at each detail, smallest first."""
-    places: dict[float, list[Row]] = {}
-    for row in rows:
-        if row["purpose"] == purpose:
-            places.setdefault(number(row, "detail"), []).append(row)
+    groups = grouped((row for row in rows if row["purpose"] == purpose), "detail").values()
     return [
         {
-            "at": at,
+            "at": number(group[0], "detail"),
             "count": len(group),
-            "accuracy": mean_of(number(row, "accuracy") for row in group),
+            "accuracy": spread_of(group, "accuracy").mean,
             "greedy_accuracy": mean_of(map(greedy_accuracy, group)),
             "exact_share": mean_of(bool(row["exact"]) for row in group),
         }
-        for at, group in sorted(places.items())
+        for group in sorted(groups, key=lambda group: number(group[0], "detail"))
     ]

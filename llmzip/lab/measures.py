@@ -1,26 +1,23 @@
-"""The paper's measures and ours, from rows.
+"""The paper's measures and ours, computed from rows.
 
-Owns their definitions; docs/LAB.md describes them. Nats exist here alone: everything else counts in
-bits. Knows nothing of models or files.
+Owns their definitions, which docs/LAB.md describes. Only this module knows nats: everything else
+counts in bits. Knows nothing of models or files.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
-from llmzip.lab.folder import Row
-from llmzip.lab.rows import number
+from llmzip.lab.folder import Row, Value
 
-# Fixed lengths of the paper's kind, about a quarter apart.
+# Fixed lengths like those of the paper, each about a quarter longer than the one before.
 BINS = (
     8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768,
     1024, 1280, 1568, 2048, 2560, 3072, 4096, 5120, 6144, 7168, 8192,
 )  # fmt: skip
-AT_99 = 0.99  # mean accuracy with which a length still counts as held, in the paper
+AT_99 = 0.99  # mean accuracy from which on a length counts as held, in the paper
 NATS_A_BIT = math.log(2)
 
 
@@ -42,19 +39,40 @@ class Spread:
         std = math.sqrt(squares / (len(found) - 1)) if len(found) > 1 else 0.0
         return cls(mean=mean, std=std, count=len(found))
 
-    @classmethod
-    def in_line(cls, line: Mapping[str, Any], name: str) -> Spread:
-        """Of a summary's line that keeps it as `name`, `name`_std and texts."""
-        return cls(mean=line[name], std=line[f"{name}_std"], count=line["texts"])
-
     def times(self, factor: float) -> Spread:
-        """In another unit."""
+        """The same in another unit."""
         return Spread(mean=self.mean * factor, std=self.std * factor, count=self.count)
 
 
 def mean_of(values: Iterable[float]) -> float:
-    """Of some numbers, or of how often something is so."""
+    """The mean of some numbers; of booleans, the share that is true."""
     return Spread.of(values).mean
+
+
+def number(row: Row, name: str) -> float:
+    """The number in a column. An empty column counts as 0."""
+    value = row.get(name)
+    if isinstance(value, str):
+        raise TypeError(f"{name} is {value!r}")
+    return float(value or 0)
+
+
+def spread_of(rows: Iterable[Row], name: str) -> Spread:
+    """Mean and standard deviation of a column."""
+    return Spread.of(number(row, name) for row in rows)
+
+
+def greedy_accuracy(row: Row) -> float:
+    """Share of the tokens that are right when decoded."""
+    return number(row, "greedy_right") / number(row, "num_tokens")
+
+
+def grouped(rows: Iterable[Row], *names: str) -> dict[tuple[Value, ...], list[Row]]:
+    """Rows by what they have in some columns, in the order in which the values first appear."""
+    groups: dict[tuple[Value, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,30 +88,26 @@ class CapacityFigures:
     num_cut_off: int  # texts that ended before their vectors were full
     capacity_tokens_at_99: int | None  # longest length whose mean accuracy is 0.99 at least
     is_at_99_cut_off: bool  # no longer length was tried
-    token_gain_above: Spread  # of runs beyond that, as the paper has it
+    token_gain_above: Spread  # of runs beyond that capacity, as in the paper
     info_gain_bits_above: Spread
 
     @property
     def bits_a_dimension(self) -> float:
-        """Of the vectors' coordinates, by the exact measure."""
+        """Exact bits, divided by the coordinates of the vectors."""
         return self.exact_bits.mean / (self.num_mem * self.mem_dim)
 
     def to_dict(self) -> dict[str, object]:
         """For the summary; gains in nats as well, labelled, for comparison with the paper."""
-        nats = asdict(self.info_gain_bits_above.times(NATS_A_BIT))
         return {
             **asdict(self),
             "bits_a_dimension": self.bits_a_dimension,
-            "info_gain_nats_above": nats,
+            "info_gain_nats_above": asdict(self.info_gain_bits_above.times(NATS_A_BIT)),
         }
 
 
 def capacity_figures(rows: Sequence[Row]) -> list[CapacityFigures]:
     """A line for each model, source and number of vectors, in the order they first appear."""
-    groups: dict[tuple[object, ...], list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row["model"], row["source"], row["num_mem"]].append(row)
-    return [_figures(group) for group in groups.values()]
+    return [_figures(group) for group in grouped(rows, "model", "source", "num_mem").values()]
 
 
 def _figures(rows: Sequence[Row]) -> CapacityFigures:
@@ -107,13 +121,13 @@ def _figures(rows: Sequence[Row]) -> CapacityFigures:
         source=str(first["source"]),
         num_mem=int(number(first, "num_mem")),
         mem_dim=int(number(first, "mem_dim")),
-        exact_tokens=Spread.of(number(row, "num_tokens") for row in exact),
-        exact_bits=Spread.of(number(row, "plain_bits") for row in exact),
+        exact_tokens=spread_of(exact, "num_tokens"),
+        exact_bits=spread_of(exact, "plain_bits"),
         num_cut_off=sum(row["setting"] == "cut off" for row in exact),
         capacity_tokens_at_99=at_99,
         is_at_99_cut_off=is_cut_off,
-        token_gain_above=Spread.of(number(row, "token_gain") for row in above),
-        info_gain_bits_above=Spread.of(number(row, "info_gain_bits") for row in above),
+        token_gain_above=spread_of(above, "token_gain"),
+        info_gain_bits_above=spread_of(above, "info_gain_bits"),
     )
 
 
@@ -121,28 +135,30 @@ def _capacity_at_99(exact: Sequence[Row], bins: Sequence[Row]) -> tuple[int | No
     """The longest fixed length with which all texts together are right to 99 %, and whether none
     longer was tried. A text that was exact at more tokens counts as right at fewer."""
     held_by_all = min((number(row, "num_tokens") for row in exact), default=0)
-    found = max((length for length in BINS if length <= held_by_all), default=None)
-    is_last = True
+    found, is_last = max((length for length in BINS if length <= held_by_all), default=None), True
     for length in sorted({int(number(row, "num_tokens")) for row in bins}):
-        accuracy = mean_accuracy(exact, bins, length)
-        if accuracy >= AT_99:
-            found, is_last = length, True
-        else:
-            is_last = False
+        is_last = mean_accuracy(exact, bins, length) >= AT_99
+        found = length if is_last else found
     return found, is_last
 
 
 def mean_accuracy(exact: Sequence[Row], bins: Sequence[Row], length: int) -> float:
-    """Of all texts at one length: those that hold it exactly, and the runs of the others."""
+    """Mean accuracy at one length: 1 for texts that hold it exactly, else that of their run."""
     held = {row["text"] for row in exact if number(row, "num_tokens") >= length}
     tried = {row["text"]: number(row, "accuracy") for row in bins if row["num_tokens"] == length}
     values = [1.0] * len(held) + [tried[text] for text in tried if text not in held]
     return sum(values) / len(values) if values else math.nan
 
 
+def evenly(values: Sequence[int], count: int) -> list[int]:
+    """At most so many of the values, evenly spread, the first and the last among them."""
+    last, steps = len(values) - 1, min(len(values), count) - 1
+    return [values[round(place * last / max(1, steps))] for place in range(steps + 1)]
+
+
 def bound_tokens(num_mem: int, mem_dim: int, bits: int, vocab_size: int) -> float:
-    """Tokens that so many bits could name at most, if each were as likely: the paper's bound
-    d x b / log2 V."""
+    """Tokens that so many bits could name at most, if all tokens were equally likely: the paper's
+    bound d x b / log2 V."""
     return num_mem * mem_dim * bits / math.log2(vocab_size)
 
 
@@ -155,7 +171,7 @@ class Line:
 
     @classmethod
     def through(cls, points: Sequence[tuple[float, float]]) -> Line:
-        """Raises ValueError for fewer than two different x."""
+        """The line nearest to the points. Raises ValueError for fewer than two different x."""
         mean_x = sum(x for x, _ in points) / max(1, len(points))
         mean_y = sum(y for _, y in points) / max(1, len(points))
         spread = sum((x - mean_x) ** 2 for x, _ in points)
@@ -167,18 +183,18 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """Figure 3: nothing is left below a cross-entropy; above it, all but a constant is."""
+    """Figure 3: below a cross-entropy nothing is left; above it, what is left grows linearly."""
 
     threshold_bits: float  # largest cross-entropy with which a text can be held
-    bias: Line  # through the texts that cannot: left over against before
+    bias: Line  # through the texts that are not held: bits left, by bits before
 
 
 def fit_threshold(points: Sequence[tuple[float, float]], *, held_share: float = 0.05) -> Threshold:
-    """points: (bits before, bits after). A text is held if at most `held_share` of its bits is
-    left.
+    """Fit the threshold, and the line beyond it. points: (bits before, bits after). A text is held
+    if at most `held_share` of its bits is left.
 
-    The threshold is where holding and not holding are told apart with the fewest mistakes. Raises
-    ValueError where there are not both, or too few.
+    The threshold is the limit that separates the texts that are held from the others with the
+    fewest mistakes. Raises ValueError where one of the two kinds is missing or too rare.
     """
     held = sorted(x for x, y in points if y <= held_share * x)
     beyond = [(x, y) for x, y in points if y > held_share * x]

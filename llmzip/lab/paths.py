@@ -1,12 +1,11 @@
-"""Paths of the optimiser: what is kept of them, their principal components, and the file of those
-that are drawn.
+"""Paths of the optimiser: the points that are kept of them, their principal components, and the
+file of those that are drawn.
 
-Owns `paths.json` in a run's folder. Knows nothing of what a study asks.
+Owns `paths.json` in a study's folder. Knows nothing of what a study asks.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,28 +16,30 @@ from torch import Tensor
 
 from llmzip.codecs.cram.optimizer import as_stored
 from llmzip.errors import InputError
-from llmzip.lab.crammer import Outcome, Run
-from llmzip.lab.folder import write_json
+from llmzip.lab.folder import read_json, write_json
+from llmzip.lab.measures import evenly
+from llmzip.lab.runner import Run
+from llmzip.lab.trials import Outcome
 
 PATHS = "paths.json"
 _SHARE_OF_VARIANCE = 0.99
-_MOST_POINTS = 256  # of a path that are kept
+_MAX_POINTS = 256  # of a path that are kept
 _DRAWN_POINTS = 60  # of a path, in the file
 
 
 @dataclass(kw_only=True)
-class Trail:
-    """The way of one run's vectors, as they would be stored, up to its best ones."""
+class OptimiserPath:
+    """The path of one run's vectors, as they would be stored, from the start to the best ones."""
 
-    steps: list[int] = field(default_factory=list)  # those that are kept
+    steps: list[int] = field(default_factory=list)  # at which points are kept
     points: list[Tensor] = field(default_factory=list)  # [P] each, on the CPU
     length: float = 0.0  # over every step, up to the best vectors
     _whole_length: float = 0.0
-    _every: int = 1  # a step in so many is kept
+    _every: int = 1  # one step in so many is kept
     _last: Tensor | None = None
 
     def add(self, run: Run) -> None:
-        """Note where a run is."""
+        """Add the present vectors of a run."""
         point = as_stored(run.mem).flatten().cpu()
         if self._last is not None:
             self._whole_length += float((point - self._last).norm())
@@ -48,7 +49,7 @@ class Trail:
         if run.step % self._every == 0:
             self.steps.append(run.step)
             self.points.append(point)
-        if len(self.points) > _MOST_POINTS:
+        if len(self.points) > _MAX_POINTS:
             self.steps, self.points = self.steps[::2], self.points[::2]
             self._every *= 2
 
@@ -65,7 +66,7 @@ class Trail:
 
 
 def num_components(points: Tensor, share: float = _SHARE_OF_VARIANCE) -> int:
-    """Principal components that together hold a share of the points' variance. points: [N, P]."""
+    """Principal components that together have a share of the points' variance. points: [N, P]."""
     variance = torch.linalg.svdvals(_centred(points)).square()
     total = float(variance.sum())
     return int((variance.cumsum(0) < share * total).sum()) + 1 if total else 0
@@ -85,37 +86,32 @@ def _centred(points: Tensor) -> Tensor:
     return points - points.mean(dim=0)
 
 
-def keep_paths(
-    path: Path, model: str, outcomes: Sequence[Outcome], trails: Sequence[Trail]
+def write_paths(
+    folder: Path, model: str, outcomes: Sequence[Outcome], paths: Sequence[OptimiserPath]
 ) -> None:
-    """Write the paths of one text's seeds to a run's folder, in place of any that it has of that
+    """Write the paths of one text's seeds to a study's folder, in place of any that it has of that
     text; all seeds on the same two components. Raises InputError."""
     sample = outcomes[0].trial.sample
-    flat, shares = on_two_components(torch.stack([p for trail in trails for p in trail.points]))
-    parts = flat.split([len(trail.points) for trail in trails])
+    flat, shares = on_two_components(torch.stack([p for path in paths for p in path.points]))
+    parts = flat.split([len(path.points) for path in paths])
     runs = []
-    for outcome, trail, part in zip(outcomes, trails, parts, strict=True):
-        last = len(trail.steps) - 1
-        count = min(last, _DRAWN_POINTS - 1)
-        drawn = [round(place * last / max(1, count)) for place in range(count + 1)]
+    for outcome, path, part in zip(outcomes, paths, parts, strict=True):
+        drawn = evenly(range(len(path.steps)), _DRAWN_POINTS)
         runs.append({
             "seed": outcome.trial.seed,
-            "steps": [trail.steps[place] for place in drawn],
+            "steps": [path.steps[place] for place in drawn],
             "points": part[drawn].tolist(),
         })  # fmt: skip
     owner = {"model": model, "source": sample.source, "text": sample.index}
     entry = {**owner, "name": sample.name, "shown_variance": list(shares), "runs": runs}
-    others = [each for each in read_paths(path) if {**each, **owner} != each]
-    write_json(path / PATHS, {"paths": [*others, entry]})
+    others = [each for each in read_paths(folder) if {**each, **owner} != each]
+    write_json(folder / PATHS, {"paths": [*others, entry]})
 
 
-def read_paths(path: Path) -> list[dict[str, Any]]:
-    """Of a run's folder: for each text its model, source, text, name, shown_variance (shares of
+def read_paths(folder: Path) -> list[dict[str, Any]]:
+    """For each text in a study's folder its model, source, text, name, shown_variance (shares of
     the two components), and runs, each of seed, steps and points. Raises InputError."""
-    file = path / PATHS
-    try:
-        return list(json.loads(file.read_text("utf-8"))["paths"])
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"cannot read {file}: {error}") from error
+    found = read_json(folder / PATHS) or {"paths": []}
+    if not isinstance(found.get("paths"), list):
+        raise InputError(f"cannot read {folder / PATHS}: it is not what the lab writes")
+    return list(found["paths"])

@@ -2,15 +2,16 @@
 
 Owns the start, the loss and the step of each recipe. Knows nothing of texts or results.
 
-Sources: the paper's recipe (AdamW, rate 0.01, betas 0.9 and 0.9, decay 0.01, a start as large as
-the embeddings spread, up to 5,000 steps) is that of Kuratov et al. 2025; Progressive Cramming
-(Tarasov et al. 2026) found that small models want a rate of 0.1 to 1. Our own: `cram.optimizer`.
+Sources: the paper's recipe (AdamW, rate 0.01, betas 0.9 and 0.9, decay 0.01, a start with the rms
+of the embeddings, up to 5,000 steps) is that of Kuratov et al. 2025; Progressive Cramming
+(Tarasov et al. 2026) found that small models need a rate of 0.1 to 1. Our own recipe:
+`codecs.cram.optimizer`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
@@ -35,20 +36,20 @@ if TYPE_CHECKING:
 
 RecipeName: TypeAlias = Literal["llmzip", "paper"]
 
-_LITTLE_LEFT = 4.0  # logits by which a token leads that has little surprisal left
+_ENTROPY_MARGIN = 4.0  # logits: a token that leads by so many has little surprisal left
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How long and in what way one run optimises."""
+    """How one run optimises, and when it ends."""
 
     name: RecipeName = "llmzip"
     max_steps: int = 200
-    patience: int = 60  # steps without a token more right after which a run is over
-    gives_up: bool = False  # a run is over, too, once its pace will not make all tokens right
-    until: float = 1.0  # share of the tokens, teacher-forced, with which a run is over
+    patience: int = 60  # a run ends after so many steps without one more token right
+    gives_up: bool = False  # whether a run also ends when its pace is too slow for its last step
+    until: float = 1.0  # a run ends when this share of the tokens is right, teacher-forced
     min_margin: float = 0.05  # logits by which each of them must lead
-    slack: bool = True  # whether an optimiser of other numerics than the decoder's goes beyond that
+    slack: bool = True  # whether more is asked for where the decoder has other numerics
     temperature: float = TEMPERATURE  # of the softmax in the loss
     learning_rate: float = 0.01  # of the paper's recipe
 
@@ -65,16 +66,16 @@ class Recipe:
 
     @property
     def margin_goal(self) -> float:
-        """Margin from which on a token asks for no more."""
+        """Margin from which on a token adds nothing to the gradient."""
         return self.min_margin + MARGIN_GOAL if self.name == "llmzip" else math.inf
 
     def for_entropy(self) -> Recipe:
-        """The same with plain cross-entropy for its loss, and on until little of it is left: for
-        what is said of bits. Ours is sharpened, and lets go of tokens that are just right: more of
-        them are right, while much cross-entropy stays."""
+        """The same recipe with plain cross-entropy as its loss, and runs that go on until little of
+        it is left. For measurements in bits: our own loss is sharpened and ignores tokens that are
+        just right, so that more tokens are right while much cross-entropy is left."""
         if self.name == "paper":
             return self
-        return replace(self, temperature=1.0, min_margin=max(self.min_margin, _LITTLE_LEFT))
+        return replace(self, temperature=1.0, min_margin=max(self.min_margin, _ENTROPY_MARGIN))
 
     def start(self, lm: FrozenLM, num_mem: int, seed: str) -> Tensor:
         """Random vectors to begin with: [K, D] fp32 on the CPU, the same on every device."""
@@ -82,11 +83,11 @@ class Recipe:
             return torch.randn(num_mem, lm.dim, generator=seeded(seed)) * lm.embedding_rms
         return random_start(lm, num_mem, seed)
 
-    def mover(self, lm: FrozenLM, num_coordinates: int) -> Mover:
-        """What moves one run's vectors."""
+    def optimiser(self, lm: FrozenLM, num_coordinates: int) -> Optimiser:
+        """The optimiser of one run, before its first step."""
         if self.name == "paper":
             return AdamW.empty(num_coordinates, lm.device, rate=self.learning_rate)
-        return Quasi(
+        return QuasiNewton(
             step_size=STEP_OF_INIT_RMS * init_rms(lm),
             longest_step=LONGEST_STEP_OF_INIT_RMS * init_rms(lm),
             curvature=Curvature.empty(num_coordinates, lm.device),
@@ -94,30 +95,30 @@ class Recipe:
 
 
 def paper_recipe(**changes: float) -> Recipe:
-    """The published one, exactly."""
+    """The published recipe, exactly."""
     settings = {"max_steps": 5000, "patience": 2000, "min_margin": 0.0, "temperature": 1.0}
     return Recipe(name="paper", **{**settings, **changes})  # type: ignore[arg-type]
 
 
-class Mover(Protocol):
-    """The memory of the paths of some runs, and their next moves."""
+class Optimiser(Protocol):
+    """The optimiser's state for B runs, and their next steps."""
 
     def move(self, point: Tensor, gradient: Tensor) -> Tensor:
-        """point, gradient: [B, P] -> the next points."""
+        """point, gradient: [B, P] -> the next points, [B, P]."""
         ...
 
     def with_others(self, others: Sequence[Self]) -> Self:
-        """The runs of this one and of others, to be moved together."""
+        """The state of these runs and of others, to be moved together."""
         ...
 
     def row(self, index: int) -> Self:
-        """One of the runs."""
+        """The state of one of the runs."""
         ...
 
 
 @dataclass(kw_only=True)
-class Quasi:
-    """Quasi-Newton, see `cram.curvature`."""
+class QuasiNewton:
+    """llmzip's own, see `codecs.cram.curvature`."""
 
     step_size: float
     longest_step: float
@@ -128,11 +129,11 @@ class Quasi:
             point, gradient, step_size=self.step_size, longest_step=self.longest_step
         )
 
-    def with_others(self, others: Sequence[Quasi]) -> Quasi:
+    def with_others(self, others: Sequence[QuasiNewton]) -> QuasiNewton:
         rows = [self.curvature, *(other.curvature for other in others)]
         return replace(self, curvature=Curvature.stack(rows))
 
-    def row(self, index: int) -> Quasi:
+    def row(self, index: int) -> QuasiNewton:
         return replace(self, curvature=self.curvature.row(index))
 
 
@@ -163,18 +164,11 @@ class AdamW:
 
     def with_others(self, others: Sequence[AdamW]) -> AdamW:
         rows = [self, *others]
-        return replace(
-            self,
-            num_steps=torch.cat([row.num_steps for row in rows]),
-            mean=torch.cat([row.mean for row in rows]),
-            squares=torch.cat([row.squares for row in rows]),
-        )
+        return self._with_state(lambda name: torch.cat([getattr(row, name) for row in rows]))
 
     def row(self, index: int) -> AdamW:
-        own = slice(index, index + 1)
-        return replace(
-            self,
-            num_steps=self.num_steps[own],
-            mean=self.mean[own],
-            squares=self.squares[own],
-        )
+        return self._with_state(lambda name: getattr(self, name)[index : index + 1])
+
+    def _with_state(self, tensor_of: Callable[[str], Tensor]) -> AdamW:
+        state = {name: tensor_of(name) for name in ("num_steps", "mean", "squares")}
+        return replace(self, **state)  # type: ignore[arg-type]

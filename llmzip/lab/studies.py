@@ -1,206 +1,269 @@
-"""The studies from settings to a finished folder: texts, measurements, summary, pictures, report.
+"""The studies, each from settings to a finished folder.
 
-Owns what each study measures by default and the order of its parts. Knows no terminal.
+Owns what each study measures by default, which tables it ends with and which picture it draws.
+Knows nothing of terminals.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
-from hashlib import blake2b
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from llmzip.codecs.cram.calibration import calibration_of
-from llmzip.config import VERSION, ComputeSettings
-from llmzip.errors import InputError, SettingsError
-from llmzip.lab.folder import Folder, Value, finite
-from llmzip.lab.recipes import Recipe
-from llmzip.lab.rows import COLUMNS
-from llmzip.lab.study import Study, Tell, opened_model
-from llmzip.lab.texts import (
-    Sample,
-    natural_samples,
-    random_samples,
-    table_samples,
-    words_of_file,
-    words_of_vocabulary,
+from llmzip.codecs.cram.presets import held_share
+from llmzip.config import BITS, Preset
+from llmzip.errors import SettingsError
+from llmzip.lab import figures_bars, figures_curves, published, tables
+from llmzip.lab.capacity import measure_capacity, search_exact, token_view
+from llmzip.lab.folder import read_bytes
+from llmzip.lab.geometry import geometry_summary, measure_geometry
+from llmzip.lab.greedy import MARGINS, greedy_summary, measure_greedy
+from llmzip.lab.measures import CapacityFigures, bound_tokens, capacity_figures, grouped
+from llmzip.lab.paths import read_paths
+from llmzip.lab.plan import BookPlan, PlanSettings, plan_book
+from llmzip.lab.rate import (
+    chunk_lengths,
+    entropy_points,
+    entropy_summary,
+    measure_entropy,
+    measure_rate,
+    rate_figures,
+    threshold_of,
 )
-from llmzip.lm.loaded import LoadedModel
-from llmzip.lm.zoo import DEFAULT_MODEL
+from llmzip.lab.study import Lab, LabSettings, Study, Summary, Watch, open_lab
+from llmzip.lab.texts import Sample
 
-# What a vector holds, of what it gains in the calibration's few steps (default model: 2.9).
-_HELD_OF_GAIN, _FIRST_SHARE = 2.5, 0.7
-_USUAL_TOKEN_BITS = 6.0  # of a token without left context, to reckon with before texts are read
-_ROOM = 2.5  # a text has so many times the tokens that its vectors are expected to hold
-_HASH_BYTES = 16
+if TYPE_CHECKING:
+    from typing import Unpack
 
-
-@dataclass(frozen=True, kw_only=True)
-class Texts:
-    """Where texts come from."""
-
-    files: tuple[Path, ...] = ()  # natural texts
-    table: Path | None = None  # a CSV file with a column named text
-    use_random: bool = False  # random words
-    words: Path | None = None  # the list that they are from; None: the vocabulary's words
-    count: int = 20  # of each source
-    tokens: int | None = None  # of each text; None: enough for what is expected to fit
-
-    def __post_init__(self) -> None:
-        if not (self.files or self.table or self.use_random):
-            raise SettingsError(
-                "there is no text to be crammed", hint="name files, --table FILE, or --random"
-            )
-        if self.count < 1 or (self.tokens is not None and self.tokens < 2):
-            raise SettingsError("--texts is 1 at least, --tokens 2")
-
-    def samples(self, loaded: LoadedModel, *, num_mem: int, seed: int) -> list[list[Sample]]:
-        """The samples of each source. Raises InputError where a source has too few."""
-        length = self.tokens or int(_ROOM * num_mem * expected_tokens(loaded))
-        length = min(length, loaded.decode_lm.max_positions - num_mem - 1)
-        ask = {"count": self.count, "num_tokens": length}
-        found = []
-        if self.files:
-            found.append(natural_samples(self.files, loaded.tokens, seed=seed, **ask))
-        if self.table:
-            found.append(table_samples(self.table, loaded.tokens, **ask))
-        if self.use_random:
-            words = words_of_file(self.words) if self.words else words_of_vocabulary(loaded.tokens)
-            found.append(random_samples(words, loaded.tokens, seed=seed, **ask))
-        return found
-
-    def facts(self) -> dict[str, Value | Sequence[Value]]:
-        """What must not change while a run's folder grows. Raises InputError."""
-        paths = [*self.files, *filter(None, (self.table, self.words))]
-        return {
-            "texts": [f"{path.name} {_hash(path)}" for path in paths],
-            "random": self.use_random,
-            "count": self.count,
-            "tokens": self.tokens,
-        }
+_LOAD = 0.7  # of what vectors are expected to hold, where every run is to end with all tokens right
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabSettings:
-    """What every study is told."""
-
-    out: Path
-    texts: Texts
-    models: tuple[str, ...] = (DEFAULT_MODEL,)
-    revision: str | None = None
-    num_mem: tuple[int, ...] = (1,)
-    recipe: Recipe = field(default_factory=Recipe)
-    seed: int = 0
-    restart: bool = False
-    offline: bool = False
-    compute: ComputeSettings = field(default_factory=ComputeSettings)
-
-    def __post_init__(self) -> None:
-        if not self.models or not self.num_mem or not all(1 <= k <= 64 for k in self.num_mem):
-            raise SettingsError("--mem is one or more numbers from 1 to 64")
-
-    def facts(self) -> dict[str, Value | Sequence[Value]]:
-        """What a run's folder is bound to."""
-        return {
-            "models": list(self.models),
-            "revision": self.revision,
-            "num_mem": list(self.num_mem),
-            "seed": self.seed,
-            **self.texts.facts(),
-            **{f"recipe_{name}": value for name, value in vars(self.recipe).items()},
-        }
+def capacity(settings: LabSettings, **watch: Unpack[Watch]) -> Summary:
+    """Table 1: how much each model's vectors hold, exactly and at 99 %, and what they gain."""
+    with open_lab("capacity", settings, **watch) as lab:
+        views: list[dict[str, Any]] = []
+        figures = _capacities(
+            lab, with_bins=True, see=lambda study, texts: views.append(token_view(study, texts[0]))
+        )
+        others = [each for model in settings.models for each in published.published_for(model)]
+        return lab.finish(
+            [tables.capacity_table(figures)], figures_bars.draw_capacity, figures, others,
+            figures=[each.to_dict() for each in figures], tokens=views,
+        )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lab:
-    """A study's folder, and how each of its models is opened."""
-
-    settings: LabSettings
-    folder: Folder
-    tell: Tell
-    cancel: threading.Event | None
-
-    def studies(self) -> Iterator[Study]:
-        """One model behind the other. Raises ModelUnavailable."""
-        settings = self.settings
-        for model in settings.models:
-            with opened_model(
-                model,
-                revision=settings.revision,
-                offline=settings.offline,
-                compute=settings.compute,
-                report=lambda line: self.tell(line, 0, 0),
-            ) as loaded:
-                yield Study(
-                    loaded=loaded, folder=self.folder, recipe=settings.recipe, seed=settings.seed,
-                    tell=self.tell, cancel=self.cancel,
-                )  # fmt: skip
+def lengths(settings: LabSettings, **watch: Unpack[Watch]) -> Summary:
+    """Figure 1: the longest exact text of each model."""
+    with open_lab("lengths", settings, **watch) as lab:
+        figures = _capacities(lab, with_bins=False)
+        others = published.published_capacities(measure="at 99", source="PG19")
+        return lab.finish(
+            [tables.capacity_table(figures)], figures_bars.draw_lengths, figures, others,
+            figures=[each.to_dict() for each in figures],
+        )  # fmt: skip
 
 
-@contextmanager
-def opened_lab(
-    name: str,
+def scaling(settings: LabSettings, **watch: Unpack[Watch]) -> Summary:
+    """Figure 4: capacity against the number of vectors, beside the ideal line."""
+    with open_lab("scaling", settings, **watch) as lab:
+        figures = _capacities(lab, with_bins=False)
+        made = [tables.capacity_table(figures), tables.scaling_table(figures)]
+        return lab.finish(
+            made, figures_curves.draw_scaling, figures, published.published_scaling(),
+            figures=[each.to_dict() for each in figures],
+        )  # fmt: skip
+
+
+def utilisation(settings: LabSettings, **watch: Unpack[Watch]) -> Summary:
+    """Figure 5: what vectors hold, of what so many bits could name at most."""
+    with open_lab("utilisation", settings, **watch) as lab:
+        sizes: dict[str, int] = {}
+        figures = _capacities(
+            lab, with_bins=True,
+            see=lambda study, _: sizes.update({study.model: study.loaded.tokens.vocab_size}),
+        )  # fmt: skip
+        bounds = [
+            {
+                "model": each.model, "source": each.source, "num_mem": each.num_mem,
+                "bound_tokens": bound_tokens(each.num_mem, each.mem_dim, 16, sizes[each.model]),
+                "exact_tokens": each.exact_tokens.mean, "token_gain": each.token_gain_above.mean,
+                "bound_bits": 16 * each.num_mem * each.mem_dim, "exact_bits": each.exact_bits.mean,
+            }
+            for each in figures
+        ]  # fmt: skip
+        made = [tables.capacity_table(figures), tables.utilisation_table(bounds)]
+        return lab.finish(
+            made, figures_bars.draw_utilisation, _utilisation_bars(bounds),
+            figures=[each.to_dict() for each in figures], bounds=bounds,
+        )  # fmt: skip
+
+
+def entropy(settings: LabSettings, **watch: Unpack[Watch]) -> Summary:
+    """Figure 3: cross-entropy before and after cramming, the threshold and the line beyond it."""
+    with open_lab("entropy", settings, **watch) as lab:
+        num_mem = settings.num_mem[0]
+        for study in lab.studies():
+            for samples in study.samples(settings.texts, num_mem=num_mem):
+                shortest = min(len(sample.ids) for sample in samples)
+                tried = chunk_lengths(num_mem * study.expected_tokens, shortest)
+                measure_entropy(study, samples, lengths=tried, num_mem=num_mem)
+        rows = lab.folder.rows
+        fits, points, threshold = entropy_summary(rows), entropy_points(rows), threshold_of(rows)
+        made = [tables.entropy_table(fits)]
+        return lab.finish(made, figures_curves.draw_entropy, points, threshold, fits=fits)
+
+
+def rate(
     settings: LabSettings,
     *,
-    tell: Tell,
-    cancel: threading.Event | None,
-    more: Mapping[str, Value | Sequence[Value]] | None = None,
-) -> Iterator[Lab]:
-    """The folder of a study, new or as an earlier run left it. more: settings of this study alone.
-
-    Raises InputError, ResumeRefused.
-    """
-    facts = {**settings.facts(), **(more or {})}
-    folder = Folder.open(settings.out, name, facts, columns=COLUMNS, restart=settings.restart)
-    with closing(folder):
-        yield Lab(settings=settings, folder=folder, tell=tell, cancel=cancel)
-
-
-def held_bits(loaded: LoadedModel) -> float:
-    """Surprisal that one vector may hold, as far as the calibration tells."""
-    return _HELD_OF_GAIN * calibration_of(loaded).gain_bits
-
-
-def expected_tokens(loaded: LoadedModel) -> int:
-    """Tokens of natural text that one vector may hold."""
-    return max(4, int(held_bits(loaded) / _USUAL_TOKEN_BITS))
+    bits: Sequence[int] = (16, 8, 6, 4, 3, 2),
+    preset: Preset = "fast",
+    **watch: Unpack[Watch],
+) -> Summary:
+    """Bits per dimension against what vectors hold exactly, and what a bit of text costs."""
+    if not set(bits) <= set(BITS):
+        raise SettingsError("--bits are numbers from 1 to 8, or 16")
+    own = {"bits": list(bits), "preset": preset}
+    with open_lab("rate", settings, own=own, **watch) as lab:
+        num_mem = settings.num_mem[0]
+        for study in lab.studies():
+            for samples in study.samples(settings.texts, num_mem=num_mem):
+                measure_rate(
+                    study, samples, bits=bits, num_mem=num_mem, preset=preset,
+                    first_bits=study.first_bits(num_mem),
+                )  # fmt: skip
+        figures = rate_figures(lab.folder.rows)
+        curve = [each.to_dict() for each in figures]
+        made = [tables.rate_table(figures)]
+        return lab.finish(made, figures_curves.draw_rate, figures, curve=curve)
 
 
-def first_bits(loaded: LoadedModel, num_mem: int) -> float:
-    """Where the search for the longest exact length begins: what is hardly ever too much."""
-    return _FIRST_SHARE * num_mem * held_bits(loaded)
+def greedy(settings: LabSettings, **watch: Unpack[Watch]) -> Summary:
+    """Right when teacher-forced against right when decoded, and what a margin gains."""
+    own = {"margins": list(MARGINS)}
+    with open_lab("greedy", settings, own=own, **watch) as lab:
+        num_mem = settings.num_mem[0]
+        for study in lab.studies():
+            for samples, num_tokens in _easy_lengths(study, settings, num_mem):
+                measure_greedy(study, samples, num_tokens=num_tokens, num_mem=num_mem)
+        lines = greedy_summary(lab.folder.rows)
+        # A picture shows one model, source and number of vectors: the first.
+        groups = grouped(lab.folder.rows, "model", "source", "num_mem")
+        points = figures_bars.greedy_points(next(iter(groups.values()), []))
+        made = [tables.greedy_table(lines)]
+        smallest = [each for each in published.published_margins() if each.model == "SmolLM2-1.7B"]
+        others = [*published.published_brittleness(), *smallest]
+        return lab.finish(made, figures_bars.draw_greedy, points, others, settings=lines)
 
 
-def versions() -> dict[str, str]:
-    """Of what computed the figures."""
-    return {
-        "llmzip": VERSION,
-        **{name: importlib.metadata.version(name) for name in ("torch", "transformers")},
-        "python": platform.python_version(),
-        "threads": str(torch.get_num_threads()),
-    }
+def geometry(settings: LabSettings, **watch: Unpack[Watch]) -> Summary:
+    """Paths of the optimiser, solutions of one text from several starts, and their neighbours."""
+    if settings.num_mem != (1,):
+        raise SettingsError("the study of geometry is of one vector: leave --mem out")
+    with open_lab("geometry", settings, **watch) as lab:
+        for study in lab.studies():
+            for samples, num_tokens in _easy_lengths(study, settings, 1):
+                measure_geometry(study, samples, num_tokens=num_tokens)
+        by_model = geometry_summary(lab.folder.rows)
+        made = [tables.geometry_table(by_model)]
+        return lab.finish(made, _draw_geometry, by_model, models=by_model)
 
 
-def finish(lab: Lab, summary: dict[str, Any], draw: Callable[[Path], object]) -> dict[str, Any]:
-    """Write the summary, the pictures and the report; returns the whole summary."""
-    from llmzip.lab.report import write_report
+def plan(
+    settings: LabSettings,
+    *,
+    bits: int = 4,
+    search: bool = False,
+    **watch: Unpack[Watch],
+) -> Summary:
+    """Vectors, bytes and time for a book, from a small part of it. search: what a vector holds is
+    measured on the book, which takes many times as long; else it is estimated from the model's
+    calibration."""
+    if len(settings.texts.files) != 1 or settings.texts.use_random or settings.texts.table:
+        raise SettingsError("a plan is for one file: name it, and no other texts")
+    (book,) = settings.texts.files
+    if bits not in BITS:
+        raise SettingsError("--bits is a number from 1 to 8, or 16")
+    data = read_bytes(book)
+    plans: list[BookPlan] = []
+    own = {"bits": bits, "search": search}
+    with open_lab("plan", settings, own=own, **watch) as lab:
+        for study in lab.studies():
+            plan_settings = PlanSettings(
+                chunk_tokens=study.expected_tokens,
+                num_trials=settings.texts.count,
+                gain_bits=() if search else (study.held_bits,),
+                bits=bits,
+                held_share=held_share(bits),
+            )
+            plans.append(plan_book(study, data, plan_settings))
+        made = [tables.plan_table(each, search=search) for each in plans]
+        return lab.finish(made, plans=[each.to_dict() for each in plans])
 
-    whole: dict[str, Any] = finite({**summary, "versions": versions()})
-    lab.folder.write_summary(whole)
-    draw(lab.folder.path)
-    write_report(lab.folder.path)
-    return whole
+
+def _capacities(
+    lab: Lab,
+    *,
+    with_bins: bool,
+    see: Callable[[Study, Sequence[Sample]], None] = lambda study, samples: None,
+) -> list[CapacityFigures]:
+    """Measure every model, source and number of vectors. see: called with each model and its
+    samples of each source when all of them are measured."""
+    measure = measure_capacity if with_bins else search_exact
+    for study in lab.studies():
+        sources = study.samples(lab.settings.texts, num_mem=max(lab.settings.num_mem))
+        for samples in sources:
+            for num_mem in lab.settings.num_mem:
+                measure(study, samples, num_mem=num_mem, first_bits=study.first_bits(num_mem))
+        for samples in sources:
+            see(study, samples)
+    return capacity_figures(lab.folder.rows)
 
 
-def _hash(path: Path) -> str:
-    try:
-        return blake2b(path.read_bytes(), digest_size=_HASH_BYTES).hexdigest()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
+def _easy_lengths(
+    study: Study, settings: LabSettings, num_mem: int
+) -> list[tuple[list[Sample], int]]:
+    """Samples of each source, and how many of their tokens vectors hold without difficulty."""
+    wanted = settings.texts.tokens or max(2, int(_LOAD * num_mem * study.expected_tokens))
+    sources = study.samples(settings.texts, num_mem=num_mem)
+    return [(samples, min(wanted, len(samples[0].ids))) for samples in sources]
+
+
+def _utilisation_bars(bounds: Sequence[dict[str, Any]]) -> list[figures_bars.Utilisation]:
+    own = [
+        figures_bars.Utilisation(
+            model=bound["model"], source=bound["source"], bound_tokens=bound["bound_tokens"],
+            gain_tokens=bound["exact_tokens"],
+        )
+        for bound in bounds
+    ]  # fmt: skip
+    return own + [
+        figures_bars.Utilisation(
+            model=each.model, source=each.source, gain_tokens=each.token_gain, is_published=True,
+            bound_tokens=each.bound_tokens,
+        )
+        for each in published.published_capacities(measure="at 99", source="PG19")
+        if each.token_gain is not None
+    ]  # fmt: skip
+
+
+def _draw_geometry(folder: Path, by_model: dict[str, Any]) -> None:
+    """The first text's paths; the curves of every model."""
+    texts = read_paths(folder)[:1]
+    paths = [figures_curves.SolutionPath(**run) for text in texts for run in text["runs"]]
+
+    def curves(kind: str) -> list[figures_curves.Curve]:
+        return [
+            figures_curves.Curve(
+                title=f"{model}, {title}",
+                points=[(point["at"], point[measure]) for point in each[kind]],
+            )
+            for model, each in by_model.items()
+            for title, measure in (("teacher-forced", "accuracy"), ("greedy", "greedy_accuracy"))
+        ]
+
+    shares = texts[0]["shown_variance"] if texts else None
+    figures_curves.draw_geometry(
+        folder, paths, curves("interpolation"), curves("neighbours"), shares
+    )

@@ -1,21 +1,23 @@
-"""Results as tables, for terminals, the summary and the report.
+"""The results of studies as tables, for terminals, the summary and the report.
 
-Owns the words over each column and how a figure is rounded. Knows nothing of how it was measured.
+Owns the titles of columns and how figures are rounded. Does not know how they were measured.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from llmzip.lab.measures import NATS_A_BIT, CapacityFigures, Spread
+from llmzip.lab.plan import BookPlan
+from llmzip.lab.rate import RateFigures
 
-Table: TypeAlias = dict[str, Any]  # title, columns, rows of texts
+Table: TypeAlias = dict[str, Any]  # title, columns, and rows, of strings
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """Ready to be shown: every cell is text."""
+    """A table whose every cell is text."""
     return {
         "title": title,
         "columns": list(columns),
@@ -24,7 +26,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 
 def table_text(content: Table) -> str:
-    """For a terminal: columns aligned, numbers to the right."""
+    """A table for a terminal, with aligned columns, and numbers on the right."""
     lines = [content["columns"], *content["rows"]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
@@ -40,7 +42,7 @@ def table_text(content: Table) -> str:
 
 
 def cell_text(cell: object) -> str:
-    """A figure in as many digits as it has meaning."""
+    """A value as text: figures without digits that mean nothing."""
     if cell is None:
         return "-"
     if isinstance(cell, bool):
@@ -53,7 +55,7 @@ def cell_text(cell: object) -> str:
 
 
 def number_text(value: float) -> str:
-    """Three digits at least, none behind the point of a large number."""
+    """At least three digits, and no decimals of a large number."""
     if not math.isfinite(value):
         return "-"
     size = abs(value)
@@ -67,35 +69,27 @@ def capacity_table(figures: Sequence[CapacityFigures]) -> Table:
         "model", "mem", "texts", "source", "exact tokens", "exact bits", "bits/dim",
         "tokens at 99 %", "token gain", "gain bits", "gain nats",
     )  # fmt: skip
-    rows = [
-        (
-            each.model,
-            each.num_mem,
-            each.exact_tokens.count,
-            each.source + _cut_off(each),
-            each.exact_tokens,
-            each.exact_bits,
-            each.bits_a_dimension,
-            _at_99(each),
-            each.token_gain_above,
-            each.info_gain_bits_above,
-            each.info_gain_bits_above.times(NATS_A_BIT),
-        )
-        for each in figures
-    ]
+    rows = []
+    for each in figures:
+        # Where some texts were too short, the mean is a lower bound.
+        cut_off = f" ({each.num_cut_off} cut off)" if each.num_cut_off else ""
+        gain = each.info_gain_bits_above
+        rows.append((
+            each.model, each.num_mem, each.exact_tokens.count, each.source + cut_off,
+            each.exact_tokens, each.exact_bits, each.bits_a_dimension, _at_99(each),
+            each.token_gain_above, gain, gain.times(NATS_A_BIT),
+        ))  # fmt: skip
     title = "Capacity (exact: decoded greedily; 99 % and gains: as Kuratov et al. 2025)"
     return table(title, columns, rows)
 
 
 def scaling_table(figures: Sequence[CapacityFigures]) -> Table:
     """Figure 4 in numbers."""
-    singles = {(f.model, f.source): f for f in figures if f.num_mem == 1}
+    singles = {(f.model, f.source): f.exact_tokens.mean for f in figures if f.num_mem == 1}
     rows = []
     for each in figures:
         one = singles.get((each.model, each.source))
-        share = None
-        if one is not None and one.exact_tokens.mean:
-            share = each.exact_tokens.mean / (each.num_mem * one.exact_tokens.mean)
+        share = each.exact_tokens.mean / (each.num_mem * one) if one else None
         bits = each.exact_bits.mean / each.num_mem
         rows.append((each.model, each.source, each.num_mem, each.exact_tokens, share, bits))
     columns = ("model", "source", "mem", "exact tokens", "share of ideal", "bits a vector")
@@ -103,23 +97,19 @@ def scaling_table(figures: Sequence[CapacityFigures]) -> Table:
 
 
 def utilisation_table(bounds: Sequence[dict[str, Any]]) -> Table:
-    """Figure 5 in numbers. bounds: of `lab.runs.utilisation`."""
+    """Figure 5 in numbers. bounds: of `lab.studies.utilisation`."""
     columns = ("model", "source", "mem", "bound tokens", "exact tokens", "share", "token gain",
                "share ")  # fmt: skip
-    rows = [
-        (
-            each["model"], each["source"], each["num_mem"], each["bound_tokens"],
-            each["exact_tokens"], each["exact_tokens"] / each["bound_tokens"],
-            each["token_gain"], each["token_gain"] / each["bound_tokens"],
-        )
-        for each in bounds
-    ]  # fmt: skip
-    return table(
-        "Utilisation (bound: dimensions x 16 bits / log2 of the vocabulary)", columns, rows
-    )
+    rows = []
+    for each in bounds:
+        bound, exact, gain = each["bound_tokens"], each["exact_tokens"], each["token_gain"]
+        head = each["model"], each["source"], each["num_mem"]
+        rows.append((*head, bound, exact, exact / bound, gain, gain / bound))
+    title = "Utilisation (bound: dimensions x 16 bits / log2 of the vocabulary)"
+    return table(title, columns, rows)
 
 
-def entropy_table(fits: dict[str, dict[str, Any]]) -> Table:
+def entropy_table(fits: Mapping[str, Mapping[str, Any]]) -> Table:
     """Figure 3 in numbers. fits: of `lab.entropy`."""
     columns = ("source", "chunks", "threshold bits", "slope beyond", "intercept bits")
     rows = []
@@ -130,26 +120,72 @@ def entropy_table(fits: dict[str, dict[str, Any]]) -> Table:
     return table("Cross-entropy that can be held, and what is left beyond it", columns, rows)
 
 
-def rate_table(curve: Sequence[dict[str, Any]]) -> Table:
+def rate_table(curve: Sequence[RateFigures]) -> Table:
     """What fewer bits hold; `--bits` is where the grid begins, that of a text may end finer or
-    coarser. curve: of `lab.rate`."""
+    coarser."""
     columns = ("--bits", "texts", "exact tokens", "exact bits", "stored bits/dim", "exact bits/dim",
                "stored bits per information bit")  # fmt: skip
-    rows = [
+    return table("Rate", columns, (tuple(vars(each).values()) for each in curve))  # all fields
+
+
+def greedy_table(lines: Sequence[Mapping[str, Any]]) -> Table:
+    """Teacher-forced accuracy beside greedy decoding. lines: of `lab.greedy`."""
+    columns = ("model", "source", "stopped at", "texts", "right, forced", "right, greedy",
+               "texts exact", "token 1 wrong", "by token 2", "steps", "least margin")  # fmt: skip
+    shares = ("accuracy", "greedy_accuracy", "exact_share", "first_wrong_share",
+              "wrong_by_second_share")  # fmt: skip
+    rows = (
         (
-            each["bits"], each["texts"],
-            Spread.in_line(each, "tokens"), Spread.in_line(each, "exact_bits"),
-            each["coded_bits_a_dimension"], each["exact_bits_a_dimension"],
-            each["stored_bits_an_information_bit"],
+            *(each[name] for name in ("model", "source", "setting", "texts")),
+            *(f"{100 * each[name]:.1f} %" for name in shares),
+            each["steps"],
+            each["min_margin"],
         )
-        for each in curve
+        for each in lines
+    )
+    return table("Teacher-forced against greedy", columns, rows)
+
+
+def geometry_table(by_model: Mapping[str, Any]) -> Table:
+    """Figures of paths and solutions. by_model: of `lab.geometry`."""
+    columns = ("model", "texts", "solutions", "exact", "steps", "path over displacement",
+               "components for 99 %", "distance over displacement", "cosine")  # fmt: skip
+    names = ("steps", "length_over_displacement", "components_99", "distance_over_displacement",
+             "cosine")  # fmt: skip
+    rows = []
+    for model, each in by_model.items():
+        head = model, each["texts"], each["solutions"], f"{100 * each['exact_share']:.0f} %"
+        rows.append((*head, *(Spread(**each[name]) for name in names)))
+    return table("Solutions of one text from several starts", columns, rows)
+
+
+def plan_table(plan: BookPlan, *, search: bool) -> Table:
+    """A forecast. search: whether what a vector holds was measured on the book."""
+    held = f"{plan.gain_bits:.0f} ± {plan.gain_bits_error:.0f} bits"
+    if not search:
+        held = f"about {plan.gain_bits:.0f} bits, by the model's calibration"
+    error = f" ± {plan.num_vectors_error:.0f}" if math.isfinite(plan.num_vectors_error) else ""
+    rows = [
+        ("original", f"{plan.original_bytes:,} bytes, {plan.num_tokens:,} tokens"),
+        ("bits a token", f"{plan.bits_a_token:.2f} ± {plan.bits_a_token_error:.2f}"),
+        ("one vector holds", f"{held}, {plan.tokens_a_vector:.0f} tokens"),
+        ("vectors, each full", f"{plan.num_vectors:,}{error}"),
+        ("vectors, as in the trials", f"{plan.num_vectors_at_load:,}; of "
+                                      f"{plan.num_trials} trials {plan.num_trials_exact} exact"),
+        ("vectors, the paper's count", f"{plan.num_vectors_by_tokens:,} in "
+                                       f"{plan.num_segments:,} segments"),
+        ("bytes at 16 bits", f"{plan.bytes_at_16_bits:,}"),
+        (f"bytes at {plan.bits} bits", f"{plan.bytes_at_bits:,}"),
+        ("optimising", _time_text(plan.optimiser_seconds)),
+        ("decoding", _time_text(plan.decoding_seconds)),
     ]  # fmt: skip
-    return table("Rate", columns, rows)
+    return table(f"Plan for {plan.model}", ("", ""), rows)
 
 
-def _cut_off(figures: CapacityFigures) -> str:
-    """Texts that ended too soon make the mean a lower bound."""
-    return f" ({figures.num_cut_off} cut off)" if figures.num_cut_off else ""
+def _time_text(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _at_99(figures: CapacityFigures) -> str:

@@ -1,6 +1,6 @@
-"""The texts that are crammed: natural ones from files, random words, and any table's `text` column.
+"""The texts that are crammed: passages of files, random words, and the `text` column of a table.
 
-Owns how a source becomes samples of enough tokens, the same ones for the same seed. Knows nothing
+Owns how a source becomes samples with enough tokens, the same ones for the same seed. Knows nothing
 of vectors.
 """
 
@@ -8,32 +8,78 @@ from __future__ import annotations
 
 import csv
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
-from llmzip.errors import InputError
+from llmzip.errors import InputError, SettingsError
+from llmzip.lab.folder import Settings, read_bytes
 from llmzip.lm.tokens import Tokens
 
 NATURAL, RANDOM, TABLE = "natural", "random", "table"
 MAX_FILE_BYTES = 1 << 28
-_WORD_BYTES = range(4, 13)  # of a vocabulary's words: a space and 3 to 11 letters
-_LEAST_WORDS = 50
+_MIN_WORDS = 50
+_HASH_BYTES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One text to be crammed from its front."""
+    """One text; its first tokens are crammed."""
 
     source: str
     index: int
-    name: str  # where it is from, for people
+    name: str  # where it comes from, for people
     ids: tuple[int, ...]
 
     @property
     def key(self) -> str:
-        """Tells it from all others of a study."""
+        """Unique in a study."""
         return f"{self.source} {self.index}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """Where texts come from."""
+
+    files: tuple[Path, ...] = ()  # natural texts
+    table: Path | None = None  # a CSV file with a column named text
+    use_random: bool = False  # random words
+    words: Path | None = None  # the list to draw them from; None: the vocabulary's words
+    count: int = 20  # of each source
+    tokens: int | None = None  # of each text; None: more than vectors are expected to hold
+
+    def __post_init__(self) -> None:
+        if not (self.files or self.table or self.use_random):
+            raise SettingsError(
+                "there is no text to be crammed", hint="name files, --table FILE, or --random"
+            )
+        if self.count < 1 or (self.tokens is not None and self.tokens < 2):
+            raise SettingsError("--texts is 1 at least, --tokens 2")
+
+    def samples(self, tokens: Tokens, *, num_tokens: int, seed: int) -> list[list[Sample]]:
+        """The samples of each source. Raises InputError where a source has too few."""
+        length = {"count": self.count, "num_tokens": num_tokens}
+        found = []
+        if self.files:
+            found.append(natural_samples(self.files, tokens, seed=seed, **length))
+        if self.table:
+            found.append(table_samples(self.table, tokens, **length))
+        if self.use_random:
+            words = words_of_file(self.words) if self.words else words_of_vocabulary(tokens)
+            found.append(random_samples(words, tokens, seed=seed, **length))
+        return found
+
+    def to_settings(self) -> Settings:
+        """What a study's folder records, and what must not change. Raises InputError."""
+        paths = [*self.files, *filter(None, (self.table, self.words))]
+        return {
+            "texts": [f"{path.name} {_hash(path)}" for path in paths],
+            "random": self.use_random,
+            "count": self.count,
+            "tokens": self.tokens,
+        }
 
 
 def natural_samples(
@@ -41,11 +87,11 @@ def natural_samples(
 ) -> list[Sample]:
     """Passages that do not overlap, from all files in proportion to their size, each at a line's or
     word's start. Raises InputError where the files are too short."""
-    found: list[tuple[str, tuple[int, ...]]] = []
-    for path in paths:
-        data = _read(path)
-        for start, ids in _passages(data, tokens, num_tokens):
-            found.append((f"{path.name} at byte {start:,}", ids))
+    found = [
+        (f"{path.name} at byte {start:,}", ids)
+        for path in paths
+        for start, ids in _passages(_read(path), tokens, num_tokens)
+    ]
     if len(found) < count:
         raise InputError(
             f"the files have {len(found)} passages of {num_tokens} tokens, {count} are needed",
@@ -63,8 +109,8 @@ def random_samples(
 ) -> list[Sample]:
     """Words drawn evenly from a list, with spaces between them (Kuratov et al. 2025 drew from the
     100,000 words of GloVe)."""
-    if len(words) < _LEAST_WORDS:
-        raise InputError(f"{len(words)} words are too few, {_LEAST_WORDS} at least")
+    if len(words) < _MIN_WORDS:
+        raise InputError(f"{len(words)} words are too few, {_MIN_WORDS} at least")
     samples = []
     for index in range(count):
         chance = random.Random(f"{seed} random {index}")
@@ -82,12 +128,11 @@ def random_samples(
 def table_samples(path: Path, tokens: Tokens, *, count: int, num_tokens: int) -> list[Sample]:
     """The first texts of a CSV file's `text` column that are long enough."""
     samples: list[Sample] = []
-    for row, text in _texts_of(path):
-        ids = tokens.ids_of(text.encode())
-        if len(ids) >= num_tokens and len(samples) < count:
+    for row, text in enumerate(_texts_of(path), start=1):
+        ids = tuple(tokens.ids_of(text.encode())[:num_tokens])
+        if len(ids) == num_tokens and len(samples) < count:
             name = f"{path.name} row {row}"
-            taken = tuple(ids[:num_tokens])
-            samples.append(Sample(source=TABLE, index=len(samples), name=name, ids=taken))
+            samples.append(Sample(source=TABLE, index=len(samples), name=name, ids=ids))
     if len(samples) < count:
         raise InputError(
             f"{path} has {len(samples)} texts of {num_tokens} tokens, {count} are needed",
@@ -97,7 +142,7 @@ def table_samples(path: Path, tokens: Tokens, *, count: int, num_tokens: int) ->
 
 
 def check_length(samples: Sequence[Sample], num_tokens: int) -> None:
-    """Raise InputError for a text of fewer tokens."""
+    """Raise InputError if a text has fewer tokens."""
     if any(len(sample.ids) < num_tokens for sample in samples):
         raise InputError(f"a text has fewer than {num_tokens} tokens")
 
@@ -109,19 +154,14 @@ def words_of_file(path: Path) -> list[str]:
 
 
 def words_of_vocabulary(tokens: Tokens) -> list[str]:
-    """What tokens mean that are a space and a lower-case word; else, in small vocabularies, any
-    pronounceable syllables."""
+    """The tokens that are a space and a lower-case word; in small vocabularies, which have too few
+    of them, pronounceable syllables."""
     whole = [
         meaning[1:].decode()
         for meaning in tokens.meanings
-        if meaning
-        and len(meaning) in _WORD_BYTES
-        and meaning[:1] == b" "
-        and meaning[1:].isalpha()
-        and meaning[1:].islower()
-        and meaning.isascii()
+        if meaning and re.fullmatch(rb" [a-z]{3,11}", meaning)
     ]
-    if len(whole) >= _LEAST_WORDS:
+    if len(whole) >= _MIN_WORDS:
         return whole
     return [a + b + c for a in "bdfgklmnprstv" for b in "aeiou" for c in "lmnrst"]
 
@@ -129,7 +169,8 @@ def words_of_vocabulary(tokens: Tokens) -> list[str]:
 def _passages(
     data: bytes, tokens: Tokens, num_tokens: int
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """One behind the other, each from the first line or word behind the one before."""
+    """Passages one after the other, each from the first line or word after the one before: the
+    first byte, and the tokens."""
     start, step = 0, 8 * num_tokens
     while start < len(data):
         size = step
@@ -146,31 +187,31 @@ def _passages(
 
 
 def _whole_text(data: bytes) -> bytes:
-    """Without what is no UTF-8, half a character at the end above all."""
+    """The bytes that are UTF-8; above all, without part of a character at the end."""
     return data.decode("utf-8", errors="ignore").encode()
 
 
-def _texts_of(path: Path) -> Iterator[tuple[int, str]]:
+def _texts_of(path: Path) -> Iterator[str]:
     text = _read(path).decode("utf-8-sig", errors="replace")
     limit = csv.field_size_limit(MAX_FILE_BYTES)
     try:
         rows = csv.DictReader(text.splitlines(keepends=True))
         if "text" not in (rows.fieldnames or ()):
             raise InputError(f"{path} has no column named text")
-        for number, row in enumerate(rows, start=1):
-            yield number, row["text"] or ""
+        for row in rows:
+            yield row["text"] or ""
     except csv.Error as error:
-        raise InputError(f"{path} is no CSV file: {error}") from error
+        raise InputError(f"{path} is not a CSV file: {error}") from error
     finally:
         csv.field_size_limit(limit)
 
 
 def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    data = read_bytes(path, MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise InputError(f"{path} is larger than {MAX_FILE_BYTES} bytes")
     return data
+
+
+def _hash(path: Path) -> str:
+    return blake2b(read_bytes(path), digest_size=_HASH_BYTES).hexdigest()

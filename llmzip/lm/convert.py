@@ -1,15 +1,16 @@
-"""A llama-shaped GGUF file turned into a directory that every Hugging Face tool can load.
+"""Conversion of a GGUF file of a llama model to a directory that every Hugging Face tool can load.
 
-Owns the translation of names, of the rotary row order and of the byte-level BPE tables. The result
-is the canonical form of a named model: tensors dequantised, then rounded to bf16. Written straight
-from the GGUF tables, so that no release of transformers can change the outcome. Knows nothing of
-where the file came from or where the result belongs; `zoo` calls it and checks the result's digest.
+Owns the translation of tensor names, of the order of rows for rotary positions and of the tables of
+a byte-level BPE vocabulary. The result is the canonical form of a named model: tensors dequantised,
+then rounded to bf16. It is written directly from the GGUF tables, so that no release of
+transformers can change it. Knows nothing of where the file comes from or where the result belongs.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_CONTROL_TOKEN = 3  # the GGUF token type of tokens that text never spells
+_CONTROL_TOKEN = 3  # the GGUF token type of tokens that no text contains
 _OUTER_TENSORS = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
@@ -53,17 +54,19 @@ def convert_gguf(source: Path, target: Path) -> None:
             for name, field in reader.fields.items()
             if name.startswith(("general.architecture", "llama.", "tokenizer.ggml."))
         }
-        kind = (meta["general.architecture"], meta["tokenizer.ggml.model"])
-        if kind != ("llama", "gpt2"):
-            raise ModelUnavailable(
-                f"{source.name} is a {kind[0]} model with a {kind[1]} vocabulary"
-            )
+        kind, vocabulary = meta["general.architecture"], meta["tokenizer.ggml.model"]
+        if (kind, vocabulary) != ("llama", "gpt2"):
+            reason = f"a {kind} model with a {vocabulary} vocabulary"
+            raise ModelUnavailable(f"{source.name} is {reason}")
         tensors = {_tensor_name(tensor.name): tensor for tensor in reader.tensors}
-        tied = "lm_head.weight" not in tensors
-        _write(target / "config.json", _json(_config(meta, tied=tied)))
-        _write(target / "tokenizer.json", _json(_tokenizer(meta)))
-        _write(target / "tokenizer_config.json", _json(_tokenizer_config(meta)))
-        _write_weights(target / "model.safetensors", tensors, meta)
+        contents = {
+            "config.json": _config(meta, tied="lm_head.weight" not in tensors),
+            "tokenizer.json": _tokenizer(meta),
+            "tokenizer_config.json": _tokenizer_config(meta),
+        }
+        for name, content in contents.items():
+            _write(target / name, [_json(content)])
+        _write(target / "model.safetensors", _weights(tensors, meta))
     except (KeyError, IndexError, ValueError) as cause:
         raise ModelUnavailable(f"{source.name} is not a readable GGUF model: {cause}") from cause
 
@@ -96,7 +99,7 @@ def _config(meta: dict[str, Any], *, tied: bool) -> dict[str, Any]:
         "num_hidden_layers": meta["llama.block_count"],
         "num_key_value_heads": meta["llama.attention.head_count_kv"],
         "pretraining_tp": 1,
-        # GGUF keeps these two as fp32: seven digits give back the number that was meant.
+        # GGUF stores these two in fp32: rounding to seven digits restores the original number.
         "rms_norm_eps": float(f"{meta['llama.attention.layer_norm_rms_epsilon']:.7g}"),
         "rope_parameters": {
             "rope_theta": float(f"{meta['llama.rope.freq_base']:.7g}"),
@@ -109,32 +112,22 @@ def _config(meta: dict[str, Any], *, tied: bool) -> dict[str, Any]:
 
 
 def _tokenizer(meta: dict[str, Any]) -> dict[str, Any]:
-    """The tables of a `tokenizers` file: byte-level BPE; "smollm" splits digits one by one."""
+    """The content of tokenizer.json for a byte-level BPE vocabulary."""
     tokens: list[str] = meta["tokenizer.ggml.tokens"]
     byte_level: dict[str, Any] = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": True,
-    }
-    digits = {"type": "Digits", "individual_digits": True}
+        "type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True
+    }  # fmt: skip
     splitter = byte_level
-    if meta.get("tokenizer.ggml.pre") == "smollm":
+    if meta.get("tokenizer.ggml.pre") == "smollm":  # every digit is a token
+        digits = {"type": "Digits", "individual_digits": True}
         splitter = {"type": "Sequence", "pretokenizers": [digits, byte_level]}
+    unchanged = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {
-                "id": token_id,
-                "content": tokens[token_id],
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
+            {"id": token_id, "content": tokens[token_id], **unchanged, "special": True}
             for token_id, kind in enumerate(meta["tokenizer.ggml.token_type"])
             if kind == _CONTROL_TOKEN
         ],
@@ -144,13 +137,9 @@ def _tokenizer(meta: dict[str, Any]) -> dict[str, Any]:
         "decoder": byte_level,
         "model": {
             "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
+            **dict.fromkeys(("dropout", "unk_token")),
+            **dict.fromkeys(("continuing_subword_prefix", "end_of_word_suffix")),
+            **dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False),
             "vocab": {token: token_id for token_id, token in enumerate(tokens)},
             "merges": [merge.split(" ") for merge in meta["tokenizer.ggml.merges"]],
         },
@@ -168,8 +157,8 @@ def _tokenizer_config(meta: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_weights(path: Path, tensors: dict[str, Any], meta: dict[str, Any]) -> None:
-    """A safetensors file, tensors in name order, one dequantised tensor in memory at a time."""
+def _weights(tensors: dict[str, Any], meta: dict[str, Any]) -> Iterator[bytes]:
+    """A safetensors file in parts: tensors sorted by name, one of them in memory at a time."""
     from gguf import dequantize
 
     num_heads = {
@@ -184,27 +173,25 @@ def _write_weights(path: Path, tensors: dict[str, Any], meta: dict[str, Any]) ->
         header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
     head = _json(header)
     head += b" " * (-len(head) % 8)
-    with path.open("xb") as out:
-        out.write(len(head).to_bytes(8, "little") + head)
-        for name in sorted(tensors):
-            values = dequantize(tensors[name].data, tensors[name].tensor_type)
-            values = values.reshape(header[name]["shape"])
-            for suffix, heads in num_heads.items():
-                if name.endswith(suffix):
-                    values = _half_split_rows(values, heads)
-            out.write(_bf16_bytes(values))
-        out.flush()
-        os.fsync(out.fileno())
+    yield len(head).to_bytes(8, "little") + head
+    for name in sorted(tensors):
+        values = dequantize(tensors[name].data, tensors[name].tensor_type)
+        values = values.reshape(header[name]["shape"])
+        for suffix, heads in num_heads.items():
+            if name.endswith(suffix):
+                values = _half_split_rows(values, heads)
+        yield _bf16_bytes(values)
 
 
 def _half_split_rows(values: npt.NDArray[np.float32], num_heads: int) -> npt.NDArray[np.float32]:
-    """Rotary pairs from GGUF's neighbouring rows to the half-split order of transformers."""
+    """Move the rows of rotary pairs from GGUF's order, where the two are neighbours, to that of
+    transformers, where each is in its own half."""
     pairs = values.reshape(num_heads, -1, 2, values.shape[1])  # [H, head_dim/2, 2, D]
     return pairs.swapaxes(1, 2).reshape(values.shape)
 
 
 def _bf16_bytes(values: npt.NDArray[np.float32]) -> bytes:
-    """fp32 to bf16, ties to even, little-endian. NaN and infinity are refused."""
+    """fp32 rounded to bf16, ties to even, little-endian. Raises ValueError for NaN and infinity."""
     import numpy as np
 
     if not np.isfinite(values).all():
@@ -218,8 +205,9 @@ def _json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, parts: Iterable[bytes]) -> None:
+    """Make a file of these parts, which is synced to disk at the end."""
     with path.open("xb") as out:
-        out.write(content)
+        out.writelines(parts)
         out.flush()
         os.fsync(out.fileno())

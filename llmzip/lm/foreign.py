@@ -1,9 +1,9 @@
-"""Causal LMs that `native` does not cover, run by transformers behind the same interface.
+"""Causal language models that `native` does not cover, run by transformers.
 
 Owns every use of transformers: loading from a local directory, the two kinds of memory (keys and
-values; a recurrence), and the check that an architecture unknown to our tests computes the same
-through `extend` as through its own front door. The only module that imports transformers, and only
-inside functions, because that takes seconds. Knows nothing of mem vectors, tokens or files of ours.
+values, or the state of a recurrence), and the check that an architecture which our tests do not
+cover computes the same through `extend` as through its own forward pass. Imports transformers only
+inside functions, because that takes seconds. Knows nothing of mem vectors, tokens or containers.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmzip.errors import ModelUnavailable
+from llmzip.lm.hub import no_progress_bars
 from llmzip.lm.state import State, attention_bias, empty_state, new_positions
 
 TESTED = frozenset({"llama", "gpt_neox", "opt", "olmo", "mamba"})
 _RECURRENT = frozenset({"mamba", "falcon_mamba"})
-# Relative error of logits that the self-check lets pass. Where both sides run the same kernels,
-# half precision leaves only the rounding of the logits; in pieces it leaves the kernels' noise.
+# The largest relative error of logits that the check accepts. In half precision, logits differ by
+# their rounding where both sides run the same kernels, and by more where slots are read in parts.
 _TOLERANCE = 1e-3
-_TOLERANCE_HALF, _TOLERANCE_HALF_PIECES = 1e-2, 1e-1
-# What `_quiet` changes belongs to the process: one load at a time, so that each finds, and puts
-# back, what there was before any.
-_quieting = threading.RLock()
+_TOLERANCE_HALF, _TOLERANCE_HALF_PARTS = 1e-2, 1e-1
+# `_quiet` changes settings of the process. Only one thread at a time may do so, so that each saves
+# and restores the original ones.
+_quiet_lock = threading.RLock()
 _HINT = "choose another model, or a newer transformers 5.x if the model needs one"
 
 
 class ForeignLM:
-    """A frozen causal LM of transformers. Weights never ask for a gradient; dropout is off."""
+    """A frozen causal LM of transformers. Its weights need no gradient; dropout is off."""
 
     def __init__(self, model: Any) -> None:
         model.requires_grad_(False).eval()
@@ -50,10 +51,10 @@ class ForeignLM:
         self.head_bias: Tensor | None = None if bias is None else bias.detach()  # [V]
 
     def extend(self, state: State, embeds: Tensor, live_new: Tensor) -> tuple[Tensor, State]:
-        """Read new slots, leaving `state` as it was; differentiable in `embeds`.
+        """Read new slots without changing `state`; differentiable in `embeds`.
 
-        embeds: [B, T, D], live_new: [B, T] bool -> final hidden states [B, T, Dh], which `head`
-        multiplies, and the state after them. Hidden states of slots that are not live mean nothing.
+        embeds: [B, T, D], live_new: [B, T] bool -> final hidden states [B, T, Dh], of which those
+        of slots that are not live have no meaning, and the new state.
         """
         if self._is_recurrent:
             return self._extend_recurrence(state, embeds, live_new)
@@ -64,10 +65,10 @@ class ForeignLM:
     ) -> tuple[Tensor, State]:
         from transformers import DynamicCache
 
-        # Made without the config: every layer then keeps all slots, sliding windows included.
+        # Made without the config, so that layers with a sliding window keep all slots, too.
         cache = DynamicCache()
         for index, (keys, values) in enumerate(state.memory):
-            cache.update(keys, values, index)  # concatenates; the state's own tensors stay as is
+            cache.update(keys, values, index)  # concatenates, so the state is not changed
         hidden = self._base(
             inputs_embeds=embeds,
             attention_mask=attention_bias(state, live_new, embeds.dtype),
@@ -81,10 +82,10 @@ class ForeignLM:
     def _extend_recurrence(
         self, state: State, embeds: Tensor, live_new: Tensor
     ) -> tuple[Tensor, State]:
-        """A recurrence cannot take several new slots from where it stood: it reads all anew.
+        """Read all slots again, because a recurrence cannot go on with several slots at a time.
 
-        Its memory is the input embeddings of all slots, [B, 1, P, D]; `running` serves single
-        steps.
+        Its memory is the input embeddings of all slots, [B, 1, P, D]. Only for a single new slot,
+        it goes on from `running`.
         """
         num_new = embeds.shape[1]
         seen = embeds[:, None]  # [B, 1, T, D]
@@ -103,7 +104,7 @@ class ForeignLM:
     def _step(self, running: Any, embeds: Tensor) -> tuple[Tensor, Any]:
         """One live slot a row. embeds: [B, 1, D]. `running` is copied: a step writes into it."""
         running = copy.deepcopy(running)
-        # Early 5.x ask where in the sequence this is, and want it beyond the convolution's width.
+        # Early 5.x need a position, and one that is not within the convolution's first window.
         position = torch.tensor([self._base.config.conv_kernel], device=embeds.device)
         outputs = self._base(
             inputs_embeds=embeds, cache_params=running, use_cache=True, cache_position=position
@@ -111,10 +112,10 @@ class ForeignLM:
         return outputs.last_hidden_state, running
 
     def _scan(self, embeds: Tensor, live: Tensor, *, keep_running: bool) -> tuple[Tensor, Any]:
-        """All slots from the start. embeds: [B, P, D], live: [B, P] -> hidden [B, P, D], running.
+        """Read all slots. embeds: [B, P, D], live: [B, P] -> hidden [B, P, D], running.
 
-        Live slots are moved to the right end, so that all rows stop at their last one. The mask
-        zeroes the padding before them, and a zero state stays zero under zero input.
+        Live slots are moved to the right end, so that all rows end with their last one. The mask
+        sets the padding before them to zero, and zero input leaves a zero state unchanged.
         """
         num_live = live.sum(dim=1, keepdim=True)  # [B, 1]
         width = max(1, int(num_live.max()))
@@ -142,18 +143,22 @@ def load_foreign(
     device: torch.device,
     attention: str,
 ) -> ForeignLM:
-    """Load the model in `path` with transformers. `attention`: "sdpa" or "eager".
+    """Load the model in `path`, whose config.json holds `config`. `attention`: "sdpa" or "eager".
 
-    `config`: what its config.json holds.
-    Reads safetensors only, runs no code of the model's directory and never touches the network.
-    Raises `ModelUnavailable` for whatever goes wrong, and for architectures that do not fit.
+    Reads only safetensors, runs no code of the model's directory and never uses the network.
+    Raises `ModelUnavailable` for every error, and for architectures that are not supported.
     """
     model_type = str(config.get("model_type", ""))
-    _refuse_unfit(path, config, model_type)
+    _refuse_unsupported(path, config, model_type)
     try:
         with _quiet():
-            model, notes = _read(path, dtype, attention)
-            _refuse_missing(path, notes)
+            model, missing = _read(path, dtype, attention)
+            if missing:  # transformers has filled them with random numbers
+                raise ModelUnavailable(
+                    f"the model in {path} is not complete: {len(missing)} tensors are missing, "
+                    f"{missing[0]} among them",
+                    hint="fetch the model again or name another directory",
+                )
             model.to(device)
             lm = ForeignLM(model)
     except ModelUnavailable:
@@ -161,14 +166,15 @@ def load_foreign(
     except Exception as cause:
         reason = " ".join(str(cause).split())[:200] or type(cause).__name__
         raise ModelUnavailable(f"the model in {path} cannot be loaded: {reason}") from cause
-    # Recurrences always: it also uses up, unseen, the advice on kernels that they log once.
+    # Recurrences are always checked: their first run logs advice on kernels, which is hidden here.
     if model_type not in TESTED or model_type in _RECURRENT:
         with _quiet():
             _check(model, lm, model_type)
     return lm
 
 
-def _read(path: Path, dtype: torch.dtype, attention: str) -> tuple[Any, Mapping[str, Any]]:
+def _read(path: Path, dtype: torch.dtype, attention: str) -> tuple[Any, list[str]]:
+    """The model, and the names of the tensors that its files lack."""
     from transformers import AutoModelForCausalLM
 
     try:
@@ -184,11 +190,11 @@ def _read(path: Path, dtype: torch.dtype, attention: str) -> tuple[Any, Mapping[
     except ValueError:
         if attention == "eager":
             raise
-        return _read(path, dtype, "eager")  # some architectures know nothing else
-    return model, notes
+        return _read(path, dtype, "eager")  # some architectures have no other attention
+    return model, sorted(notes["missing_keys"])
 
 
-def _refuse_unfit(path: Path, config: Mapping[str, Any], model_type: str) -> None:
+def _refuse_unsupported(path: Path, config: Mapping[str, Any], model_type: str) -> None:
     reason = ""
     if config.get("quantization_config"):
         reason = "quantised checkpoints are not supported, because their kernels differ by machine"
@@ -200,22 +206,11 @@ def _refuse_unfit(path: Path, config: Mapping[str, Any], model_type: str) -> Non
         raise ModelUnavailable(f"the model in {path} cannot be used: {reason}", hint=_HINT)
 
 
-def _refuse_missing(path: Path, notes: Mapping[str, Any]) -> None:
-    """transformers fills tensors that the files lack with random numbers."""
-    missing = sorted(notes["missing_keys"])
-    if missing:
-        raise ModelUnavailable(
-            f"the model in {path} is not complete: {len(missing)} tensors are missing, "
-            f"{missing[0]} among them",
-            hint="fetch the model again or name another directory",
-        )
-
-
 def _check(model: Any, lm: ForeignLM, model_type: str) -> None:
-    """Compare logits of 8 fixed ids with the model's own; refuse architectures that differ.
+    """Compare the logits of 8 fixed ids with the model's own, and raise where they differ.
 
-    Finds scaled embeddings, capped or scaled logits, positions that are counted from a mask, and
-    memories that are not keys and values. Windows longer than 8 tokens do not show.
+    Finds scaled embeddings, capped or scaled logits, positions that are computed from a mask, and
+    memory that is not keys and values. Does not find sliding windows longer than 8 tokens.
     """
     cause = None
     try:
@@ -230,7 +225,7 @@ def _check(model: Any, lm: ForeignLM, model_type: str) -> None:
 
 @torch.no_grad()
 def _difference(model: Any, lm: ForeignLM) -> str:
-    """What differs, or an empty string."""
+    """A description of what differs, or an empty string."""
     device, is_half = lm.embedding.device, lm.embedding.dtype != torch.float32
     ids = ((torch.arange(8) * 7 + 3) % lm.embedding.shape[0]).to(device)
     expected = model(input_ids=ids[None], use_cache=False).logits[0]  # [8, V]
@@ -246,8 +241,8 @@ def _difference(model: Any, lm: ForeignLM) -> str:
         piece = torch.cat([piece, padding[:, :num_padding]], dim=1)
         hidden, state = lm.extend(state, piece, live)
         parts.append(hidden[0, : end - begin])
-    if _error(lm, torch.cat(parts), expected) > (_TOLERANCE_HALF_PIECES if is_half else _TOLERANCE):
-        return "read in pieces it does not give the logits that it gives in one"
+    if _error(lm, torch.cat(parts), expected) > (_TOLERANCE_HALF_PARTS if is_half else _TOLERANCE):
+        return "its logits change when the input is read in several parts"
     return ""
 
 
@@ -259,21 +254,18 @@ def _error(lm: ForeignLM, hidden: Tensor, expected: Tensor) -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers from logging, warning and drawing bars, then put its settings back."""
-    with _quieting, warnings.catch_warnings():
+    """No logging, warnings and progress bars of transformers; its settings are restored."""
+    with _quiet_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
         from transformers.utils import logging as theirs
 
-        verbosity, had_bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
-        hub_had_bars = not are_progress_bars_disabled()
-        theirs.set_verbosity(logging.CRITICAL)
-        theirs.disable_progress_bar()  # the hub's bars too
-        try:
-            yield
-        finally:
-            theirs.set_verbosity(verbosity)
-            if had_bars:
-                theirs.enable_progress_bar()
-            if not hub_had_bars:
-                disable_progress_bars()
+        with no_progress_bars():  # transformers turns those of the hub on and off with its own
+            verbosity, had_bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+            theirs.set_verbosity(logging.CRITICAL)
+            theirs.disable_progress_bar()
+            try:
+                yield
+            finally:
+                theirs.set_verbosity(verbosity)
+                if had_bars:
+                    theirs.enable_progress_bar()

@@ -1,8 +1,8 @@
-"""The one owner of the sequence [start token | context | mem | chunk].
+"""The order of the sequence that the model reads: [start token | context | mem | chunk].
 
-Says how a chunk's inputs are laid out and which row predicts which token: the last mem vector's row
-predicts chunk token 0, the row of chunk token j predicts chunk token j + 1, and the last chunk
-token is never read. Knows nothing of how rows are computed.
+Owns how the inputs of a chunk are arranged and which row predicts which token: the row of the last
+mem vector predicts chunk token 0, the row of chunk token j predicts chunk token j + 1, and the last
+chunk token is never read. Knows nothing of how rows are computed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def segment_start(start_id: int | None) -> list[int]:
-    """Ids that stand before the first token of every segment."""
+    """The ids before the first token of every segment."""
     return [] if start_id is None else [start_id]
 
 
@@ -30,11 +30,8 @@ def pad_ids(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor
 
 
 def mem_and_chunk(mem: Tensor, chunk_embeds: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
-    """What follows the context when the whole chunk is known (teacher forcing).
-
-    mem: [B, K, D], chunk_embeds: [B, L, D], live: [B, L] -> embeds [B, K + L - 1, D], live [B, K +
-    L - 1].
-    """
+    """The input after the context when the whole chunk is known (teacher forcing). mem: [B, K, D],
+    chunk_embeds: [B, L, D], live: [B, L] -> embeds [B, K + L - 1, D], live [B, K + L - 1]."""
     num_rows, num_mem, _ = mem.shape
     embeds = torch.cat([mem, chunk_embeds[:, :-1]], dim=1)  # [B, K + L - 1, D]
     always = torch.ones(num_rows, num_mem, dtype=torch.bool, device=live.device)
@@ -42,7 +39,7 @@ def mem_and_chunk(mem: Tensor, chunk_embeds: Tensor, live: Tensor) -> tuple[Tens
 
 
 def tokens_and_mem(token_embeds: Tensor, live: Tensor, mem: Tensor) -> tuple[Tensor, Tensor]:
-    """What the decoder reads before a chunk: tokens not yet in the context, then mem.
+    """The decoder's input before a chunk: tokens that are not yet in the context, then mem.
 
     token_embeds: [B, T, D], live: [B, T], mem: [B, K, D] -> embeds [B, T + K, D], live [B, T + K].
     """
@@ -51,8 +48,6 @@ def tokens_and_mem(token_embeds: Tensor, live: Tensor, mem: Tensor) -> tuple[Ten
 
 
 def predicting_rows(hidden: Tensor, num_mem: int) -> Tensor:
-    """Rows that predict the chunk, from the hidden states of `mem_and_chunk`'s inputs.
-
-    hidden: [B, K + L - 1, D] -> [B, L, D], where row j predicts chunk token j.
-    """
+    """The rows that predict the chunk, from the hidden states of `mem_and_chunk`'s inputs. hidden:
+    [B, K + L - 1, D] -> [B, L, D], where row j predicts chunk token j."""
     return hidden[:, num_mem - 1 :]

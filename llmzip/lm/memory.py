@@ -1,56 +1,96 @@
-"""How much memory a model will take, and how much there is.
+"""How much memory a model needs, and how much of it is free.
 
-Owns both figures, as far as a system tells. Knows nothing of who asks.
+Owns both numbers: the first from the headers of the weights, the second from the device or from
+Linux, whose control groups count as well. Knows nothing of who asks. Imports torch only inside a
+function, because the command line imports this module when it starts.
 """
 
 from __future__ import annotations
 
-import json
-import struct
+from contextlib import suppress
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from llmzip.errors import ModelUnavailable
+from llmzip.lm.digest import read_header, weight_files
 
-from llmzip.lm.ram import free_ram_bytes
-from llmzip.lm.zoo import ModelFiles
+if TYPE_CHECKING:
+    import torch
 
-# Beside the weights, measured with the default model on a CPU (2.15 GB compressing 12 KB of prose,
-# 1.10 GB decompressing it, pages of files left out): torch and the tokens' own, rows under way, the
-# decoder's states.
-_COMPRESS_EXTRA, _DECOMPRESS_EXTRA = 1_400_000_000, 600_000_000
-_HEADER = struct.Struct("<Q")
+    from llmzip.lm.zoo import ModelFiles
+
+# What a run needs beside the weights: torch and the tokenizer, the rows being worked on, the
+# decoder's states. Measured with the default model on a CPU, cached pages of files left out:
+# 2.15 GB for compressing 12 KB of prose, 1.10 GB for decompressing it.
+_COMPRESS_EXTRA_BYTES, _DECOMPRESS_EXTRA_BYTES = 1_400_000_000, 600_000_000
+_PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+# For versions 2 and 1 of control groups: the subdirectory of the memory controller, the files with
+# the limit and the usage, and the statistic that counts cached pages that can be dropped.
+_CGROUP_V2 = "", "memory.max", "memory.current", "inactive_file"
+_CGROUP_V1 = "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
 
 
 def needed_bytes(files: ModelFiles, *, optimises: bool) -> int | None:
-    """About what a run takes: fp32 weights to decode with, bf16 ones to optimise; None where the
-    files do not say."""
-    count = _num_parameters(files.path)
-    if count is None:
+    """Estimate the memory of a run: fp32 weights to decode with and, where it optimises, bf16
+    weights as well. None where the files cannot be read."""
+    try:
+        tensors = [tensor for path in weight_files(files.path) for tensor in read_header(path)]
+    except (OSError, ModelUnavailable):
         return None
-    if optimises:
-        return 6 * count + _COMPRESS_EXTRA
-    return 4 * count + _DECOMPRESS_EXTRA
+    count = sum(prod(tensor.shape) for tensor in tensors)
+    if count == 0:
+        return None
+    return 6 * count + _COMPRESS_EXTRA_BYTES if optimises else 4 * count + _DECOMPRESS_EXTRA_BYTES
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """What a run may take of a device's memory now. None: the system does not tell."""
+    """The memory of a device that a run may use now. None where the system does not say."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    if device.type != "cpu":
+        from torch.cuda import mem_get_info
+
+        return int(mem_get_info(device)[0])
+    return free_ram_bytes() if device.type == "cpu" else None
+
+
+def free_ram_bytes() -> int | None:
+    """The main memory that this process may still use. None where the system does not say."""
+    known = [found for found in (_available(), _cgroup_room()) if found is not None]
+    return min(known, default=None)
+
+
+def _available() -> int | None:
+    with suppress(OSError, ValueError, IndexError):
+        for line in (_PROC / "meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    return None
+
+
+def _cgroup_room() -> int | None:
+    """What the limits of this process's control groups and of their parents leave."""
+    try:
+        lines = (_PROC / "self" / "cgroup").read_text().splitlines()
+    except OSError:
         return None
-    return free_ram_bytes()
+    rooms = []
+    for line in lines:
+        _, controllers, group_path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        subdirectory, *names = _CGROUP_V1 if controllers else _CGROUP_V2
+        top = _CGROUPS / subdirectory
+        group = top / group_path.lstrip("/")
+        parents = [each for each in (group, *group.parents) if each.is_relative_to(top)]
+        rooms += [_room_in(each, *names) for each in parents]
+    return min((room for room in rooms if room is not None), default=None)
 
 
-def _num_parameters(path: Path) -> int | None:
-    """Of the tensors in a model's files, by their headers."""
-    count = 0
-    for file in path.glob("*.safetensors"):
-        try:
-            with file.open("rb") as opened:
-                (size,) = _HEADER.unpack(opened.read(_HEADER.size))
-                tensors = json.loads(opened.read(size))
-            count += sum(prod(each["shape"]) for n, each in tensors.items() if n != "__metadata__")
-        except (OSError, ValueError, struct.error, KeyError, TypeError):
-            return None
-    return count or None
+def _room_in(group: Path, limit: str, usage: str, droppable: str) -> int | None:
+    """What the limit of one group leaves; cached pages that it could drop count as free."""
+    try:
+        left = int((group / limit).read_text()) - int((group / usage).read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return max(0, left + int(stat.get(droppable, 0)))
+    except (OSError, ValueError):  # "max", where there is no limit
+        return None

@@ -1,13 +1,11 @@
-"""FrozenLM: a language model that only ever reads; its weights never change and never ask for a
-gradient.
+"""FrozenLM: a language model whose weights never change and never need a gradient.
 
-Owns loading, dtype, device and the choice between the native forward pass and the one in `foreign`.
-Knows nothing of chunks or files.
+Owns loading, dtype, device, the output head and the choice between the forward passes of `native`
+and `foreign`. Knows nothing of chunks or containers.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,20 +17,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from llmzip.config import Attention
-from llmzip.errors import (
-    MEMORY_HINT,
-    LimitExceeded,
-    LlmzipError,
-    ModelUnavailable,
-    lacks_memory,
-)
+from llmzip.errors import MEMORY_HINT, LimitExceeded, LlmzipError, ModelUnavailable, lacks_memory
+from llmzip.lm.digest import read_json, unusable, weight_files
 from llmzip.lm.native import LlamaShape, NativeLlama
 from llmzip.lm.products import Matrix, whole_rows
 from llmzip.lm.state import State, empty_state
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import ModelFiles
 
-# Rows of logits held at a time: 64 x 49152 fp32 = 12 MiB.
+# Rows of logits in memory at a time: 64 x 49152 in fp32 take 12 MiB.
 _LOGIT_ROWS = {"cpu": 64, "cuda": 2048, "mps": 512}
 
 
@@ -47,23 +40,18 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What the model says of known tokens, row by row."""
+    """What the model predicts for known tokens, row by row."""
 
-    margins: Tensor  # [N] fp32, logit of the right token minus the best other logit
-    gradient: Tensor  # [N, Dh], of the summed cross-entropy of the rows asked for; 0 elsewhere
+    margins: Tensor  # [N] fp32, logit of the target token minus the best other logit
+    gradient: Tensor  # [N, Dh] of the summed cross-entropy; zero in rows that need no gradient
 
 
 class FrozenLM:
-    """A loaded model. Same weights, any compute dtype: bf16 to optimise where that is faster,
-    fp32 to decode."""
+    """A loaded model, in the dtype it computes in: fp32 to decode, and to optimise bf16 where that
+    is faster."""
 
     def __init__(
-        self,
-        backend: Backend,
-        *,
-        dtype: torch.dtype,
-        max_positions: int,
-        decode_only: bool = False,
+        self, backend: Backend, *, dtype: torch.dtype, max_positions: int, decode_only: bool = False
     ) -> None:
         self._backend = backend
         self.dtype = dtype
@@ -71,20 +59,20 @@ class FrozenLM:
         self.device = backend.embedding.device
         self.vocab_size, self.dim = backend.embedding.shape
         self._logit_rows = _LOGIT_ROWS[self.device.type]
-        # To pick the rows that ask for a gradient, the host would have to wait for an accelerator.
+        # Elsewhere, the host would have to wait for the device to know which rows to pick.
         self._picks_rows = self.device.type == "cpu"
         self._head = Matrix(backend.head.to(dtype), packed=decode_only)
         self._head_bias: Tensor | None = getattr(backend, "head_bias", None)
 
     @cached_property
     def embedding_rms(self) -> float:
-        """Root mean square of the input embeddings' coordinates."""
+        """Root mean square of the coordinates of about 1024 input embeddings."""
         some = self._backend.embedding[:: max(1, self.vocab_size // 1024)]
         return float(some.float().square().mean().sqrt())
 
     def borrow_embedding(self, other: FrozenLM) -> None:
-        """Look tokens up in the table of another load of the same model, where both keep it in the
-        same dtype, and give up an own copy."""
+        """Share the embedding table of another instance of the same model, to save memory. Does
+        nothing where the two tables differ in dtype."""
         table = other._backend.embedding
         if table.dtype == self._backend.embedding.dtype:
             if self._backend.head is self._backend.embedding:
@@ -92,7 +80,7 @@ class FrozenLM:
             self._backend.embedding = table
 
     def empty(self, num_rows: int) -> State:
-        """The state before anything is read."""
+        """The state before the first position."""
         return empty_state(num_rows, self.device)
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -100,8 +88,8 @@ class FrozenLM:
         return self._backend.embedding[ids].to(self.dtype)
 
     def extend(self, state: State, embeds: Tensor, live_new: Tensor) -> tuple[Tensor, State]:
-        """Read new slots. embeds: [B, T, D], live_new: [B, T] -> final hidden states [B, T, Dh],
-        state after them."""
+        """Read new slots. embeds: [B, T, D], live_new: [B, T] bool -> the final hidden states
+        [B, T, Dh] and the new state."""
         if embeds.shape[1] == 0:
             return embeds.new_zeros(embeds.shape[0], 0, self._head.num_in), state
         return self._backend.extend(state, embeds, live_new)
@@ -113,12 +101,11 @@ class FrozenLM:
 
     @torch.no_grad()
     def surprisal_bits(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """-log2 p(target) from the rows that predict it. hidden: [N, Dh], targets: [N] -> [N]
-        fp32."""
+        """-log2 p(target) from the rows that predict the targets. hidden: [N, Dh], targets: [N] ->
+        [N] fp32."""
         parts = []
-        for rows, ids in zip(
-            hidden.split(self._logit_rows), targets.split(self._logit_rows), strict=True
-        ):
+        blocks = zip(*(whole.split(self._logit_rows) for whole in (hidden, targets)), strict=True)
+        for rows, ids in blocks:
             logits = self.logits(rows)
             right = logits.gather(1, ids[:, None])[:, 0]
             parts.append((torch.logsumexp(logits, dim=1) - right) / 0.6931471805599453)
@@ -134,13 +121,12 @@ class FrozenLM:
         temperature: float = 1.0,
         asked: Tensor | None = None,
     ) -> Prediction:
-        """Margins of the target tokens, and the cross-entropy's gradient where the margin is short
-        of the goal.
+        """The margins of the target tokens, and the gradient of the cross-entropy in the rows whose
+        margin is below `margin_goal`.
 
-        asked: [N] bool, rows that may ask for a gradient; None: all.
-        The gradient is written out: the logits of one block at a time are all that is kept of the
-        output head. It is that of the logits divided by `temperature`, up to a constant factor.
-        hidden: [N, Dh], targets: [N].
+        hidden: [N, Dh], targets: [N]. asked: [N] bool, the rows that may get a gradient; None for
+        all. The gradient is that of logits divided by `temperature`, up to a constant factor. It is
+        computed without autograd, so that the logits of only one block are in memory at a time.
         """
         num_rows = len(hidden)
         missing = whole_rows(num_rows) - num_rows
@@ -161,7 +147,7 @@ class FrozenLM:
                 error = self._error(logits, ids, temperature) * short[:, None]
                 gradient = self._head.product_back(error)
             elif num_short := int(short.sum()):
-                # Those that are short first, then some others to make up the rows.
+                # The rows that need a gradient first, then others up to a whole number of rows.
                 picked = (~short).to(torch.uint8).argsort(stable=True)[: whole_rows(num_short)]
                 error = self._error(logits[picked], ids[picked], temperature)
                 gradient[picked] = self._head.product_back(error.mul_(short[picked, None]))
@@ -172,35 +158,35 @@ class FrozenLM:
         )
 
     def _error(self, logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
-        """softmax(logits / temperature) minus one-hot, in the compute dtype. Overwrites logits."""
+        """softmax(logits / temperature) - one_hot(targets), in the model's dtype. Overwrites
+        logits."""
         error = torch.softmax(logits.div_(temperature), dim=1)
         error.scatter_add_(1, targets[:, None], error.new_full((len(targets), 1), -1.0))
         return error.to(self.dtype)
 
 
 def target_margins(logits: Tensor, targets: Tensor) -> Tensor:
-    """Logit of the target minus the best other logit. logits: [N, V], targets: [N] -> [N]."""
+    """Logit of the target minus the best other one. logits: [N, V], targets: [N] -> [N]. Changes
+    `logits` for a moment: amax over the others is faster than topk."""
     right = logits.gather(1, targets[:, None])
-    logits.scatter_(1, targets[:, None], float("-inf"))  # for a moment: amax is faster than topk
+    logits.scatter_(1, targets[:, None], float("-inf"))
     best_other = logits.amax(dim=1)
     logits.scatter_(1, targets[:, None], right)
     return right[:, 0] - best_other
 
 
 def start_token(files: ModelFiles, tokens: Tokens) -> int | None:
-    """The token that stands before every segment: what the tokenizer puts first, else what the
-    model was taught to see at the start or, for lack of one, at the end of a text.
+    """The token before every segment: the one that the tokenizer puts first, else the one that the
+    model was trained to see at the start of a text, else the one at the end of a text.
 
-    With it a mem vector without left context needs half the steps (docs/LOG.md).
+    With it, a mem vector without left context needs half the steps (docs/LOG.md).
     """
     if tokens.bos_id is not None:
         return tokens.bos_id
     config = _read_config(files)
-    for name in ("bos_token_id", "eos_token_id"):
-        token = config.get(name)
-        if isinstance(token, int) and 0 <= token < tokens.vocab_size:
-            return token
-    return None
+    found = [config.get(name) for name in ("bos_token_id", "eos_token_id")]
+    usable = (i for i in found if isinstance(i, int) and 0 <= i < tokens.vocab_size)
+    return next(usable, None)
 
 
 def load_model(
@@ -213,15 +199,27 @@ def load_model(
 ) -> FrozenLM:
     """Load a model's weights for one dtype and device.
 
-    decode_only: lay them out for a few rows at a time, without gradients. Raises ModelUnavailable
-    where they cannot be read.
+    decode_only: use a layout of the weights that is fast for a few rows and has no gradients.
+    Raises ModelUnavailable where they cannot be read, LimitExceeded where memory is short.
     """
     config = _read_config(files)
     max_positions = int(
         config.get("max_position_embeddings") or config.get("max_sequence_length") or 1 << 20
     )
+    backend: Backend
     try:
-        backend = _load_backend(files.path, config, device, dtype, attention, decode_only)
+        shape = LlamaShape.from_config(config)
+        if shape is not None:
+            backend = NativeLlama(
+                shape, _read_weights(files.path), dtype=dtype, device=device,
+                attention=attention, decode_only=decode_only,
+            )  # fmt: skip
+        else:
+            from llmzip.lm.foreign import load_foreign  # imports transformers, which takes seconds
+
+            backend = load_foreign(
+                files.path, config, dtype=dtype, device=device, attention=attention
+            )
     except LlmzipError:
         raise
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
@@ -234,41 +232,17 @@ def load_model(
 
 
 def _read_config(files: ModelFiles) -> dict[str, Any]:
-    try:
-        config = json.loads((files.path / "config.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelUnavailable(
-            f"cannot read the configuration of model {files.model_id}: {error}"
-        ) from error
+    path = files.path / "config.json"
+    config = read_json(path)
     if not isinstance(config, dict):
-        raise ModelUnavailable(f"the configuration of model {files.model_id} is not an object")
+        raise unusable(path, "it is not a JSON object")
     return config
 
 
-def _load_backend(
-    path: Path,
-    config: dict[str, Any],
-    device: torch.device,
-    dtype: torch.dtype,
-    attention: Attention,
-    decode_only: bool,
-) -> Backend:
-    shape = LlamaShape.from_config(config)
-    if shape is not None:
-        weights = _read_weights(path)
-        return NativeLlama(
-            shape, weights, dtype=dtype, device=device, attention=attention, decode_only=decode_only
-        )
-    from llmzip.lm.foreign import load_foreign  # imports transformers, which takes seconds
-
-    return load_foreign(path, config, dtype=dtype, device=device, attention=attention)
-
-
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Every tensor of the directory's safetensors files, as stored."""
+    """All tensors of the model in directory `path`, as stored."""
     weights: dict[str, Tensor] = {}
-    for file in sorted(path.glob("*.safetensors")):
+    for file in weight_files(path):
         with safe_open(file, framework="pt") as stored:
-            for name in stored.keys():
-                weights[name] = stored.get_tensor(name)
+            weights |= {name: stored.get_tensor(name) for name in stored.keys()}
     return weights

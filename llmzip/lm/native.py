@@ -1,9 +1,8 @@
-"""The Llama family's forward pass, on frozen weights, from input embeddings.
+"""The forward pass of the Llama family, from input embeddings to hidden states, on frozen weights.
 
-Owns the arithmetic of Llama-shaped decoders (RMSNorm, rotary positions, grouped-query attention,
-SwiGLU), so that the default model starts without importing transformers (seconds) and no weight
-ever asks for a gradient. Knows nothing of mem vectors, tokens or files. Architecture: Touvron et
-al. 2023; weights are read under their Hugging Face names.
+Owns the arithmetic of Llama decoders (RMSNorm, rotary positions, grouped-query attention, SwiGLU;
+Touvron et al. 2023). With it, the default model needs no transformers, whose import takes seconds,
+and no weight needs a gradient. Knows nothing of mem vectors, tokens or files.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from llmzip.lm.state import State, attention_bias, new_positions
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaShape:
-    """The figures of a Llama-shaped config that the forward pass needs."""
+    """The settings of a Llama config that the forward pass needs."""
 
     num_layers: int
     num_heads: int
@@ -33,7 +32,7 @@ class LlamaShape:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> LlamaShape | None:
-        """The shape, or None where the config asks for something this module does not do."""
+        """The shape, or None where the config needs something that this module does not have."""
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         plain = (
             config.get("model_type") == "llama"
@@ -58,7 +57,7 @@ class LlamaShape:
 
 
 class FrozenRMSNorm(torch.autograd.Function):
-    """RMSNorm computed in fp32, written out because autograd would keep four copies of x."""
+    """RMSNorm in fp32, with a backward pass of its own: autograd would store four copies of x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -78,15 +77,15 @@ class FrozenRMSNorm(torch.autograd.Function):
 
 
 class FrozenAttention(torch.autograd.Function):
-    """Attention that asks for no gradient of the slots read before, written out because on CPUs
-    the backward pass of torch's own takes three times as long (docs/LOG.md)."""
+    """Attention without gradients for earlier slots. Its own backward pass takes a third of the
+    time of torch's on CPUs (docs/LOG.md)."""
 
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, new_k: Tensor, new_v: Tensor, k: Tensor, v: Tensor, bias: Tensor
     ) -> Tensor:
         scores = (q @ k.transpose(2, 3)).mul_(q.shape[-1] ** -0.5).add_(bias)
-        weights = torch.softmax(scores, dim=-1)  # in fp32 inside, whatever the dtype
+        weights = torch.softmax(scores, dim=-1)  # computed in fp32 for every dtype
         ctx.save_for_backward(q, k, v, weights)
         ctx.num_new = new_k.shape[2]
         return weights @ v
@@ -103,7 +102,7 @@ class FrozenAttention(torch.autograd.Function):
 
 
 class FrozenSwiGLU(torch.autograd.Function):
-    """silu(gate) * up, written out because autograd would keep three tensors where one does."""
+    """silu(gate) * up, with a backward pass of its own: autograd would store three tensors."""
 
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
@@ -115,10 +114,10 @@ class FrozenSwiGLU(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (gate_up,) = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
-        lit = torch.sigmoid(gate)
-        silu = gate * lit
-        # d silu / d gate = lit + silu (1 - lit)
-        return torch.cat([grad * up * (lit + silu * (1 - lit)), grad * silu], dim=-1)
+        sigmoid = torch.sigmoid(gate)
+        silu = gate * sigmoid
+        # d silu / d gate = sigmoid + silu (1 - sigmoid)
+        return torch.cat([grad * up * (sigmoid + silu * (1 - sigmoid)), grad * silu], dim=-1)
 
 
 def _swiglu(gate_up: Tensor) -> Tensor:
@@ -136,8 +135,8 @@ def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021), half-split layout. x: [B, H, T, Dh], cos and sin: [B, 1,
-    T, Dh]."""
+    """Rotary positions (Su et al. 2021), in the layout with two halves. x: [B, H, T, Dh], cos and
+    sin: [B, 1, T, Dh]."""
     half = x.shape[-1] // 2
     turned = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
     return x * cos + turned * sin
@@ -154,7 +153,7 @@ class _Layer:
 
 
 class NativeLlama:
-    """A frozen Llama. `weights` are Hugging Face names -> tensors, in any dtype."""
+    """A frozen Llama model. weights: tensors by their Hugging Face names, in any dtype."""
 
     def __init__(
         self,
@@ -166,15 +165,15 @@ class NativeLlama:
         attention: str,
         decode_only: bool = False,
     ) -> None:
-        # Only for decoding: a matrix is converted here and copied into its packed layout, so that
-        # the memory of the conversion is touched once and not anew for every matrix.
+        # For decoding, all matrices are converted in this one buffer before they are packed.
+        # Allocating memory for each of them would be slower.
         scratch = torch.empty(0, dtype=dtype, device=device)
 
         def take(*names: str) -> Tensor:
-            # Joined as stored and converted once: half the memory traffic of converting first.
             parts = [weights[f"{name}.weight"] for name in names]
             if len(parts) == 1:
-                return _owned(parts[0], device, dtype)
+                return _copy_of(parts[0], device, dtype)
+            # Converting after joining moves half as many bytes as before it.
             return torch.cat(parts).to(device=device, dtype=dtype)
 
         def matrix(*names: str) -> Matrix:
@@ -194,13 +193,13 @@ class NativeLlama:
 
         self.shape = shape
         self.attention = attention
-        # Only for decoding: the head will be packed, and the table is for looking up alone, so both
-        # stay as stored.
-        kept = weights["model.embed_tokens.weight"].dtype if decode_only else dtype
-        self.embedding = _owned(weights["model.embed_tokens.weight"], device, kept)
-        self.head = self.embedding  # [V, D]
+        # For decoding, both keep their stored dtype: the head will be packed, and the embedding is
+        # only looked up.
+        table = weights["model.embed_tokens.weight"]
+        kept = table.dtype if decode_only else dtype
+        self.embedding = self.head = _copy_of(table, device, kept)  # [V, D]
         if "lm_head.weight" in weights:
-            self.head = _owned(weights["lm_head.weight"], device, kept)
+            self.head = _copy_of(weights["lm_head.weight"], device, kept)
         self._final_norm = take("model.norm")
         self._layers = []
         for index in range(shape.num_layers):
@@ -217,25 +216,25 @@ class NativeLlama:
             )
         exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
         self._frequencies = (1.0 / shape.rope_theta**exponents).to(device)
-        self._last_places: tuple[Tensor, _Places] | None = None
+        self._last_selection: tuple[Tensor, _SlotSelection] | None = None
 
     def extend(self, state: State, embeds: Tensor, live_new: Tensor) -> tuple[Tensor, State]:
-        """Read new slots. embeds: [B, T, D], live_new: [B, T] -> final hidden states [B, T, D]
-        and the state after them."""
+        """Read new slots. embeds: [B, T, D], live_new: [B, T] bool -> final hidden states
+        [B, T, D] and the new state."""
         shape, dtype = self.shape, embeds.dtype
         batch, num_new, _ = embeds.shape
-        places = self._places_of(live_new)
+        selected = self._select_slots(live_new)
         cos, sin = self._rotation(new_positions(state, live_new), dtype)
         bias = attention_bias(state, live_new, dtype)
         groups = shape.num_heads // shape.num_kv_heads
-        # Queries of one key/value head are laid side by side, so keys and values are never
-        # repeated.
+        # The queries that share a key/value head become rows of one product, so that keys and
+        # values need not be repeated.
         bias = bias.expand(-1, groups, -1, -1).reshape(batch, 1, groups * num_new, -1)
         memory = []
-        x = places.gather(embeds)  # [N, D], or [B, T, D] where nothing is left out
+        x = selected.gather(embeds)  # [N, D], or [B, T, D] where nothing is left out
         for index, layer in enumerate(self._layers):
             h = _norm(x, layer.norm_before, shape.norm_eps)
-            qkv = places.scatter(layer.qkv.times(h))  # [B, T, (H + 2 Hkv) Dh]
+            qkv = selected.scatter(layer.qkv.times(h))  # [B, T, (H + 2 Hkv) Dh]
             qkv = qkv.view(batch, num_new, -1, shape.head_dim).transpose(1, 2)
             qk, v = qkv.split([shape.num_heads + shape.num_kv_heads, shape.num_kv_heads], dim=1)
             q, k = _rotate(qk, cos, sin).split([shape.num_heads, shape.num_kv_heads], dim=1)
@@ -243,19 +242,19 @@ class NativeLlama:
             q = q.reshape(batch, shape.num_kv_heads, groups * num_new, shape.head_dim)
             attended = _attend(q, (k, v), memory[-1], bias, self.attention)
             attended = attended.reshape(batch, shape.num_heads, num_new, shape.head_dim)
-            attended = places.gather(attended.transpose(1, 2).reshape(batch, num_new, -1))
+            attended = selected.gather(attended.transpose(1, 2).reshape(batch, num_new, -1))
             x = x + layer.out.times(attended)
             h = _norm(x, layer.norm_between, shape.norm_eps)
             x = x + layer.down.times(_swiglu(layer.gate_up.times(h)))
-        hidden = places.scatter(_norm(x, self._final_norm, shape.norm_eps))
+        hidden = selected.scatter(_norm(x, self._final_norm, shape.norm_eps))
         return hidden, state.advanced(live_new, memory, room=state.room)
 
-    def _places_of(self, live_new: Tensor) -> _Places:
-        """Found once for the tensor that an optimiser passes at every step: to find them, the host
-        waits for the device."""
-        if self._last_places is None or self._last_places[0] is not live_new:
-            self._last_places = (live_new, _Places(live_new))
-        return self._last_places[1]
+    def _select_slots(self, live_new: Tensor) -> _SlotSelection:
+        """Computed once for the same tensor, which an optimiser passes at every step, because the
+        host waits for the device."""
+        if self._last_selection is None or self._last_selection[0] is not live_new:
+            self._last_selection = (live_new, _SlotSelection(live_new))
+        return self._last_selection[1]
 
     def _rotation(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines for `_rotate`. positions: [B, T] -> [B, 1, T, Dh] each."""
@@ -264,48 +263,44 @@ class NativeLlama:
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def _owned(weight: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A copy of its own: one tensor that is still a view of the mapped file keeps all of it in
-    memory."""
+def _copy_of(weight: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Always a copy, because a view of the memory-mapped file would keep the whole file mapped."""
     return weight.to(device=device, dtype=dtype, copy=True)
 
 
-class _Places:
-    """Which new slots a forward pass computes: hardly more than the live ones, which then lie in
-    one line. Attention alone needs them in rows."""
+class _SlotSelection:
+    """The new slots that a forward pass computes: the live ones of all rows, one after another,
+    and few others. Only attention needs them in rows."""
 
     def __init__(self, live_new: Tensor) -> None:
         self._shape = live_new.shape
-        self._live: Tensor | None = None  # [N] int64, places of the slots computed
+        self._indices: Tensor | None = None  # [N] int64, indices of the slots; None for all slots
         if live_new.shape[1] == 1:
             return
         live = live_new.flatten()
-        places = live.nonzero()[:, 0]
-        num_places = whole_rows(len(places))
-        if num_places < len(live):  # some dead slots fill up the last rows
-            dead = (~live).nonzero()[: num_places - len(places), 0]
-            self._live = torch.cat([places, dead]).sort().values
+        indices = live.nonzero()[:, 0]
+        num_rows = whole_rows(len(indices))
+        if num_rows < len(live):  # other slots make up a whole number of rows
+            others = (~live).nonzero()[: num_rows - len(indices), 0]
+            self._indices = torch.cat([indices, others]).sort().values
 
     def gather(self, x: Tensor) -> Tensor:
         """[B, T, *] -> [N, *]."""
-        return x if self._live is None else x.flatten(0, 1).index_select(0, self._live)
+        return x if self._indices is None else x.flatten(0, 1).index_select(0, self._indices)
 
     def scatter(self, x: Tensor) -> Tensor:
         """[N, *] -> [B, T, *], zero where a slot is not live."""
-        if self._live is None:
+        if self._indices is None:
             return x
         spread = x.new_zeros(self._shape.numel(), x.shape[1])
-        return spread.index_copy_(0, self._live, x).view(*self._shape, -1)
+        return spread.index_copy_(0, self._indices, x).view(*self._shape, -1)
 
 
 def _attend(
-    q: Tensor,
-    new: tuple[Tensor, Tensor],
-    whole: tuple[Tensor, ...],
-    bias: Tensor,
-    attention: str,
+    q: Tensor, new: tuple[Tensor, Tensor], whole: tuple[Tensor, ...], bias: Tensor, attention: str
 ) -> Tensor:
-    """q: [B, Hkv, G T, Dh], keys and values of the new slots and of all -> [B, Hkv, G T, Dh]."""
+    """q: [B, Hkv, G T, Dh] -> [B, Hkv, G T, Dh]. new, whole: keys and values of the new slots and
+    of all slots."""
     k, v = whole
     if torch.is_grad_enabled() and q.device.type == "cpu":
         out = FrozenAttention.apply(q, *new, k.detach(), v.detach(), bias)  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
-"""Products with frozen matrices, in the layout that this machine multiplies fastest.
+"""Products with frozen matrices, in the memory layout that is fastest on this machine.
 
-Owns the choice of layout and the one autograd function that gives a gradient to the input alone.
-Knows nothing of models.
+Owns the choice of layout and an autograd function whose gradient is that of the input only. Knows
+nothing of models.
 """
 
 from __future__ import annotations
@@ -11,26 +11,23 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-# Up to so many rows fp32 BLAS is faster with the weight as its first operand (1.3 to 2.2 times at
-# 4 to 64 rows); bf16 never is (docs/LOG.md).
+# Up to this number of rows, fp32 BLAS is faster with the weight as its first operand: 1.3 to 2.2
+# times at 4 to 64 rows. In bf16 it never is (docs/LOG.md).
 _WEIGHT_FIRST_ROWS = 128
-
-
-# Products of every size are compiled and kept by the CPU's library: few sizes save time and memory.
+# The CPU's library compiles and keeps code for every size, so few sizes save time and memory.
 _ROWS_STEP = 32
 
 
 def whole_rows(num_rows: int) -> int:
-    """The number of rows to compute where at least `num_rows` are wanted."""
+    """`num_rows` rounded up to a size that products are computed in."""
     return -(-num_rows // _ROWS_STEP) * _ROWS_STEP
 
 
 class Matrix:
     """A frozen weight [Out, In].
 
-    packed: held in oneDNN's own layout, which is up to twice as fast for the few rows of decoding;
-    it takes no gradient and keeps nothing of `weight`. Where this torch has no such layout, a plain
-    copy serves.
+    packed: stored in oneDNN's own layout, which is up to twice as fast for the few rows of
+    decoding, and has no gradient. Where this torch has no such layout, `weight` is copied.
     """
 
     def __init__(self, weight: Tensor, *, packed: bool = False) -> None:
@@ -42,13 +39,13 @@ class Matrix:
             self._weight = weight.clone() if packed else weight
 
     def times(self, x: Tensor) -> Tensor:
-        """x @ weight.T, differentiable in x unless packed. x: [..., In] -> [..., Out]."""
+        """x @ weight.T, with a gradient for x unless packed. x: [..., In] -> [..., Out]."""
         if self._weight is None:
             return self.product(x)
         return cast(Tensor, _FrozenProduct.apply(x, self._weight))  # type: ignore[no-untyped-call]
 
     def product(self, x: Tensor) -> Tensor:
-        """x @ weight.T outside autograd."""
+        """x @ weight.T without autograd."""
         if self._weight is not None:
             return _product(x, self._weight)
         flat = x.reshape(-1, self.num_in)
@@ -56,7 +53,7 @@ class Matrix:
         return cast(Tensor, out.view(*x.shape[:-1], self.num_out))
 
     def product_back(self, grad: Tensor) -> Tensor:
-        """grad @ weight outside autograd: the gradient that reaches x. grad: [..., Out]."""
+        """grad @ weight without autograd: the gradient of x. grad: [..., Out] -> [..., In]."""
         assert self._weight is not None, "a packed matrix is for decoding only"
         return _product(grad, self._weight.t())
 
@@ -75,17 +72,12 @@ class _FrozenProduct(torch.autograd.Function):
 def _product(x: Tensor, weight: Tensor) -> Tensor:
     """x @ weight.T. x: [..., In], weight: [Out, In] or a view of one -> [..., Out], contiguous."""
     flat = x.reshape(-1, x.shape[-1])
-    if _is_weight_first(flat):
+    is_cpu_fp32 = x.device.type == "cpu" and x.dtype == torch.float32
+    if is_cpu_fp32 and 1 < len(flat) <= _WEIGHT_FIRST_ROWS:
         out = (weight @ flat.t()).t().contiguous()
     else:
         out = flat @ weight.t()
     return out.view(*x.shape[:-1], weight.shape[0])
-
-
-def _is_weight_first(x: Tensor) -> bool:
-    return (
-        x.device.type == "cpu" and x.dtype == torch.float32 and 1 < x.shape[0] <= _WEIGHT_FIRST_ROWS
-    )
 
 
 def _pack(weight: Tensor) -> Tensor | None:
@@ -97,6 +89,6 @@ def _pack(weight: Tensor) -> Tensor | None:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
         probe = torch.zeros(1, weight.shape[1])
         torch.ops.mkldnn._linear_pointwise(probe, packed, None, "none", [], "")
-    except (AttributeError, RuntimeError, TypeError):  # not part of torch's promises
+    except (AttributeError, RuntimeError, TypeError):  # these operators are not torch's public API
         return None
     return cast(Tensor, packed)

@@ -1,13 +1,13 @@
-"""What a language model remembers of the positions it has read: one row per sequence of a batch.
+"""What a language model has read so far: one row for each sequence of a batch.
 
-Owns the bookkeeping of slots: rows of a batch have different lengths, so every row shares the
-same number of slots and `live` says which of them hold a position. Knows nothing of models;
-`native` and `foreign` fill `memory` with what they need.
+Owns the bookkeeping of slots. The rows of a batch have different lengths, but the same number of
+slots, and `live` says which slots of a row hold a position. Knows nothing of models, which fill
+`memory` with what they need.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,12 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Memory = tuple[tuple[Tensor, ...], ...]  # a tuple for each layer, each tensor [B, H, P, *]
+
 
 class Room:
-    """Memory reserved for the slots to come, so that reading one does not copy those before it.
+    """Memory reserved for later slots, so that reading one does not copy the slots before it.
 
-    Written in place: states that share a room share its slots, and the one that is read on from
-    overwrites what another wrote behind it. For decoding only; autograd needs copies.
+    It is written in place. States that share a room share its slots: reading on from one of them
+    overwrites the later slots of the others. Only for decoding, because autograd needs copies.
     """
 
     def __init__(self, num_slots: int) -> None:
@@ -28,13 +30,13 @@ class Room:
         self._layers: list[tuple[Tensor, ...]] = []  # each tensor [B, H, num_slots, *]
 
     def reserve(self, num_rows: int, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Tensors of one more layer, not yet filled. like: [*, H, *, *] each."""
+        """Uninitialised tensors for one more layer. like: [*, H, *, *] each."""
         layer = tuple(t.new_empty(num_rows, t.shape[1], self.num_slots, t.shape[3]) for t in like)
         self._layers.append(layer)
         return layer
 
     def write(self, index: int, first: int, new: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Put a layer's new slots at `first`. new: [B, H, T, *] each -> [B, H, first + T, *]."""
+        """Write a layer's new slots at `first`. new: [B, H, T, *] each -> [B, H, first + T, *]."""
         assert not torch.is_grad_enabled()
         num_rows, last = new[0].shape[0], first + new[0].shape[2]
         if index == len(self._layers):
@@ -46,14 +48,14 @@ class Room:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """Positions read so far. P slots a row; a slot that is not live is padding that nothing
-    attends to."""
+    """The positions read so far, in P slots for each row. A slot that is not live is padding, to
+    which nothing attends."""
 
     live: Tensor  # [B, P] bool
-    memory: tuple[tuple[Tensor, ...], ...] = ()  # a tuple a layer, each tensor [B, H, P, *]
-    running: Any = None  # a recurrent backend's last step; lost when slots are cut or rows stacked
-    room: Room | None = None  # where memory lies, if it was reserved; a backend need not use it
-    num_forgotten: int = 0  # positions that were read and then forgotten, in every row
+    memory: Memory = ()
+    running: Any = None  # the last step of a recurrence; lost when slots are cut or rows stacked
+    room: Room | None = None  # where `memory` lies, if it was reserved; not every model uses it
+    num_forgotten: int = 0  # positions of every row that were read and then removed
 
     @property
     def num_rows(self) -> int:
@@ -64,7 +66,7 @@ class State:
         return self.live.shape[1]
 
     def grown(self, index: int, new: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """A layer's memory with new slots behind it. new: [B, H, T, *] each -> [B, H, P + T, *]."""
+        """The memory of a layer followed by new slots. new: [B, H, T, *] -> [B, H, P + T, *]."""
         if self.room is not None:
             return self.room.write(index, self.num_slots, new)
         if not self.memory:
@@ -79,92 +81,83 @@ class State:
         room: Room | None = None,
     ) -> State:
         """The state after reading new slots. live_new: [B, T] bool; room: the state's own, where
-        `memory` came from `grown`."""
+        `memory` comes from `grown`."""
         live = torch.cat([self.live, live_new], dim=1)  # [B, P + T]
-        return State(
-            live=live,
-            memory=tuple(memory),
-            running=running,
-            room=room,
-            num_forgotten=self.num_forgotten,
-        )
+        return replace(self, live=live, memory=tuple(memory), running=running, room=room)
 
     def first(self, num_slots: int) -> State:
         """The state as it was after the first `num_slots` slots."""
-        memory = tuple(tuple(t[:, :, :num_slots] for t in layer) for layer in self.memory)
+        memory = self._each(lambda t: t[:, :, :num_slots])
         return replace(self, live=self.live[:, :num_slots], memory=memory, running=None)
 
     def without(self, first: int, last: int) -> State:
-        """The state that has forgotten the slots from `first` up to `last`, live in every row.
+        """The state after forgetting the slots from `first` to `last`, which are live in all rows.
 
-        In a room the slots behind them move down: this state is spent. Attention alone can forget.
+        Only for attention, not for recurrences. In a room, the slots behind them move down, so this
+        state must not be used any more.
         """
         if first == last:
             return self
         behind = self.num_slots - last
-        memory = []
-        for layer in self.memory:
-            kept = []
-            for t in layer:
-                if self.room is None:
-                    kept.append(torch.cat([t[:, :, :first], t[:, :, last:]], dim=2))
-                    continue
-                for slot in range(first, first + behind, last - first):  # no slot is read too late
-                    size = min(last - first, first + behind - slot)
-                    t[:, :, slot : slot + size] = t[:, :, slot + last - first :][:, :, :size]
-                kept.append(t[:, :, : first + behind])
-            memory.append(tuple(kept))
+
+        def forget(t: Tensor) -> Tensor:
+            if self.room is None:
+                return torch.cat([t[:, :, :first], t[:, :, last:]], dim=2)
+            # In steps so small that no slot is overwritten before it is read.
+            for slot in range(first, first + behind, last - first):
+                size = min(last - first, first + behind - slot)
+                t[:, :, slot : slot + size] = t[:, :, slot + last - first :][:, :, :size]
+            return t[:, :, : first + behind]
+
         return State(
             live=torch.cat([self.live[:, :first], self.live[:, last:]], dim=1),
-            memory=tuple(memory),
+            memory=self._each(forget),
             room=self.room,
             num_forgotten=self.num_forgotten + last - first,
         )
 
     def rows(self, index: Sequence[int]) -> State:
-        """The state of some rows, copied."""
+        """A copy of some rows."""
         picked = torch.tensor(list(index), dtype=torch.int64, device=self.live.device)
-        memory = tuple(tuple(t[picked] for t in layer) for layer in self.memory)
-        return State(live=self.live[picked], memory=memory, num_forgotten=self.num_forgotten)
+        memory = self._each(lambda t: t[picked])
+        return replace(self, live=self.live[picked], memory=memory, running=None, room=None)
 
     def row(self, index: int) -> State:
-        """The state of one row, copied, without the slots that are not live."""
-        slots = self.live[index].nonzero()[:, 0]
-        memory = tuple(
-            tuple(t[index : index + 1].index_select(2, slots) for t in layer)
-            for layer in self.memory
-        )
-        live = self.live[index : index + 1, slots]
-        return State(live=live, memory=memory, num_forgotten=self.num_forgotten)
+        """A copy of one row, without the slots that are not live."""
+        slots, here = self.live[index].nonzero()[:, 0], slice(index, index + 1)
+        memory = self._each(lambda t: t[here].index_select(2, slots))
+        return replace(self, live=self.live[here, slots], memory=memory, running=None, room=None)
 
     def keep(self, rows: Sequence[int]) -> tuple[State, list[int]]:
-        """The state without the other rows, and which row each of its rows was.
-
-        In a room, rows of the end move into the gaps: this state is spent.
-        """
+        """The state of `rows` alone, and the earlier index of each of its rows. In a room, the last
+        rows move into the gaps, so this state must not be used any more."""
         kept = set(rows)
         from_end = [row for row in sorted(kept) if row >= len(kept)]
         order = [row if row in kept else from_end.pop() for row in range(len(kept))]
         if self.room is None:
             return self.rows(order), order
-        moves = [(to, row) for to, row in enumerate(order) if to != row]
-        for layer in self.memory:
-            for t in layer:
-                for to, row in moves:
+
+        def move(t: Tensor) -> Tensor:
+            for to, row in enumerate(order):
+                if to != row:
                     t[to] = t[row]
-        memory = tuple(tuple(t[: len(order)] for t in layer) for layer in self.memory)
-        return replace(self, live=self.live[order], memory=memory, running=None), order
+            return t[: len(order)]
+
+        return replace(self, live=self.live[order], memory=self._each(move), running=None), order
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Memory:
+        """The memory with every tensor changed."""
+        return tuple(tuple(change(t) for t in layer) for layer in self.memory)
 
 
 def empty_state(num_rows: int, device: torch.device) -> State:
+    """The state before anything is read."""
     return State(live=torch.zeros(num_rows, 0, dtype=torch.bool, device=device))
 
 
 def stack_states(states: Sequence[State], *, room_slots: int | None = None) -> State:
-    """Rows of several states as one batch; short ones are padded with slots that are not live.
-
-    room_slots: reserve this many slots a row, for decoding.
-    """
+    """The rows of several states as one batch; short ones are padded with slots that are not live.
+    room_slots: reserve this many slots for each row, for decoding."""
     assert not any(state.num_forgotten for state in states), "rows must agree on what they forgot"
     num_slots = max(state.num_slots for state in states)
     live = torch.cat([F.pad(s.live, (0, num_slots - s.num_slots)) for s in states])
@@ -182,25 +175,24 @@ def stack_states(states: Sequence[State], *, room_slots: int | None = None) -> S
                 rows = whole[begin : begin + state.num_rows, :, :num_slots]
                 if state.memory:
                     rows[:, :, : state.num_slots] = state.memory[index][which]
-                rows[:, :, state.num_slots :] = 0  # what nothing attends to must still be finite
+                rows[:, :, state.num_slots :] = 0  # must be finite, although nothing attends to it
                 begin += state.num_rows
         memory.append(tuple(whole[:, :, :num_slots] for whole in layer))
     return State(live=live, memory=tuple(memory), room=room)
 
 
 def new_positions(state: State, live_new: Tensor) -> Tensor:
-    """Position of each new slot, [B, T]; a padding slot gets the position of the live slot before
-    it."""
+    """The position of each new slot, [B, T]; padding gets that of the live slot before it."""
     steps = live_new.long().cumsum(dim=1) - 1
     num_read = state.num_forgotten + state.live.sum(dim=1, keepdim=True)
     return (num_read + steps).clamp(min=0)
 
 
 def attention_bias(state: State, live_new: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive mask [B, 1, T, P + T]: 0 where a new slot may look, the lowest float where not.
+    """Additive mask [B, 1, T, P + T]: 0 where a new slot attends, the lowest float elsewhere.
 
-    Every slot may look at itself, so that no row of the softmax is empty; padding never feeds a
-    live slot.
+    Every slot attends to itself, so that no row of the softmax is empty. No live slot attends to
+    padding.
     """
     num_new = live_new.shape[1]
     device = live_new.device

@@ -1,14 +1,15 @@
-"""Bytes to token ids and back, proven reversible for every piece.
+"""Bytes to token ids and back; every piece is checked to be reversible.
 
-Owns the table from ids to bytes and the rule that no text is translated: not its line ends, not its
-Unicode form, not what looks like a special token in it. Knows no weights and no chunks. `codec`
-encodes with it and decodes through `bytes_of`; only encoding imports the tokenizers library.
+Owns the table from ids to bytes and the rule that text is never changed: not its line ends, not its
+Unicode form, not text that looks like a special token. Knows no weights and no chunks. Only
+encoding imports the tokenizers library.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, groupby
@@ -16,46 +17,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmzip.errors import Corrupt
+from llmzip.lm.digest import read_json, unusable
 from llmzip.lm.vocabulary import (
     SPACE,
     Style,
     build_tokenizer,
     first_special_id,
     id_table,
-    read_tokenizer,
+    parse_without_merges,
     style_of,
-    unusable,
 )
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-BLOCK_BYTES = 1 << 16  # tokenised at once; the library needs far more memory than the text
+BLOCK_BYTES = 1 << 16  # of text per call of the library, which needs far more memory than the text
 _MAX_CACHED_RUNS = 1 << 16
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of the input. `ids` is None where the vocabulary cannot spell these bytes."""
+    """A part of the input. `ids` is None where the vocabulary has no tokens for these bytes."""
 
     data: bytes
     ids: tuple[int, ...] | None
 
 
 class Tokens:
-    """The vocabulary of one model. Encoding is deterministic and leaves the environment alone."""
+    """The vocabulary of one model. Encoding is deterministic."""
 
-    bos_id: int | None  # what the tokenizer's post-processor puts first
+    bos_id: int | None  # the token that the tokenizer's post-processor puts first
     vocab_size: int  # highest id + 1; a model may have more logits than that
 
     def __init__(
         self, file: Path, style: Style, table: list[bytes | None], bos_id: int | None
     ) -> None:
-        self.bos_id = bos_id
-        self.vocab_size = len(table)
-        self._file = file
-        self._style = style
-        self._table = table
+        self.bos_id, self.vocab_size = bos_id, len(table)
+        self._file, self._style, self._table = file, style, table
         self._safe: dict[str, bool] = {}
         self._runs: dict[str, list[Piece]] = {}
 
@@ -63,7 +61,7 @@ class Tokens:
     def load(cls, path: Path) -> Tokens:
         """Read `tokenizer.json` in the model directory `path`. Raises `ModelUnavailable`."""
         file = path / "tokenizer.json"
-        content = read_tokenizer(file, needs_merges=False)
+        content = read_json(file, parse_without_merges)
         try:
             style = style_of(content)
             if style is None:
@@ -74,17 +72,12 @@ class Tokens:
             raise unusable(file, "it does not describe a vocabulary") from cause
 
     @property
-    def missing_bytes(self) -> bytes:
-        """The byte values that no token means by itself; runs that hold them may have no ids."""
-        return bytes(byte for byte in range(256) if byte not in self._byte_ids)
-
-    @property
     def meanings(self) -> Sequence[bytes | None]:
-        """The bytes of each id; None for one that stands for none."""
+        """The bytes of each id; None for an id without bytes."""
         return self._table
 
     def bytes_of(self, ids: Sequence[int]) -> bytes:
-        """The bytes that `ids` mean. Raises `Corrupt` at an id that means none."""
+        """The bytes of `ids`. Raises `Corrupt` at an id without bytes."""
         table, size = self._table, self.vocab_size
         parts = [table[i] if 0 <= i < size else None for i in ids]
         if None in parts:
@@ -96,25 +89,25 @@ class Tokens:
         return b"".join(part for part in parts if part is not None)
 
     def ids_of(self, data: bytes) -> list[int]:
-        """The ids of `data` without the pieces that have none."""
+        """The ids of `data`, leaving out pieces without ids."""
         return [i for piece in self.encode(data) for i in piece.ids or ()]
 
     def encode(self, data: bytes) -> list[Piece]:
-        """Cut `data` into pieces with and without ids; joined, their data is `data` again.
+        """Split `data` into pieces, by turns with and without ids, whose data joined is `data`.
 
-        Neighbours differ in kind. `bytes_of(piece.ids) == piece.data` was checked for each piece
-        that has ids. Raises `ModelUnavailable` where the library refuses the tokenizer.
+        `bytes_of(piece.ids) == piece.data` was checked for each piece that has ids. Raises
+        `ModelUnavailable` where the library refuses the tokenizer.
         """
         return list(_merge(piece for block in _blocks(data) for piece in self._encode(block)))
 
     def _encode(self, block: bytes) -> Iterator[Piece]:
-        # Each invalid byte becomes one lone surrogate; encoding with the same handler undoes it.
+        # Each invalid byte becomes a lone surrogate, which `_spell` encodes with the same handler.
         text = block.decode("utf-8", "surrogateescape")
         for is_safe, run in _split(text, {char for char in set(text) if not self._is_safe(char)}):
             if len(run) > 2:
                 yield from self._tokenise(run) if is_safe else self._spell(run)
                 continue
-            pieces = self._runs.get(run)  # binary data is a crowd of tiny runs
+            pieces = self._runs.get(run)  # binary data has very many short runs
             if pieces is None:
                 pieces = list(self._tokenise(run) if is_safe else self._spell(run))
                 if len(self._runs) < _MAX_CACHED_RUNS:
@@ -122,7 +115,7 @@ class Tokens:
             yield from pieces
 
     def _tokenise(self, text: str) -> Iterator[Piece]:
-        """Ids from the library; where they do not give `text` back, halve it and try again."""
+        """Ids from the library. Where they do not decode to `text`, its halves are tried alone."""
         data = text.encode()
         ids = tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
         if self._means(ids, data):
@@ -135,7 +128,7 @@ class Tokens:
             yield from self._tokenise(text[half:])
 
     def _spell(self, text: str) -> Iterator[Piece]:
-        """One token a byte, for the characters whose bytes all have one."""
+        """One token per byte, for the characters whose bytes all have a token."""
         byte_ids = self._byte_ids
         for char in text:
             data = char.encode("utf-8", "surrogateescape")
@@ -143,17 +136,15 @@ class Tokens:
             yield Piece(data, ids if self._means(ids, data) else None)
 
     def _means(self, ids: Sequence[int], data: bytes) -> bool:
-        try:
+        with suppress(Corrupt):
             return self.bytes_of(ids) == data
-        except Corrupt:
-            return False
+        return False
 
     def _is_safe(self, char: str) -> bool:
-        """Whether the library is likely to keep `char`. A wrong yes costs time, never bytes."""
-        safe = self._safe.get(char)
-        if safe is None:
-            safe = self._safe[char] = self._find_safe(char)
-        return safe
+        """Whether the library probably leaves `char` as it is. A wrong yes only costs time."""
+        if char not in self._safe:
+            self._safe[char] = self._find_safe(char)
+        return self._safe[char]
 
     def _find_safe(self, char: str) -> bool:
         if "\ud800" <= char <= "\udfff":
@@ -175,16 +166,13 @@ class Tokens:
 
     @cached_property
     def _byte_ids(self) -> dict[int, int]:
-        """byte -> lowest id that means this byte alone"""
-        ids: dict[int, int] = {}
-        for token_id, data in enumerate(self._table):
-            if data is not None and len(data) == 1:
-                ids.setdefault(data[0], token_id)
-        return ids
+        """The lowest id of each byte that is a token by itself."""
+        single = [(i, data) for i, data in enumerate(self._table) if data and len(data) == 1]
+        return {data[0]: i for i, data in reversed(single)}
 
 
 def _blocks(data: bytes) -> Iterator[bytes]:
-    """`data` in blocks, cut in front of a space: where nearly every tokenizer cuts anyway."""
+    """`data` in blocks that end before a space, where nearly every tokenizer splits anyway."""
     start = 0
     while len(data) - start > BLOCK_BYTES:
         half, end = start + BLOCK_BYTES // 2, start + BLOCK_BYTES
@@ -193,7 +181,7 @@ def _blocks(data: bytes) -> Iterator[bytes]:
             at = data.rfind(b"\n", half, end) + 1
         if at <= 0:
             at = end
-            while at > end - 3 and data[at] & 0xC0 == 0x80:  # not inside a character
+            while at > end - 3 and data[at] & 0xC0 == 0x80:  # never inside a character
                 at -= 1
         yield data[start:at]
         start = at
@@ -202,16 +190,15 @@ def _blocks(data: bytes) -> Iterator[bytes]:
 
 def _split(text: str, unsafe: set[str]) -> Iterator[tuple[bool, str]]:
     """Runs of `text` in order, each with whether it is free of the characters in `unsafe`."""
-    if not unsafe:
-        runs = [text]
-    else:
+    runs = [text]
+    if unsafe:
         runs = re.split(f"([{''.join(map(re.escape, sorted(unsafe)))}]+)", text)
-    for rank, run in enumerate(runs):
-        if run:
-            yield rank % 2 == 0, run
+    # The group in the pattern makes every second run one of unsafe characters.
+    yield from ((index % 2 == 0, run) for index, run in enumerate(runs) if run)
 
 
 def _merge(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Join neighbours of the same kind."""
     for has_ids, run in groupby(pieces, key=lambda piece: piece.ids is not None):
         same = list(run)
         data = b"".join(piece.data for piece in same)

@@ -1,8 +1,7 @@
-"""What a model's `tokenizer.json` says of its vocabulary: the bytes of each id, the library's
-tokenizer without the steps that would change the text.
+"""The content of `tokenizer.json`: the bytes of each id, and a tokenizer that changes no text.
 
-Owns the two ways in which vocabularies write bytes down (GPT-2's alphabet, SentencePiece's marks).
-Knows nothing of the text to be encoded.
+Owns the two ways in which vocabularies write bytes: GPT-2's alphabet and SentencePiece's characters
+for spaces and bytes. Knows nothing of the text that will be encoded.
 """
 
 from __future__ import annotations
@@ -11,12 +10,13 @@ import codecs
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmzip.errors import ModelUnavailable
+from llmzip.lm.digest import read_json, unusable
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -27,7 +27,7 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def byte_alphabet() -> str:
-    """The printable stand-in of each byte in byte-level vocabularies, as GPT-2 introduced it."""
+    """The printable character for each byte in byte-level vocabularies, as GPT-2 introduced it."""
     plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(256, 512))
     return "".join(chr(byte if byte in plain else next(others)) for byte in range(256))
@@ -39,33 +39,25 @@ _FROM_ALPHABET = codecs.charmap_build(byte_alphabet())
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """How a vocabulary writes bytes down."""
+    """How a vocabulary writes bytes."""
 
-    byte_level: bool  # in GPT-2's alphabet; else as SentencePiece does
-    byte_fallback: bool  # characters that a SentencePiece vocabulary lacks become <0xNN> tokens
-
-
-def read_tokenizer(file: Path, *, needs_merges: bool = True) -> Any:
-    try:
-        raw = file.read_bytes()
-        return (None if needs_merges else _without_merges(raw)) or json.loads(raw)
-    except (OSError, ValueError, RecursionError) as cause:
-        raise unusable(file, "it cannot be read as JSON") from cause
+    byte_level: bool  # in GPT-2's alphabet; otherwise as SentencePiece does
+    byte_fallback: bool  # a SentencePiece vocabulary writes characters it lacks as <0xNN> tokens
 
 
-def _without_merges(raw: bytes) -> Any:
-    """`raw` as JSON but for its merges: half of the file, and decoding needs none of it.
+def parse_without_merges(raw: bytes) -> Any:
+    """The JSON of a tokenizer without its merges: half of the file, and decoding does not need it.
 
-    None where they are not the last thing in it, which is where the tokenizers library puts them.
+    Parses the whole where the merges are not the last thing in it, which is where the tokenizers
+    library puts them.
     """
     at = raw.find(b'"merges":')
-    if at < 0 or not re.search(rb"\]\s*\}\s*\}\s*\Z", raw[-99:]):
-        return None
-    try:
-        content = json.loads(raw[:at] + b'"merges":[]}}')
-    except ValueError:
-        return None
-    return content if content.keys() >= {"added_tokens", "decoder", "post_processor"} else None
+    if at >= 0 and re.search(rb"\]\s*\}\s*\}\s*\Z", raw[-99:]):
+        with suppress(ValueError):
+            content = json.loads(raw[:at] + b'"merges":[]}}')
+            if content.keys() >= {"added_tokens", "decoder", "post_processor"}:
+                return content
+    return json.loads(raw)
 
 
 def _nodes(part: Any) -> Iterator[dict[str, Any]]:
@@ -79,6 +71,7 @@ def _nodes(part: Any) -> Iterator[dict[str, Any]]:
 
 
 def style_of(content: Any) -> Style | None:
+    """The style of a vocabulary, or None where it has neither of the two."""
     byte_fallback = bool(content["model"].get("byte_fallback"))
     steps = (content.get("pre_tokenizer"), content.get("decoder"))
     kinds = {node.get("type") for node in _nodes(list(steps))}
@@ -94,14 +87,14 @@ def style_of(content: Any) -> Style | None:
 
 
 def id_table(content: Any, style: Style) -> list[bytes | None]:
-    """What each id means; None for special tokens and ids without a token."""
+    """The bytes of each id. None for special tokens and for ids without a token."""
     vocab = content["model"]["vocab"]
-    if isinstance(vocab, list):  # Unigram: [token, score], the id is the place
+    if isinstance(vocab, list):  # Unigram: [token, score] at the index that is the id
         vocab = {entry[0]: token_id for token_id, entry in enumerate(vocab)}
     added = content.get("added_tokens") or []
     ids = [*vocab.values(), *(token["id"] for token in added)]
     if min(ids) < 0 or max(ids) >= _MAX_VOCAB_SIZE:
-        raise ValueError("ids outside of what a vocabulary can have")
+        raise ValueError("an id is out of range")
     table: list[bytes | None] = [None] * (max(ids) + 1)
     meanings = _byte_level(list(vocab)) if style.byte_level else map(_sentencepiece, vocab)
     for token_id, meaning in zip(vocab.values(), meanings, strict=True):
@@ -113,7 +106,7 @@ def id_table(content: Any, style: Style) -> list[bytes | None]:
 
 
 def _byte_level(tokens: list[str]) -> list[bytes]:
-    """All tokens are translated as one string: one character of the alphabet is one byte."""
+    """The bytes of all tokens, translated as one string for speed: one character is one byte."""
     try:
         joined, _ = codecs.charmap_encode("".join(tokens), "strict", _FROM_ALPHABET)
     except UnicodeEncodeError:
@@ -143,10 +136,10 @@ def first_special_id(part: Any) -> int | None:
 
 
 def build_tokenizer(file: Path, style: Style) -> Tokenizer:
-    """The library's tokenizer without the steps that would change the text."""
+    """The tokenizer of the tokenizers library, without the steps that would change the text."""
     from tokenizers import Tokenizer
 
-    content = read_tokenizer(file)
+    content = read_json(file)
     for part in ("normalizer", "post_processor", "decoder", "truncation", "padding"):
         content[part] = None
     steps = list(_nodes(content.get("pre_tokenizer")))
@@ -165,12 +158,7 @@ def build_tokenizer(file: Path, style: Style) -> Tokenizer:
         tokenizer = Tokenizer.from_str(json.dumps(content))
     except Exception as cause:  # the library raises nothing narrower
         raise unusable(file, f"the tokenizers library refuses it: {cause}") from cause
-    # Not done by removing them: the library would give their ids to the added tokens that stay.
+    # Special tokens are not removed from the content instead, because the library would then give
+    # their ids to the other added tokens.
     tokenizer.encode_special_tokens = True
     return tokenizer
-
-
-def unusable(file: Path, reason: str) -> ModelUnavailable:
-    return ModelUnavailable(
-        f"{file} cannot be used: {reason}", hint="fetch the model again or choose another model"
-    )

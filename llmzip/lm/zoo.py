@@ -1,8 +1,8 @@
 """Where models come from: a named model, a local directory, a repository of the hub.
 
-Owns the cache directory and the order in which places are searched. Never loads a model: it hands
-out a directory and an identity, and `lm.model` does the rest. A `.crm` file decides nothing here;
-only what the user named is looked up.
+Owns the cache directory and the order in which places are searched. Never loads a model: returns a
+directory and an identity, from which `lm.model` loads it. Only what the user names is searched for,
+never what a `.crm` file names.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from llmzip.errors import ModelMismatch, ModelUnavailable, SettingsError
 from llmzip.lm.digest import (
@@ -28,24 +28,16 @@ from llmzip.lm.named import (
     NamedModel,
     OnBytes,
     Report,
-    absent,
-    home_of,
+    absent_error,
     install,
     installed_gguf,
+    model_directory,
 )
 
 __all__ = [
-    "DEFAULT_MODEL",
-    "MODELS",
-    "ModelFiles",
-    "ModelStatus",
-    "NamedModel",
-    "cache_dir",
-    "list_models",
-    "pull",
-    "resolve",
-    "verify",
-]
+    "DEFAULT_MODEL", "MODELS", "ModelFiles", "ModelStatus", "NamedModel", "cache_dir",
+    "list_models", "pull", "resolve", "verify",
+]  # fmt: skip
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
@@ -62,22 +54,23 @@ class ModelFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelStatus:
-    """Where a named model stands. `path`: the converted model or the installed GGUF file."""
+    """Whether a named model is converted ("cached"), installed as a GGUF file, or absent."""
 
     entry: NamedModel
     state: Literal["cached", "installed", "absent"]
-    path: Path | None
+    path: Path | None  # of the converted model or of the GGUF file
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Place:
+class _Place(NamedTuple):
+    """`ModelFiles` without the digest, which takes time to compute."""
+
     model_id: str
     revision: str
     path: Path
 
 
 def cache_dir() -> Path:
-    """$LLMZIP_CACHE, else $XDG_CACHE_HOME/llmzip, else the platform's place for caches."""
+    """$LLMZIP_CACHE, else $XDG_CACHE_HOME/llmzip, else the platform's directory for caches."""
     own = os.environ.get("LLMZIP_CACHE")
     if own:
         return Path(os.path.abspath(os.path.expanduser(own)))
@@ -108,14 +101,13 @@ def resolve(
     `revision`: branch, tag or commit, for the hub only. `offline` and `allow_fetch=False` both
     forbid the network. `follow_paths=False` is for a name that no user gave: no directory of that
     name is opened. `report` gets a line with size and target before anything is fetched, `on_bytes`
-    how much of a named model has been. Raises `ModelUnavailable`, or `SettingsError` for a revision
-    where there are none.
+    the progress of fetching a named model. Raises `ModelUnavailable`, or `SettingsError` for a
+    revision of a model that has none.
     """
     place = _find(
         model,
         revision,
         may_fetch=allow_fetch and not offline,
-        refresh=False,
         follow_paths=follow_paths,
         report=report,
         on_bytes=on_bytes,
@@ -123,7 +115,7 @@ def resolve(
     digest = cached_identity(place.path, cache=cache_dir())
     if model in MODELS and digest != MODELS[model].digest:
         raise _damaged(model, place.path, f"its digest is {digest.hex()}")
-    return _files(place, digest)
+    return ModelFiles(digest=digest, **place._asdict())
 
 
 def pull(
@@ -133,7 +125,7 @@ def pull(
     report: Report | None = None,
     on_bytes: OnBytes | None = None,
 ) -> ModelFiles:
-    """Bring `model` here or up to date. A damaged copy of a named model is replaced."""
+    """Fetch `model` or update it. A damaged copy of a named model is replaced."""
     if model in MODELS:
         try:
             return verify(model, revision=revision)
@@ -142,23 +134,21 @@ def pull(
                 MODELS[model], cache=cache_dir(), may_fetch=True, report=report, on_bytes=on_bytes
             )
     place = _find(model, revision, may_fetch=True, refresh=True, report=report)
-    return _files(place, cached_identity(place.path, cache=cache_dir()))
+    return ModelFiles(digest=cached_identity(place.path, cache=cache_dir()), **place._asdict())
 
 
 def verify(model: str = DEFAULT_MODEL, *, revision: str | None = None) -> ModelFiles:
-    """Hash the model on this machine anew, without trusting a remembered digest. Never fetches.
+    """Hash the model on this machine again, without trusting a remembered digest. Never fetches.
 
     Raises `ModelMismatch` where the digest is not the pinned one (named models), or not the one
     remembered for files that look unchanged (all others); `ModelUnavailable` where it is not here.
     """
-    if model in MODELS and not home_of(MODELS[model], cache=cache_dir()).is_dir():
-        raise absent(MODELS[model])
-    place = _find(model, revision, may_fetch=False, refresh=False, report=None)
+    if model in MODELS and not model_directory(MODELS[model], cache=cache_dir()).is_dir():
+        raise absent_error(MODELS[model])
+    place = _find(model, revision, may_fetch=False)
     got = model_identity(place.path)
-    if model in MODELS:
-        expected = MODELS[model].digest
-    else:
-        expected = recall_identity(place.path, cache=cache_dir()) or got
+    pinned = MODELS[model].digest if model in MODELS else None
+    expected = pinned or recall_identity(place.path, cache=cache_dir()) or got
     if got != expected:
         raise ModelMismatch(
             f"{model} in {place.path} is damaged: digest {got.hex()}, expected {expected.hex()}",
@@ -167,16 +157,16 @@ def verify(model: str = DEFAULT_MODEL, *, revision: str | None = None) -> ModelF
             hint=f"llmzip model pull {model}",
         )
     remember_identity(place.path, got, cache=cache_dir())
-    return _files(place, got)
+    return ModelFiles(digest=got, **place._asdict())
 
 
 def list_models() -> tuple[ModelStatus, ...]:
-    """Every named model and where it is. Looks at files' names only; reads no weights."""
+    """Every named model and where it is. Only looks at the names of files; reads no weights."""
     return tuple(_status(entry) for entry in MODELS.values())
 
 
 def _status(entry: NamedModel) -> ModelStatus:
-    home = home_of(entry, cache=cache_dir())
+    home = model_directory(entry, cache=cache_dir())
     try:
         model_files(home)
     except ModelUnavailable:
@@ -190,14 +180,20 @@ def _find(
     revision: str | None,
     *,
     may_fetch: bool,
-    refresh: bool,
-    report: Report | None,
-    on_bytes: OnBytes | None = None,
+    refresh: bool = False,
     follow_paths: bool = True,
+    report: Report | None = None,
+    on_bytes: OnBytes | None = None,
 ) -> _Place:
+    directory = Path(os.path.expanduser(model))
+    is_local = model not in MODELS and follow_paths and bool(model) and directory.is_dir()
+    if revision and (is_local or model in MODELS):
+        raise SettingsError(
+            f"{model} has no revisions, so {revision!r} cannot be chosen",
+            hint="leave --revision out; it is for models of the hub (ORG/NAME)",
+        )
     if model in MODELS:
-        _refuse_revision(model, revision)
-        home = home_of(MODELS[model], cache=cache_dir())
+        home = model_directory(MODELS[model], cache=cache_dir())
         if not home.is_dir():
             install(
                 MODELS[model], cache=cache_dir(), may_fetch=may_fetch, report=report,
@@ -207,12 +203,10 @@ def _find(
             model_files(home)
         except ModelUnavailable as cause:
             raise _damaged(model, home, str(cause)) from cause
-        return _Place(model_id=model, revision="", path=home)
-    directory = Path(os.path.expanduser(model))
-    if follow_paths and model and directory.is_dir():
-        _refuse_revision(model, revision)
+        return _Place(model, "", home)
+    if is_local:
         model_files(directory)
-        return _Place(model_id=directory.resolve().name, revision="", path=directory.resolve())
+        return _Place(directory.resolve().name, "", directory.resolve())
     if _HUB_ID.fullmatch(model):
         return _find_on_hub(model, revision, may_fetch=may_fetch, refresh=refresh, report=report)
     raise ModelUnavailable(
@@ -237,21 +231,7 @@ def _find_on_hub(
     if path is None:
         path = hub.fetch_snapshot(model, revision, report=report)
     model_files(path)
-    return _Place(model_id=model, revision=path.name, path=path)
-
-
-def _refuse_revision(model: str, revision: str | None) -> None:
-    if revision:
-        raise SettingsError(
-            f"{model} has no revisions, so {revision!r} cannot be chosen",
-            hint="leave --revision out; it is for models of the hub (ORG/NAME)",
-        )
-
-
-def _files(place: _Place, digest: bytes) -> ModelFiles:
-    return ModelFiles(
-        model_id=place.model_id, revision=place.revision, path=place.path, digest=digest
-    )
+    return _Place(model, path.name, path)
 
 
 def _damaged(model: str, path: Path, reason: str) -> ModelUnavailable:

@@ -12,22 +12,14 @@ from itertools import accumulate
 from typing import ClassVar
 
 from llmzip.errors import Corrupt, Truncated, UnsupportedVersion
-from llmzip.store.arith_figures import ArithFigures
 from llmzip.store.arith_payload import (
+    ArithFigures,
     ArithPayload,
     ArithSegment,
-    check_prediction,
-    check_segment,
     check_shared,
+    guard_value,
 )
-from llmzip.store.cram_grids import (
-    GridCode,
-    encode_grid_code,
-    least_bytes,
-    pack_grids,
-    read_grid_code,
-    unpack_grids,
-)
+from llmzip.store.cram_grids import GridCode, check_plane_bytes, pack_grids, unpack_grids
 from llmzip.store.model_ref import ModelRef, read_start
 from llmzip.store.payload import (
     HAS_START,
@@ -40,7 +32,7 @@ from llmzip.store.payload import (
     max_run_bytes,
     read_run_bytes,
 )
-from llmzip.store.varint import MAX_VARINT_BYTES, Cursor, encode_varint
+from llmzip.store.varint import MAX_VARINT_BYTES, Cursor, encode_varint, encode_varints, require
 
 HAS_ARITH = 64
 # Names the exact arithmetic of prediction and coding: all that turns a stream into tokens.
@@ -50,17 +42,20 @@ CHECK_BYTES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class ArithColumns:
-    """The run table, a size for each run, and the segments, both in file order. Streams are still
-    to be read: `streams` has the size of each."""
+    """The run table, a size for each run, and the segments, both in file order."""
 
     run_bytes: list[int]
-    segments: list[ArithSegment]  # without their streams
-    stream_bytes: list[int]
+    segments: list[tuple[ArithSegment, int]]  # without its stream, and the size of that
 
     @property
     def total_tokens(self) -> int:
         """Of all segments."""
-        return sum(segment.num_tokens for segment in self.segments)
+        return sum(segment.num_tokens for segment, _ in self.segments)
+
+    @property
+    def total_bytes(self) -> int:
+        """Of the text of all segments."""
+        return sum(segment.num_bytes for segment, _ in self.segments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +68,17 @@ class ArithFields(PayloadFields):
     plane_names: ClassVar[tuple[str, ...]] = ("vectors", "streams")
     no_figures: ClassVar[Mapping[str, object]] = {"arith": None}
 
-    model: ModelRef
+    empty: ArithPayload  # the payload without its segments and vectors
     num_segments: int
-    prefix_tokens: int
-    window_tokens: int
-    guard_code: int
-    wrap: int
     num_mem: int  # shared mem vectors
     mem_dim: int  # 0 without any
     vector_bytes: int  # of the same
     grid: GridCode | None
     stream_bytes: int  # of all streams
+
+    @property
+    def model(self) -> ModelRef:  # type: ignore[override]  # nobody sets it
+        return self.empty.model
 
     @property
     def num_pieces(self) -> int:
@@ -97,15 +92,10 @@ class ArithFields(PayloadFields):
     def of(cls, payload: Payload, runs: Sequence[Run]) -> EncodedPayload:
         assert isinstance(payload, ArithPayload)
         grid, vectors = pack_grids([payload.mem]) if payload.mem else (None, b"")
-        segments = payload.segments
-        streams = b"".join(segment.stream for segment in segments)
+        streams = b"".join(segment.stream for segment in payload.segments)
         fields = cls(
-            model=payload.model,
-            num_segments=len(segments),
-            prefix_tokens=payload.prefix_tokens,
-            window_tokens=payload.window_tokens,
-            guard_code=payload.guard_code,
-            wrap=payload.wrap,
+            empty=replace(payload, segments=(), mem=None),
+            num_segments=len(payload.segments),
             num_mem=payload.num_mem,
             mem_dim=payload.mem_dim,
             vector_bytes=len(vectors),
@@ -115,18 +105,18 @@ class ArithFields(PayloadFields):
         columns = encode_run_bytes(run.num_bytes for run in runs)
         return EncodedPayload(
             fields=fields,
-            columns=columns + b"".join(map(_encode_segment, segments)),
-            least_columns_bytes=len(runs) + len(segments),
+            columns=columns + b"".join(map(_encode_segment, payload.segments)),
+            least_columns_bytes=len(runs) + len(payload.segments),
             planes=vectors + streams,
         )
 
     def encode(self) -> bytes:
-        numbers = (RECIPE, self.num_segments, self.prefix_tokens, self.window_tokens)
-        out = self.model.encode_start() + b"".join(map(encode_varint, numbers))
-        out += bytes((self.guard_code, self.wrap)) + encode_varint(self.num_mem)
+        empty = self.empty
+        out = empty.model.encode_start()
+        out += encode_varints(RECIPE, self.num_segments, empty.prefix_tokens, empty.window_tokens)
+        out += bytes((empty.guard_code, empty.wrap)) + encode_varint(self.num_mem)
         if self.grid:
-            out += encode_varint(self.mem_dim) + encode_varint(self.vector_bytes)
-            out += encode_grid_code(self.grid)
+            out += encode_varints(self.mem_dim, self.vector_bytes) + self.grid.encode()
         return out + encode_varint(self.stream_bytes)
 
     @classmethod
@@ -138,26 +128,25 @@ class ArithFields(PayloadFields):
                 f"prediction recipe {recipe}, this llmzip knows {RECIPE}",
                 hint="another version of llmzip may read this file",
             )
-        num_segments, prefix_tokens, window_tokens = (cursor.varint() for _ in range(3))
-        guard_code, wrap, num_mem = cursor.byte(), cursor.byte(), cursor.varint()
-        check_prediction(
-            prefix_tokens=prefix_tokens,
-            window_tokens=window_tokens,
-            guard_code=guard_code,
-            wrap=wrap,
+        num_segments = cursor.varint()
+        empty = ArithPayload(
+            model=replace(model, start_id=start_id),
+            segments=(),
+            prefix_tokens=cursor.varint(),
+            window_tokens=cursor.varint(),
+            guard_code=cursor.byte(),
+            wrap=cursor.byte(),
+            mem=None,
         )
-        mem_dim, vector_bytes, grid = 0, 0, None
+        empty.check_prediction()
+        num_mem, mem_dim, vector_bytes, grid = cursor.varint(), 0, 0, None
         if num_mem:
             mem_dim, vector_bytes = cursor.varint(), cursor.varint()
             check_shared(num_mem, mem_dim)
-            grid = read_grid_code(cursor)
+            grid = GridCode.read(cursor)
         return cls(
-            model=replace(model, start_id=start_id),
+            empty=empty,
             num_segments=num_segments,
-            prefix_tokens=prefix_tokens,
-            window_tokens=window_tokens,
-            guard_code=guard_code,
-            wrap=wrap,
             num_mem=num_mem,
             mem_dim=mem_dim,
             vector_bytes=vector_bytes,
@@ -166,41 +155,30 @@ class ArithFields(PayloadFields):
         )
 
     def check(self, table: RunTable, columns_bytes: int) -> None:
-        if not 1 <= self.num_segments <= self.stream_bytes:
-            raise Corrupt(
-                f"header: {self.num_segments} segments in {self.stream_bytes} bytes of streams"
-            )
+        segments = f"header: {self.num_segments} segments"
+        is_possible = 1 <= self.num_segments <= self.stream_bytes
+        require(is_possible, f"{segments} in {self.stream_bytes} bytes of streams")
         # A byte of the columns at least for each run and each segment.
-        if table.num_runs + self.num_segments > columns_bytes:
-            raise Corrupt(
-                f"header: {self.num_segments} segments and {table.num_runs} runs in "
-                f"{columns_bytes} bytes of columns"
-            )
-        least = least_bytes(1, self.num_mem, self.mem_dim)
-        if self.vector_bytes < least:
-            raise Corrupt(
-                f"header: {self.vector_bytes} bytes of vectors, at least {least} expected"
-            )
+        require(
+            table.num_runs + self.num_segments <= columns_bytes,
+            f"{segments} and {table.num_runs} runs in {columns_bytes} bytes of columns",
+        )
+        check_plane_bytes(self.vector_bytes, 1, self.num_mem, self.mem_dim)
 
     def max_columns_bytes(self, table: RunTable) -> int:
         return max_run_bytes(table) + self.num_segments * (4 * MAX_VARINT_BYTES + CHECK_BYTES)
 
     def read_columns(self, cursor: Cursor, table: RunTable) -> ArithColumns:
         run_bytes = read_run_bytes(cursor, table)
-        found = [_read_segment(cursor, number) for number in range(self.num_segments)]
+        segments = [_read_segment(cursor, number) for number in range(self.num_segments)]
         cursor.finish()
-        segments = [segment for segment, _ in found]
-        text_bytes = sum(size for i, size in enumerate(run_bytes) if not table.is_stored(i))
-        held = sum(segment.num_bytes for segment in segments)
-        if held != text_bytes:
-            raise Corrupt(f"columns: the segments hold {held} bytes, the runs take {text_bytes}")
-        stream_bytes = [size for _, size in found]
-        if sum(stream_bytes) != self.stream_bytes:
-            raise Corrupt(
-                f"columns: streams of {sum(stream_bytes)} bytes, "
-                f"the header says {self.stream_bytes}"
-            )
-        return ArithColumns(run_bytes=run_bytes, segments=segments, stream_bytes=stream_bytes)
+        columns = ArithColumns(run_bytes=run_bytes, segments=segments)
+        held, taken = columns.total_bytes, sum(run_bytes) - sum(table.stored_ones(run_bytes))
+        require(held == taken, f"columns: the segments hold {held} bytes, the runs take {taken}")
+        streams, expected = sum(size for _, size in segments), self.stream_bytes
+        is_right = streams == expected
+        require(is_right, f"columns: streams of {streams} bytes, the header says {expected}")
+        return columns
 
     def read_payload(self, columns: ArithColumns, planes: Cursor, *, optional: int) -> ArithPayload:
         mem = None
@@ -210,29 +188,20 @@ class ArithFields(PayloadFields):
                 vectors, self.grid, count=1, num_mem=self.num_mem, dim=self.mem_dim
             )
         segments = tuple(
-            replace(segment, stream=bytes(planes.take(size)))
-            for segment, size in zip(columns.segments, columns.stream_bytes, strict=True)
+            replace(segment, stream=bytes(planes.take(size))) for segment, size in columns.segments
         )
-        return ArithPayload(
-            model=self.model,
-            segments=segments,
-            prefix_tokens=self.prefix_tokens,
-            window_tokens=self.window_tokens,
-            guard_code=self.guard_code,
-            wrap=self.wrap,
-            mem=mem,
-        )
+        return replace(self.empty, segments=segments, mem=mem)
 
     def figures(self, columns: ArithColumns, planes: Cursor, *, optional: int) -> ArithFigures:
         return ArithFigures(
-            num_segments=len(columns.segments),
+            num_segments=self.num_segments,
             num_tokens=columns.total_tokens,
-            num_lanes=sum(segment.num_lanes for segment in columns.segments),
-            prefix_tokens=self.prefix_tokens,
-            window_tokens=self.window_tokens,
-            guard_code=self.guard_code,
-            wrap=self.wrap,
-            text_bytes=sum(segment.num_bytes for segment in columns.segments),
+            num_lanes=sum(segment.num_lanes for segment, _ in columns.segments),
+            prefix_tokens=self.empty.prefix_tokens,
+            window_tokens=self.empty.window_tokens,
+            guard_nats=guard_value(self.empty.guard_code),
+            line_end=self.empty.line_end,
+            text_bytes=columns.total_bytes,
             stream_bytes=self.stream_bytes,
             num_shared_vectors=self.num_mem,
             shared_dim=self.mem_dim,
@@ -242,15 +211,11 @@ class ArithFields(PayloadFields):
     def salvage(
         self, columns: ArithColumns, body: memoryview, *, optional: int
     ) -> tuple[ArithPayload, frozenset[int]]:
-        ends = accumulate(columns.stream_bytes, initial=self.vector_bytes)
+        ends = accumulate((size for _, size in columns.segments), initial=self.vector_bytes)
         readable = sum(end <= len(body) for end in ends) - 1
         if readable < 1:
             raise Truncated("the file ends before its first segment does")
-        there = replace(
-            columns,
-            segments=columns.segments[:readable],
-            stream_bytes=columns.stream_bytes[:readable],
-        )
+        there = replace(columns, segments=columns.segments[:readable])
         try:
             payload = self.read_payload(there, Cursor(body, what="body"), optional=optional)
         except Corrupt as error:
@@ -258,26 +223,19 @@ class ArithFields(PayloadFields):
                 "the shared vectors are damaged; without them none of the text can be found "
                 f"({error})"
             ) from error
-        missing = tuple(columns.segments[readable:])
+        missing = tuple(segment for segment, _ in columns.segments[readable:])
         payload = replace(payload, segments=payload.segments + missing)
-        return payload, frozenset(range(readable, len(columns.segments)))
+        return payload, frozenset(range(readable, self.num_segments))
 
 
 def _encode_segment(segment: ArithSegment) -> bytes:
     sizes = (segment.num_tokens, segment.num_bytes, segment.num_lanes, len(segment.stream))
-    return b"".join(map(encode_varint, sizes)) + segment.check.to_bytes(CHECK_BYTES, "little")
+    return encode_varints(*sizes) + segment.check.to_bytes(CHECK_BYTES, "little")
 
 
 def _read_segment(cursor: Cursor, number: int) -> tuple[ArithSegment, int]:
     """A segment without its stream, and the size of that."""
     num_tokens, num_bytes, num_lanes, stream_bytes = (cursor.varint() for _ in range(4))
-    check_segment(
-        number,
-        num_tokens=num_tokens,
-        num_bytes=num_bytes,
-        num_lanes=num_lanes,
-        stream_bytes=stream_bytes,
-    )
     segment = ArithSegment(
         num_tokens=num_tokens,
         num_bytes=num_bytes,
@@ -285,4 +243,5 @@ def _read_segment(cursor: Cursor, number: int) -> tuple[ArithSegment, int]:
         num_lanes=num_lanes,
         stream=b"",
     )
+    segment.verify(number, stream_bytes)
     return segment, stream_bytes

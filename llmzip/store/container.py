@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from zlib import crc32
 
 from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES
-from llmzip.errors import Corrupt, FormatError, SettingsError
-from llmzip.store.hashes import HASH_BYTES
+from llmzip.errors import FormatError, SettingsError
+from llmzip.store.figures import Figures
 from llmzip.store.header import (
     COLUMNS_ZSTD,
     CRC_BYTES,
@@ -24,19 +24,11 @@ from llmzip.store.header import (
     encode_header,
 )
 from llmzip.store.opening import END_MARK, OpenedFile, Sizes, open_file
-from llmzip.store.payload import (
-    HAS_MODEL,
-    EncodedPayload,
-    Payload,
-    Run,
-    StoredRun,
-    TextRun,
-    encode_run_bytes,
-)
+from llmzip.store.original import HASH_BYTES, check_suffix
+from llmzip.store.payload import HAS_MODEL, Payload, Run, StoredRun, TextRun, encode_run_bytes
 from llmzip.store.payloads import PAYLOADS
 from llmzip.store.squeeze import squeeze, unsqueeze
-from llmzip.store.suffix import check_suffix
-from llmzip.store.varint import MAX_VARINT, Cursor
+from llmzip.store.varint import MAX_VARINT, Cursor, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,23 +67,23 @@ def check_container(container: Container) -> None:
     """Raise Corrupt (UnsupportedVersion for a value of a later format) unless every rule of the
     format holds."""
     for name in ("original_bytes", "xz_bytes", "zstd_bytes"):
-        _require(0 <= getattr(container, name) <= MAX_VARINT, f"{name} is out of range")
-    _require(len(container.original_hash) == HASH_BYTES, f"a hash has {HASH_BYTES} bytes")
+        require(0 <= getattr(container, name) <= MAX_VARINT, f"{name} is out of range")
+    require(len(container.original_hash) == HASH_BYTES, f"a hash has {HASH_BYTES} bytes")
     if container.suffix:
         check_suffix(container.suffix)
     check = container.settings_check
-    _require(check is None or 0 <= check <= 0xFFFF, "the check of the settings has 16 bits")
+    require(check is None or 0 <= check <= 0xFFFF, "the check of the settings has 16 bits")
     runs, payload = container.runs, container.payload
     total = sum(run.num_bytes for run in runs)
-    _require(
+    require(
         total == container.original_bytes,
         f"the runs hold {total} bytes, the original has {container.original_bytes}",
     )
     for before, run in zip(runs, runs[1:], strict=False):
-        _require(type(before) is not type(run), "two runs of one kind in a row: join them")
-    _require(all(run.num_bytes > 0 for run in runs), "an empty run")
+        require(type(before) is not type(run), "two runs of one kind in a row: join them")
+    require(all(run.num_bytes > 0 for run in runs), "an empty run")
     has_text = any(isinstance(run, TextRun) for run in runs)
-    _require(has_text == (payload is not None), "runs of text and a payload do not agree")
+    require(has_text == (payload is not None), "runs of text and a payload do not agree")
     if payload is not None:
         payload.model.check()
         payload.check(runs)
@@ -104,14 +96,10 @@ def write_container(container: Container) -> bytes:
     except FormatError as error:
         raise SettingsError(f"cannot be stored: {error}") from error
     runs, payload = container.runs, container.payload
-    encoded: EncodedPayload | None = None
-    if payload is not None:
-        encoded = PAYLOADS[payload.codec].of(payload, runs)
-        columns = encoded.columns
-    else:
-        columns = encode_run_bytes(run.num_bytes for run in runs)
+    encoded = PAYLOADS[payload.codec].of(payload, runs) if payload else None
+    plain = encoded.columns if encoded else encode_run_bytes(run.num_bytes for run in runs)
     least_bytes = encoded.least_columns_bytes if encoded else 0
-    columns, columns_zstd = squeeze(columns, least_bytes=least_bytes)
+    columns, columns_zstd = squeeze(plain, least_bytes=least_bytes)
     stored, stored_zstd = squeeze(b"".join(run.data for run in runs if isinstance(run, StoredRun)))
     header = Header(
         required=COLUMNS_ZSTD * columns_zstd
@@ -149,17 +137,13 @@ def parse_container(data: bytes, *, max_output_bytes: int = DEFAULT_MAX_OUTPUT_B
     """
     opened = open_file(data, max_output_bytes=max_output_bytes)
     header = opened.header
-    payload = None
-    if header.payload:
-        payload = header.payload.read_payload(
-            opened.columns, opened.planes, optional=header.optional
-        )
+    fields, columns, optional = header.payload, opened.columns, header.optional
+    payload = fields.read_payload(columns, opened.planes, optional=optional) if fields else None
     stored = _read_stored(opened)
+    is_stored = header.table.is_stored
     runs: tuple[Run, ...] = tuple(
-        StoredRun(data=next(stored))
-        if header.table.is_stored(index)
-        else TextRun(num_bytes=num_bytes)
-        for index, num_bytes in enumerate(opened.columns.run_bytes)
+        StoredRun(data=next(stored)) if is_stored(index) else TextRun(num_bytes=num_bytes)
+        for index, num_bytes in enumerate(columns.run_bytes)
     )
     container = container_of(header, runs, payload)
     check_container(container)
@@ -182,8 +166,7 @@ def container_of(header: Header, runs: tuple[Run, ...], payload: Payload | None)
 
 def _read_stored(opened: OpenedFile) -> Iterator[bytes]:
     """The bytes of each stored run, from the last plane."""
-    table = opened.header.table
-    sizes = [size for i, size in enumerate(opened.columns.run_bytes) if table.is_stored(i)]
+    sizes = opened.header.table.stored_ones(opened.columns.run_bytes)
     stored = opened.planes.part(opened.header.stored_bytes, what="stored bytes")
     if opened.header.required & STORED_ZSTD:
         frame = stored.take(stored.remaining)
@@ -194,6 +177,52 @@ def _read_stored(opened: OpenedFile) -> Iterator[bytes]:
     return iter(data)
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise Corrupt(message)
+MAX_CHECKED_CODED_BYTES = 1 << 18
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A file in numbers."""
+
+    header: Header
+    sizes: Sizes
+    num_stored_runs: int
+    stored_original_bytes: int
+    figures: Figures | None  # of the payload
+
+
+def summarise_container(
+    data: bytes, *, max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
+) -> Summary:
+    """The figures of a file.
+
+    Sizes, checksums, header and columns are checked, raw vectors and patches too. Coded planes and
+    shared vectors are not decoded, nor stored bytes unpacked: that takes too long for a look at a
+    large file, or at a small one that holds 1 GiB. Raises what `parse_container` raises.
+    """
+    opened = open_file(data, max_output_bytes=max_output_bytes)
+    header, columns = opened.header, opened.columns
+    stored = header.table.stored_ones(columns.run_bytes)
+    fields, optional = header.payload, header.optional
+    figures = fields.figures(columns, opened.planes, optional=optional) if fields else None
+    return Summary(
+        header=header,
+        sizes=opened.sizes,
+        num_stored_runs=len(stored),
+        stored_original_bytes=sum(stored),
+        figures=figures,
+    )
+
+
+def check_structure(
+    data: bytes, *, max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
+) -> tuple[Summary, bool]:
+    """Read a file as far as half a second allows. Returns its figures and whether that was all of
+    it: coded planes of a large file, which are decoded at a megabyte a second, are left to the
+    file's checksum. Raises what `parse_container` raises."""
+    summary = summarise_container(data, max_output_bytes=max_output_bytes)
+    payload = summary.header.payload
+    is_quick = payload is None or payload.slow_bytes <= MAX_CHECKED_CODED_BYTES
+    if is_quick:
+        read_container(data, max_output_bytes=max_output_bytes)
+    return summary, is_quick

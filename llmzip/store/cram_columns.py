@@ -10,17 +10,27 @@ one byte and the last one always zero. Files with coded planes pack them in bits
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import accumulate, chain, islice, repeat
+from typing import Literal
 
 import numpy as np
 
 from llmzip.errors import Corrupt
 from llmzip.store.cram_payload import MAX_CHUNK_TOKENS, Chunk
 from llmzip.store.payload import Run, RunTable, StoredRun
-from llmzip.store.rice import pack_rice, read_rice
-from llmzip.store.varint import MAX_VARINT_BYTES, Cursor, encode_varint, unzigzag, zigzag
+from llmzip.store.varint import (
+    MAX_VARINT_BYTES,
+    Cursor,
+    encode_varint,
+    encode_varints,
+    pack_rice,
+    read_rice,
+    require,
+    unzigzag,
+    zigzag,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,29 +86,21 @@ def encode_columns(
 
     chunks_of_runs: of the runs of text, in order.
     """
-    crammed = [
-        RunTotals(
-            num_chunks=len(chunks),
-            num_tokens=sum(chunk.num_tokens for chunk in chunks),
-            num_bytes=sum(chunk.num_bytes for chunk in chunks),
-        )
-        for chunks in chunks_of_runs
-    ]
-    chunks = [chunk for each in chunks_of_runs for chunk in each]
-    totals = iter(crammed)
-    out = bytearray()
+    tokens = [[chunk.num_tokens for chunk in chunks] for chunks in chunks_of_runs]
+    sizes = [[chunk.num_bytes for chunk in chunks] for chunks in chunks_of_runs]
+    chunks = list(chain.from_iterable(chunks_of_runs))
+    out, text_runs = bytearray(), iter(tokens)
     for run in runs:
         if not isinstance(run, StoredRun):
-            total = next(totals)
-            out += encode_varint(total.num_chunks) + encode_varint(total.num_tokens)
+            counts = next(text_runs)
+            out += encode_varints(len(counts), sum(counts))
         out += encode_varint(run.num_bytes)
     num_segments = sum(chunk.starts_segment for chunk in chunks)
     out += encode_varint(num_segments)
-    for differences in _differences(chunks, crammed):
-        numbers = [zigzag(number) for run in differences for number in (run[:-1] if coded else run)]
-        out += pack_rice(numbers) if coded else b"".join(map(encode_varint, numbers))
+    out += _encode_counts(tokens, [[1] * len(counts) for counts in tokens], coded=coded)
+    out += _encode_counts(sizes, tokens, coded=coded)
     out += np.array([chunk.check for chunk in chunks], dtype="<u2").tobytes()
-    if len(crammed) < num_segments < len(chunks):
+    if len(tokens) < num_segments < len(chunks):
         out += _encode_bitmap([chunk.starts_segment for chunk in chunks])
     if any(chunk.mem is None for chunk in chunks):
         out += _encode_bitmap([chunk.mem is None for chunk in chunks])
@@ -111,16 +113,18 @@ def decode_columns(cursor: Cursor, table: RunTable, size: ChunkCounts) -> CramCo
     crammed = [run for run in runs if run.num_chunks]
     num_chunks = size.num_chunks
     num_segments = cursor.varint()
-    if not len(crammed) <= num_segments <= num_chunks:
-        raise Corrupt(f"columns: {num_segments} segments for {num_chunks} chunks")
+    is_possible = len(crammed) <= num_segments <= num_chunks
+    require(is_possible, f"columns: {num_segments} segments for {num_chunks} chunks")
     # Two counts of a byte at least (or of no fixed size) and a check of two: refused here, before
     # the loops below.
-    if (2 if size.is_coded else 4) * num_chunks > cursor.remaining:
-        raise Corrupt(f"columns: {cursor.remaining} bytes for {num_chunks} chunks")
-    codes = _read_codes(cursor, crammed, coded=size.is_coded)
-    token_counts = _token_counts(crammed, codes, at=cursor.offset)
-    codes = _read_codes(cursor, crammed, coded=size.is_coded)
-    byte_counts = _byte_counts(crammed, codes, token_counts, at=cursor.offset)
+    is_enough = (2 if size.is_coded else 4) * num_chunks <= cursor.remaining
+    require(is_enough, f"columns: {cursor.remaining} bytes for {num_chunks} chunks")
+    ones = [[1] * run.num_chunks for run in crammed]
+    tokens = _read_counts(cursor, crammed, ones, noun="tokens", coded=size.is_coded)
+    sizes = _read_counts(cursor, crammed, tokens, noun="bytes", coded=size.is_coded)
+    num_tokens = list(chain.from_iterable(tokens))
+    is_small = max(num_tokens, default=0) <= MAX_CHUNK_TOKENS
+    require(is_small, f"columns: a chunk of more than {MAX_CHUNK_TOKENS} tokens")
     checks = np.frombuffer(cursor.take(2 * num_chunks), dtype="<u2").tolist()
     starts = _read_starts(cursor, crammed, num_segments=num_segments, num_chunks=num_chunks)
     literal = [False] * num_chunks
@@ -129,8 +133,8 @@ def decode_columns(cursor: Cursor, table: RunTable, size: ChunkCounts) -> CramCo
     cursor.finish()
     return CramColumns(
         runs=runs,
-        num_tokens=token_counts,
-        num_bytes=byte_counts,
+        num_tokens=num_tokens,
+        num_bytes=list(chain.from_iterable(sizes)),
         checks=checks,
         starts=starts,
         literal=literal,
@@ -143,78 +147,66 @@ def _read_run_table(cursor: Cursor, table: RunTable, size: ChunkCounts) -> tuple
         num_chunks = num_tokens = 0
         if not table.is_stored(index):
             num_chunks, num_tokens = cursor.varint(), cursor.varint()
-            if not 1 <= num_chunks <= num_tokens <= num_chunks * MAX_CHUNK_TOKENS:
-                raise Corrupt(f"run {index}: {num_tokens} tokens in {num_chunks} chunks")
+            is_possible = 1 <= num_chunks <= num_tokens <= num_chunks * MAX_CHUNK_TOKENS
+            require(is_possible, f"run {index}: {num_tokens} tokens in {num_chunks} chunks")
         num_bytes = cursor.varint()
         # No token stands for nothing, and no run is empty.
-        if num_bytes < max(num_tokens, 1):
-            raise Corrupt(f"run {index}: {num_bytes} bytes for {num_tokens} tokens")
+        is_enough = num_bytes >= max(num_tokens, 1)
+        require(is_enough, f"run {index}: {num_bytes} bytes for {num_tokens} tokens")
         totals.append(RunTotals(num_chunks=num_chunks, num_tokens=num_tokens, num_bytes=num_bytes))
-    if sum(total.num_chunks for total in totals) != size.num_chunks:
-        raise Corrupt(f"run table: its chunks do not add up to {size.num_chunks}")
+    adds_up = sum(total.num_chunks for total in totals) == size.num_chunks
+    require(adds_up, f"run table: its chunks do not add up to {size.num_chunks}")
     return tuple(totals)
 
 
-def _differences(
-    chunks: Sequence[Chunk], crammed: Sequence[RunTotals]
-) -> tuple[list[list[int]], ...]:
-    """Tokens, then bytes: for each run, each chunk's count less the prediction."""
-    all_tokens: list[list[int]] = []
-    all_bytes: list[list[int]] = []
-    counts = ((chunk.num_tokens, chunk.num_bytes) for chunk in chunks)
-    for run in crammed:
-        tokens_left, bytes_left = run.num_tokens, run.num_bytes
-        all_tokens.append([])
-        all_bytes.append([])
-        for index, (num_tokens, num_bytes) in enumerate(islice(counts, run.num_chunks)):
-            all_tokens[-1].append(num_tokens - tokens_left // (run.num_chunks - index))
-            all_bytes[-1].append(num_bytes - bytes_left * num_tokens // tokens_left)
-            tokens_left -= num_tokens
-            bytes_left -= num_bytes
-    return all_tokens, all_bytes
+def _encode_counts(
+    counts_of_runs: Sequence[Sequence[int]],
+    weights_of_runs: Sequence[Sequence[int]],
+    *,
+    coded: bool,
+) -> bytes:
+    """For each chunk, its count less its share, by weight, of what is left of its run.
+
+    weights: of tokens, 1 for each chunk; of bytes, the tokens of each chunk.
+    """
+    numbers: list[int] = []
+    for counts, weights in zip(counts_of_runs, weights_of_runs, strict=True):
+        left, weight_left = sum(counts), sum(weights)
+        for count, weight in zip(counts, weights, strict=True):
+            numbers.append(zigzag(count - left * weight // weight_left))
+            left, weight_left = left - count, weight_left - weight
+        if coded:
+            numbers.pop()
+    return pack_rice(numbers) if coded else encode_varints(*numbers)
 
 
-def _read_codes(cursor: Cursor, crammed: Sequence[RunTotals], *, coded: bool) -> Iterator[int]:
-    """The zigzag codes of the differences, for all chunks of all runs."""
-    num_chunks = sum(run.num_chunks for run in crammed)
-    if not coded:
-        return iter(cursor.varints(num_chunks))
-    packed = iter(read_rice(cursor, num_chunks - len(crammed), what="columns"))
-    return chain.from_iterable(chain(islice(packed, run.num_chunks - 1), (0,)) for run in crammed)
-
-
-def _token_counts(crammed: Sequence[RunTotals], codes: Iterator[int], *, at: int) -> list[int]:
-    counts = []
-    for run in crammed:
-        tokens_left = run.num_tokens
-        for chunks_left in range(run.num_chunks, 0, -1):
-            count = tokens_left // chunks_left + unzigzag(next(codes))
-            # Leaves a token at least for every later chunk, and nothing after the last.
-            high = min(MAX_CHUNK_TOKENS, tokens_left - (chunks_left - 1))
-            low = tokens_left if chunks_left == 1 else 1
-            if not low <= count <= high:
-                raise Corrupt(f"columns: chunk of {count} tokens before byte {at}")
+def _read_counts(
+    cursor: Cursor,
+    runs: Sequence[RunTotals],
+    weights_of_runs: Sequence[Sequence[int]],
+    *,
+    noun: Literal["tokens", "bytes"],
+    coded: bool,
+) -> list[list[int]]:
+    """The inverse of `_encode_counts`. Raises Corrupt."""
+    num_codes = sum(map(len, weights_of_runs)) - len(runs) * coded
+    found = read_rice(cursor, num_codes, what="columns") if coded else cursor.varints(num_codes)
+    codes = iter(found)
+    counts_of_runs: list[list[int]] = []
+    for run, weights in zip(runs, weights_of_runs, strict=True):
+        left = run.num_tokens if noun == "tokens" else run.num_bytes
+        weight_left, counts = sum(weights), []
+        own = chain(islice(codes, len(weights) - coded), repeat(0))
+        for weight, code in zip(weights, own, strict=False):
+            count = left * weight // weight_left + unzigzag(code)
+            left, weight_left = left - count, weight_left - weight
+            # A token at least for every chunk, and a byte for every token, here and in what is
+            # left; nothing after the last.
+            if count < weight or left < weight_left or (left and not weight_left):
+                raise Corrupt(f"columns: chunk of {count} {noun} before byte {cursor.offset}")
             counts.append(count)
-            tokens_left -= count
-    return counts
-
-
-def _byte_counts(
-    crammed: Sequence[RunTotals], codes: Iterator[int], token_counts: Sequence[int], *, at: int
-) -> list[int]:
-    counts = []
-    tokens = iter(token_counts)
-    for run in crammed:
-        tokens_left, bytes_left = run.num_tokens, run.num_bytes
-        for num_tokens in islice(tokens, run.num_chunks):
-            count = bytes_left * num_tokens // tokens_left + unzigzag(next(codes))
-            tokens_left -= num_tokens
-            bytes_left -= count
-            # A byte at least for every token, here and in what is left; nothing after the last.
-            if count < num_tokens or bytes_left < tokens_left or (bytes_left and not tokens_left):
-                raise Corrupt(f"columns: chunk of {count} bytes before byte {at}")
-            counts.append(count)
-    return counts
+        counts_of_runs.append(counts)
+    return counts_of_runs
 
 
 def _read_starts(
@@ -222,14 +214,14 @@ def _read_starts(
 ) -> list[bool]:
     if num_segments == num_chunks:
         return [True] * num_chunks
-    needed = np.cumsum([0, *(run.num_chunks for run in crammed[:-1])])  # first chunks of the runs
+    needed = set(
+        accumulate((run.num_chunks for run in crammed[:-1]), initial=0)
+    )  # runs' first ones
     if num_segments == len(crammed):
-        starts = np.zeros(num_chunks, dtype=np.bool_)
-        starts[needed] = True
-        return starts.tolist()
+        return [index in needed for index in range(num_chunks)]
     found = _read_bitmap(cursor, num_chunks, ones=num_segments)
-    if not all(found[index] for index in needed.tolist()):
-        raise Corrupt("columns: a run does not start with a segment")
+    starts_all = all(found[index] for index in needed)
+    require(starts_all, "columns: a run does not start with a segment")
     return found
 
 
@@ -242,7 +234,7 @@ def _read_bitmap(cursor: Cursor, count: int, *, ones: int) -> list[bool]:
     start = cursor.offset
     packed = np.frombuffer(cursor.take((count + 7) // 8), dtype=np.uint8)
     bits = np.unpackbits(packed, bitorder="little").astype(np.bool_)
-    if int(bits.sum()) != ones or bits[count:].any():
-        raise Corrupt(f"columns: bitmap at byte {start} should have {ones} bits set of {count}")
+    is_right = int(bits.sum()) == ones and not bits[count:].any()
+    require(is_right, f"columns: bitmap at byte {start} should have {ones} bits set of {count}")
     found: list[bool] = bits[:count].tolist()
     return found

@@ -6,8 +6,9 @@ columns and planes have their own modules, `cram_columns` and `cram_planes`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import ClassVar
 
 from llmzip.errors import Corrupt
@@ -18,7 +19,6 @@ from llmzip.store.cram_payload import (
     Chunk,
     CramPayload,
     check_chunk,
-    check_geometry,
     chunks_of_runs,
     margin_code,
     margin_value,
@@ -34,8 +34,8 @@ from llmzip.store.cram_planes import (
 )
 from llmzip.store.model_ref import ModelRef, read_start
 from llmzip.store.payload import HAS_START, EncodedPayload, Payload, PayloadFields, Run, RunTable
-from llmzip.store.varint import Cursor, encode_varint
-from llmzip.store.vectors import RAW_BITS, packed_bytes
+from llmzip.store.varint import Cursor, encode_varints, require
+from llmzip.store.vectors import packed_bytes
 
 HAS_LITERAL = 16
 HAS_CODED = 32
@@ -52,16 +52,16 @@ class CramFields(PayloadFields):
     plane_names: ClassVar[tuple[str, ...]] = ("vectors", "patches")
     no_figures: ClassVar[Mapping[str, object]] = CramFigures().fields()
 
-    model: ModelRef
-    num_mem: int
-    mem_dim: int
-    bits: int
-    context_tokens: int
+    empty: CramPayload  # the payload without its chunks and its margin
     margin_code: int
     num_chunks: int
     num_literal: int
     patch_bytes: int
     coded: CodedFields | None
+
+    @property
+    def model(self) -> ModelRef:  # type: ignore[override]  # nobody sets it
+        return self.empty.model
 
     @property
     def features(self) -> int:
@@ -73,81 +73,65 @@ class CramFields(PayloadFields):
         return self.num_chunks
 
     @property
-    def num_vector_chunks(self) -> int:
-        """Chunks that have mem vectors."""
-        return self.num_chunks - self.num_literal
-
-    @property
     def planes(self) -> Mapping[str, int]:
-        vectors = packed_bytes(*self._shape, self.bits)
-        if self.coded:
-            vectors = self.coded.vector_bytes
+        coded, bits = self.coded, self.empty.bits
+        vectors = coded.vector_bytes if coded else packed_bytes(*self._shape, bits)
         return {"vectors": vectors, "patches": self.patch_bytes}
 
     @property
     def slow_bytes(self) -> int:
         return sum(self.planes.values()) if self.coded else 0
 
-    @property
-    def counts(self) -> ChunkCounts:
-        """What the columns are read against."""
-        return ChunkCounts(
-            num_chunks=self.num_chunks,
-            num_literal=self.num_literal,
-            is_coded=self.coded is not None,
-        )
-
     @classmethod
     def of(cls, payload: Payload, runs: Sequence[Run]) -> EncodedPayload:
         assert isinstance(payload, CramPayload)
         chunks, is_coded = payload.chunks, payload.is_coded
-        planes = encode_planes(chunks, is_coded=is_coded)
+        vectors, patches, coded = encode_planes(chunks, is_coded=is_coded)
         fields = cls(
-            model=payload.model,
-            num_mem=payload.num_mem,
-            mem_dim=payload.mem_dim,
-            bits=payload.bits,
-            context_tokens=payload.context_tokens,
+            empty=replace(payload, chunks=(), min_margin=None),
             margin_code=margin_code(payload.min_margin),
             num_chunks=len(chunks),
             num_literal=sum(chunk.mem is None for chunk in chunks),
-            patch_bytes=len(planes.patches),
-            coded=planes.coded,
+            patch_bytes=len(patches),
+            coded=coded,
         )
         return EncodedPayload(
             fields=fields,
             columns=encode_columns(runs, chunks_of_runs(chunks, runs), coded=is_coded),
             # Those of a coded file have a byte at least for each chunk, to bound their number.
             least_columns_bytes=len(chunks) * is_coded,
-            planes=planes.vectors + planes.patches,
+            planes=vectors + patches,
         )
 
     def encode(self) -> bytes:
-        numbers = (self.num_mem, self.mem_dim, self.bits, self.context_tokens)
-        out = b"".join(map(encode_varint, numbers)) + self.model.encode_start()
-        out += bytes((self.margin_code,)) + encode_varint(self.num_chunks)
+        empty, counts = self.empty, [self.num_chunks, self.patch_bytes]
         if self.num_literal:
-            out += encode_varint(self.num_literal)
-        out += encode_varint(self.patch_bytes)
-        return out + self.coded.encode() if self.coded else out
+            counts.insert(1, self.num_literal)
+        out = encode_varints(empty.num_mem, empty.mem_dim, empty.bits, empty.context_tokens)
+        out += empty.model.encode_start() + bytes((self.margin_code,))
+        return out + encode_varints(*counts) + (self.coded.encode() if self.coded else b"")
 
     @classmethod
     def read(cls, cursor: Cursor, model: ModelRef, required: int) -> CramFields:
-        num_mem, mem_dim, bits, context_tokens = (cursor.varint() for _ in range(4))
-        check_geometry(num_mem, mem_dim, bits, context_tokens)
-        if (bits < RAW_BITS) != bool(required & HAS_CODED):
-            raise Corrupt(f"header: {bits} bits per dimension and the feature bits do not agree")
+        empty = CramPayload(
+            model=model,
+            num_mem=cursor.varint(),
+            mem_dim=cursor.varint(),
+            bits=cursor.varint(),
+            context_tokens=cursor.varint(),
+            min_margin=None,
+            chunks=(),
+        )
+        empty.check_geometry()
+        bits, agree = empty.bits, empty.is_coded == bool(required & HAS_CODED)
+        require(agree, f"header: {bits} bits per dimension and the feature bits do not agree")
         start_id = read_start(cursor, has_start=bool(required & HAS_START))
         margin_code, num_chunks = cursor.byte(), cursor.varint()
         num_literal = cursor.varint() if required & HAS_LITERAL else 0
-        if required & HAS_LITERAL and not 1 <= num_literal <= num_chunks:
-            raise Corrupt(f"header: {num_literal} literal chunks of {num_chunks}")
+        is_possible = not required & HAS_LITERAL or 1 <= num_literal <= num_chunks
+        require(is_possible, f"header: {num_literal} literal chunks of {num_chunks}")
         return cls(
-            model=replace(model, start_id=start_id),
-            num_mem=num_mem,
-            mem_dim=mem_dim,
-            bits=bits,
-            context_tokens=context_tokens,
+            empty=replace(empty, model=replace(model, start_id=start_id)),
             margin_code=margin_code,
             num_chunks=num_chunks,
             num_literal=num_literal,
@@ -158,19 +142,19 @@ class CramFields(PayloadFields):
     def check(self, table: RunTable, columns_bytes: int) -> None:
         # A chunk takes a byte of one plane at least; this ties all counts to the file's size.
         plane, size = ("columns", columns_bytes) if self.coded else ("patches", self.patch_bytes)
-        if not table.num_text_runs <= self.num_chunks <= size:
-            raise Corrupt(
-                f"header: {self.num_chunks} chunks in {table.num_text_runs} runs, "
-                f"{size} bytes of {plane}"
-            )
+        num_chunks, num_runs = self.num_chunks, table.num_text_runs
+        is_possible = num_runs <= num_chunks <= size
+        require(
+            is_possible, f"header: {num_chunks} chunks in {num_runs} runs, {size} bytes of {plane}"
+        )
         if self.coded:
             self.coded.check(self._shape, patch_bytes=self.patch_bytes)
 
     def max_columns_bytes(self, table: RunTable) -> int:
-        return self.counts.max_bytes(table)
+        return self._counts.max_bytes(table)
 
     def read_columns(self, cursor: Cursor, table: RunTable) -> CramColumns:
-        return decode_columns(cursor, table, self.counts)
+        return decode_columns(cursor, table, self._counts)
 
     def read_payload(self, columns: CramColumns, planes: Cursor, *, optional: int) -> CramPayload:
         return self._payload(self._chunks(columns, planes), optional)
@@ -182,22 +166,22 @@ class CramFields(PayloadFields):
             chunks = self._chunks(columns, planes)
             counts = [len(chunk.patches) for chunk in chunks if chunk.mem is not None]
             num_patches, num_patched = sum(counts), sum(count > 0 for count in counts)
-        held = [index for index, is_literal in enumerate(columns.literal) if not is_literal]
+        empty, held = self.empty, [not is_literal for is_literal in columns.literal]
         return CramFigures(
-            num_crammed=self.num_vector_chunks - num_patched,
+            num_crammed=self.num_chunks - self.num_literal - num_patched,
             num_patched=num_patched,
             num_literal=self.num_literal,
             num_segments=sum(columns.starts),
             num_tokens=columns.total_tokens,
-            num_vector_tokens=sum(columns.num_tokens[index] for index in held),
-            vector_text_bytes=sum(columns.num_bytes[index] for index in held),
+            num_vector_tokens=sum(compress(columns.num_tokens, held)),
+            vector_text_bytes=sum(compress(columns.num_bytes, held)),
             vector_bytes=self.planes["vectors"],
             num_patches=num_patches,
-            num_mem=self.num_mem,
-            mem_dim=self.mem_dim,
-            bits_per_dimension=self.bits,
-            context_tokens=self.context_tokens,
-            min_margin=margin_value(self.margin_code) if self.margin_code else None,
+            num_mem=empty.num_mem,
+            mem_dim=empty.mem_dim,
+            bits_per_dimension=empty.bits,
+            context_tokens=empty.context_tokens,
+            min_margin=self._margin,
             bf16_safe=bool(optional & BF16_SAFE),
         )
 
@@ -215,8 +199,9 @@ class CramFields(PayloadFields):
             if own is None or (mem is None and not is_literal):
                 lost.add(index)
             contents.append((mem, own or ()))
-        payload = self._payload(_joined(columns, contents), optional)
-        for index, chunk in enumerate(payload.chunks):
+        chunks = _joined(columns, contents)
+        payload = self._payload(chunks, optional)
+        for index, chunk in enumerate(chunks):
             try:
                 check_chunk(chunk, payload, number=index)
             except Corrupt:
@@ -224,35 +209,36 @@ class CramFields(PayloadFields):
         return payload, frozenset(lost)
 
     @property
-    def _shape(self) -> tuple[int, int, int]:
-        return self.num_vector_chunks, self.num_mem, self.mem_dim
+    def _margin(self) -> float | None:
+        return margin_value(self.margin_code) if self.margin_code else None
 
-    def _chunks(self, columns: CramColumns, planes: Cursor) -> Iterator[Chunk]:
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return self.num_chunks - self.num_literal, self.empty.num_mem, self.empty.mem_dim
+
+    @property
+    def _counts(self) -> ChunkCounts:
+        is_coded = self.coded is not None
+        return ChunkCounts(
+            num_chunks=self.num_chunks, num_literal=self.num_literal, is_coded=is_coded
+        )
+
+    def _payload(self, chunks: tuple[Chunk, ...], optional: int) -> CramPayload:
+        bf16_safe = bool(optional & BF16_SAFE)
+        return replace(self.empty, chunks=chunks, min_margin=self._margin, bf16_safe=bf16_safe)
+
+    def _chunks(self, columns: CramColumns, planes: Cursor) -> tuple[Chunk, ...]:
         vectors = planes.take(self.planes["vectors"])
         patches = planes.part(self.patch_bytes, what="patches")
         contents = read_planes(self._shape, self.coded, columns, vectors, patches)
         return _joined(columns, contents)
 
-    def _payload(self, chunks: Iterator[Chunk], optional: int) -> CramPayload:
-        """Nothing is checked."""
-        return CramPayload(
-            model=self.model,
-            num_mem=self.num_mem,
-            mem_dim=self.mem_dim,
-            bits=self.bits,
-            context_tokens=self.context_tokens,
-            min_margin=margin_value(self.margin_code) if self.margin_code else None,
-            bf16_safe=bool(optional & BF16_SAFE),
-            chunks=tuple(chunks),
-        )
 
-
-def _joined(columns: CramColumns, contents: Iterable[Content]) -> Iterator[Chunk]:
+def _joined(columns: CramColumns, contents: Iterable[Content]) -> tuple[Chunk, ...]:
     """Chunks of what the columns and the other planes say. Nothing is checked."""
-    for num_tokens, num_bytes, check, starts, (mem, patches) in zip(
-        columns.num_tokens, columns.num_bytes, columns.checks, columns.starts, contents, strict=True
-    ):
-        yield Chunk(
+    counts = zip(columns.num_tokens, columns.num_bytes, columns.checks, strict=True)
+    return tuple(
+        Chunk(
             num_tokens=num_tokens,
             num_bytes=num_bytes,
             check=check,
@@ -260,3 +246,7 @@ def _joined(columns: CramColumns, contents: Iterable[Content]) -> Iterator[Chunk
             patches=patches,
             mem=mem,
         )
+        for (num_tokens, num_bytes, check), starts, (mem, patches) in zip(
+            counts, columns.starts, contents, strict=True
+        )
+    )

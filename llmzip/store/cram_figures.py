@@ -24,6 +24,14 @@ _MEANINGS: dict[MarginLabel, str] = {
 }
 
 
+# What JSON shows of `CramFigures` besides the numbers of chunks, in this order.
+_IN_JSON = (
+    *("num_vectors", "num_mem", "mem_dim", "bits_per_dimension", "stored_bits_per_dimension"),
+    *("container_bytes_per_vector", "text_bytes_per_vector", "tokens_per_vector", "num_patches"),
+    *("context_tokens", "min_margin", "margin_label", "bf16_safe"),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CramFigures(Figures):
     """What the chunks of a file, their vectors and their patches take and hold. The defaults are
@@ -98,19 +106,7 @@ class CramFigures(Figures):
                 "patched": self.num_patched,
                 "literal": self.num_literal,
             },
-            "num_vectors": self.num_vectors,
-            "num_mem": self.num_mem,
-            "mem_dim": self.mem_dim,
-            "bits_per_dimension": self.bits_per_dimension,
-            "stored_bits_per_dimension": self.stored_bits_per_dimension,
-            "container_bytes_per_vector": self.container_bytes_per_vector,
-            "text_bytes_per_vector": self.text_bytes_per_vector,
-            "tokens_per_vector": self.tokens_per_vector,
-            "num_patches": self.num_patches,
-            "context_tokens": self.context_tokens,
-            "min_margin": self.min_margin,
-            "margin_label": self.margin_label,
-            "bf16_safe": self.bf16_safe,
+            **{name: getattr(self, name) for name in _IN_JSON},
         }
 
     def lines(self) -> list[str]:
@@ -133,10 +129,8 @@ class CramFigures(Figures):
         return lines
 
     def summary(self) -> str:
-        words = f", {count_text(self.num_vectors, 'vector')}"
-        return (
-            words if self.min_margin is None else f"{words}, weakest margin {self.min_margin:.2g}"
-        )
+        margin = "" if self.min_margin is None else f", weakest margin {self.min_margin:.2g}"
+        return f", {count_text(self.num_vectors, 'vector')}{margin}"
 
     def growth_reason(self) -> str:
         cost, held = self.container_bytes_per_vector, self.text_bytes_per_vector
@@ -153,11 +147,9 @@ class CramFigures(Figures):
         if self.min_margin is None:
             return "every token is stored; none depends on a margin"
         times = self.min_margin / DECODER_NOISE_LOGITS
+        digits = f"{times:.2g}"
+        text = f"{float(digits):,.0f}" if times >= 10 else digits
         return (
-            f"{self.min_margin:.2g} logits, about {_two_digits(times)} times the noise of fp32 "
-            f"decoding ({DECODER_NOISE_LOGITS:g}): {_MEANINGS[self.margin_label]}"
+            f"{self.min_margin:.2g} logits, about {text} times the noise of fp32 decoding "
+            f"({DECODER_NOISE_LOGITS:g}): {_MEANINGS[self.margin_label]}"
         )
-
-
-def _two_digits(number: float) -> str:
-    return f"{float(f'{number:.2g}'):,.0f}" if number >= 10 else f"{number:.2g}"

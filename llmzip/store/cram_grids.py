@@ -1,6 +1,6 @@
 """The coded vector plane: vectors on a grid, entropy-coded.
 
-Owns the order of the symbols in the stream, the first guess at their distribution, and the header
+Owns the order of the symbols in the stream, the first guess of their distribution, and the header
 fields that both need. Does not know what the vectors mean, nor the chunks.
 """
 
@@ -15,17 +15,17 @@ import numpy as np
 
 from llmzip.errors import Corrupt
 from llmzip.store.range_coder import UNIT, Counts, RangeCoder, RangeReader, RangeWriter
-from llmzip.store.varint import Cursor, encode_varint
+from llmzip.store.varint import Cursor, encode_varints, require
 from llmzip.store.vectors import MAX_STEP, MAX_SYMBOL, MIN_STEP, STEP_UNIT, GridMem
 
-PRIOR_SYMBOLS = 16  # the first guess weighs as much as so many symbols seen, for each in use
+PRIOR_SYMBOLS = 16  # the weight of the first guess, in coded symbols for each of the alphabet
 MAX_PRIOR = 255
-DIMENSIONS_PER_BYTE = 64  # a plane has a byte at least for as many dimensions of a vector
+DIMENSIONS_PER_BYTE = 64  # a plane has at least one byte for so many dimensions of a vector
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridCode:
-    """What the header says of the coded vectors."""
+    """The header fields of the coded vectors."""
 
     max_symbol: int  # the largest |symbol|, 1 at least
     first_step: int  # the smallest step, in units of STEP_UNIT
@@ -34,35 +34,43 @@ class GridCode:
 
     def check(self) -> None:
         """Raise Corrupt unless each field is in range."""
-        steps = (STEP_UNIT * self.first_step, STEP_UNIT * (self.first_step + self.step_span))
-        if not 1 <= self.max_symbol <= MAX_SYMBOL:
-            raise Corrupt(f"header: largest symbol {self.max_symbol}, at most {MAX_SYMBOL}")
-        if not MIN_STEP <= steps[0] <= steps[1] <= MAX_STEP:
-            raise Corrupt(f"header: steps from {self.first_step}, {self.step_span} of them more")
+        largest, first, last = self.max_symbol, self.first_step, self.first_step + self.step_span
+        is_symbol = 1 <= largest <= MAX_SYMBOL
+        require(is_symbol, f"header: largest symbol {largest}, not 1 to {MAX_SYMBOL}")
+        are_steps = MIN_STEP <= STEP_UNIT * first <= STEP_UNIT * last <= MAX_STEP
+        require(are_steps, f"header: steps from {first} to {last} are out of range")
+
+    def encode(self) -> bytes:
+        """The header fields' bytes."""
+        numbers = encode_varints(self.max_symbol, self.first_step, self.step_span)
+        return numbers + bytes((self.prior,))
+
+    @classmethod
+    def read(cls, cursor: Cursor) -> GridCode:
+        """The inverse of `encode`. Raises Corrupt."""
+        code = cls(
+            max_symbol=cursor.varint(),
+            first_step=cursor.varint(),
+            step_span=cursor.varint(),
+            prior=cursor.byte(),
+        )
+        code.check()
+        return code
 
 
 NO_VECTORS = GridCode(max_symbol=1, first_step=MIN_STEP // STEP_UNIT, step_span=0, prior=0)
 
 
-def encode_grid_code(code: GridCode) -> bytes:
-    """The header fields' bytes."""
-    numbers = (code.max_symbol, code.first_step, code.step_span)
-    return b"".join(map(encode_varint, numbers)) + bytes((code.prior,))
-
-
-def read_grid_code(cursor: Cursor) -> GridCode:
-    """The inverse of `encode_grid_code`. Raises Corrupt."""
-    max_symbol, first_step, step_span = (cursor.varint() for _ in range(3))
-    code = GridCode(
-        max_symbol=max_symbol, first_step=first_step, step_span=step_span, prior=cursor.byte()
-    )
-    code.check()
-    return code
-
-
 def least_bytes(count: int, num_mem: int, dim: int) -> int:
-    """The fewest bytes that the plane may have, however little its vectors hold."""
+    """The fewest bytes that the plane may have, so that its size limits the number of vectors."""
     return count * num_mem * -(-dim // DIMENSIONS_PER_BYTE)
+
+
+def check_plane_bytes(plane_bytes: int, count: int, num_mem: int, dim: int) -> None:
+    """Raise Corrupt for a plane of fewer bytes than `least_bytes`."""
+    least = least_bytes(count, num_mem, dim)
+    is_enough = plane_bytes >= least
+    require(is_enough, f"header: {plane_bytes} bytes of vectors, at least {least} expected")
 
 
 def pack_grids(mems: Sequence[GridMem]) -> tuple[GridCode, bytes]:
@@ -80,46 +88,50 @@ def unpack_grids(
 ) -> list[GridMem]:
     """The inverse of `pack_grids`: `count` chunks' vectors. Raises Corrupt.
 
-    Callers have bounded the counts by `least_bytes`.
+    Callers have checked the counts with `least_bytes`.
     """
     if not count:
-        if len(data) or code != NO_VECTORS:
-            raise Corrupt("vector plane: coded vectors, but no chunk has any")
+        is_empty = not len(data) and code == NO_VECTORS
+        require(is_empty, "vector plane: coded vectors, but no chunk has any")
         return []
     symbols = np.zeros((count, num_mem, dim), dtype=np.int16)
     codes = np.zeros((count, num_mem), dtype=np.int32)
     _walk(RangeReader(data, what="vector plane"), code, symbols, codes)
-    if _code_of(symbols, codes, prior=code.prior) != code:
-        raise Corrupt("vector plane: symbols or steps are not what the header says")
-    # One content, one spelling: refuses any longer stream for the same, and what follows a stream.
-    if _write(code, symbols, codes) != bytes(data):
-        raise Corrupt("vector plane: not what its own contents are written as")
-    steps = (STEP_UNIT * codes).astype(np.uint16)
-    return [GridMem(symbols=symbols[i], steps=steps[i]) for i in range(count)]
+    is_as_said = _code_of(symbols, codes, prior=code.prior) == code
+    require(is_as_said, "vector plane: symbols or steps are not what the header says")
+    # A content has one encoding only: this refuses a longer stream, and bytes behind the stream.
+    is_canonical = _write(code, symbols, codes) == bytes(data)
+    require(is_canonical, "vector plane: not the canonical encoding of its contents")
+    return list(map(_grid_mem, symbols, codes))
 
 
 def salvage_grids(
     data: bytes | memoryview, code: GridCode, *, count: int, num_mem: int, dim: int
 ) -> list[GridMem | None]:
-    """What a damaged plane still gives: vectors of which those before the damage are right."""
+    """The vectors that a damaged plane still gives; only those before the damage are right, and the
+    caller has to check which. None where no vector could be read."""
     symbols = np.zeros((count, num_mem, dim), dtype=np.int16)
     codes = np.full((count, num_mem), -1, dtype=np.int32)
     with suppress(Corrupt):
         _walk(RangeReader(data, what="vector plane"), code, symbols, codes)
-    steps = (STEP_UNIT * codes).astype(np.uint16)
     return [
-        GridMem(symbols=symbols[i], steps=steps[i]) if (codes[i] >= 0).all() else None
-        for i in range(count)
+        _grid_mem(own, steps) if (steps >= 0).all() else None
+        for own, steps in zip(symbols, codes, strict=True)
     ]
+
+
+def _grid_mem(symbols: np.ndarray, codes: np.ndarray) -> GridMem:
+    return GridMem(symbols=symbols, steps=(STEP_UNIT * codes).astype(np.uint16))
 
 
 @lru_cache(maxsize=4)
 def prior_counts(prior: int, max_symbol: int) -> tuple[int, ...]:
-    """First counts of the symbols -max_symbol to max_symbol, from the header's byte.
+    """First counts of the symbols -max_symbol to max_symbol, from the header's byte `prior`.
 
-    The top bit chooses between a normal distribution (0) and a Laplacian; the lower seven bits are
-    a width, the larger the narrower. Both come from a ratio between neighbours, in integers: the
-    Laplacian's is constant, the normal's falls from step to step by a constant ratio.
+    The top bit chooses between a normal distribution (0) and a Laplacian (1). The lower seven bits
+    are the width; a larger number is a narrower distribution. Each weight is the one before times a
+    ratio, in integers: for the Laplacian the ratio is constant, for the normal distribution it
+    falls by a constant factor.
     """
     width = (4 + prior % 4) << (prior % 128 // 4)
     ratio = (1 << 53) // ((1 << 21) + width)  # 2^32 / (1 + width / 2^21)
@@ -135,7 +147,7 @@ def prior_counts(prior: int, max_symbol: int) -> tuple[int, ...]:
 
 
 def _best_prior(symbols: np.ndarray) -> int:
-    """The byte whose distribution fits all symbols best. Any byte would do; this one saves most."""
+    """The byte whose distribution gives all symbols the fewest bits. Any byte would be valid."""
     size = max(1, int(np.abs(symbols).max()))
     seen = np.bincount(symbols.ravel().astype(np.int32) + size, minlength=2 * size + 1)
     costs = []
@@ -163,8 +175,8 @@ def _write(code: GridCode, symbols: np.ndarray, codes: np.ndarray) -> bytes:
 def _walk(coder: RangeCoder, code: GridCode, symbols: np.ndarray, codes: np.ndarray) -> None:
     """Code every vector: its step, then its symbols.
 
-    symbols: [n, K, D] int16; codes: [n, K] int32, steps in units of STEP_UNIT. A writer takes the
-    values from there, a reader puts them there.
+    symbols: [n, K, D] int16; codes: [n, K] int32, steps in units of STEP_UNIT. With a writer the
+    arrays are the input, with a reader they are filled.
     """
     dim = symbols.shape[2]
     symbol_model = Counts(prior_counts(code.prior, code.max_symbol))

@@ -1,22 +1,24 @@
 """The coded patch plane: positions, ranks and token ids, entropy-coded.
 
-Owns the order of all that in the stream, the models' first counts, and the coding of one patch as a
-kind with parameters. Does not know why a token was patched.
+Owns their order in the stream, the models' first counts, and the coding of one patch as a kind with
+parameters. Does not know why a token was patched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from llmzip.errors import Corrupt
 from llmzip.store.range_coder import Counts, Integers, RangeCoder, RangeReader, RangeWriter
 from llmzip.store.residual import Patch, Ranked, plain_ids
+from llmzip.store.varint import require
 
-# Kinds of a patch. SINGLE and on: rank skip + 1 alone, for skip = 1, 2, ... DIRECT.
+# Kinds of a patch: a token id, a group of ranks, one rank above DIRECT + 1, and from SINGLE on one
+# kind for each single rank skip + 1, for skip = 1, 2, ... DIRECT.
 ID, GROUP, ESCAPE, SINGLE = range(4)
 DIRECT = 20
 LOW_BITS = 16
@@ -28,17 +30,17 @@ class ChunkPatches:
 
     num_tokens: int
     is_literal: bool
-    patches: tuple[Patch, ...] = ()  # unknown when read
+    patches: tuple[Patch, ...] = ()  # empty where they are to be read
 
 
 def _first(*counts: tuple[int, int]) -> Counts:
-    """Counts from (count, how many times) pairs."""
+    """Counts from pairs (count, number of symbols with it)."""
     return Counts(count for count, times in counts for _ in range(times))
 
 
 @dataclass
 class _Models:
-    """All that the coding of later chunks learns from earlier ones."""
+    """The adaptive counts, and the tokens and patches that are left, from one chunk to the next."""
 
     tokens_left: int  # of chunks with vectors
     patches_left: int
@@ -54,15 +56,15 @@ class _Models:
 
 
 def least_bytes(num_patches: int, num_literal_tokens: int) -> int:
-    """The fewest bytes that the plane may have, however little its patches hold."""
+    """The fewest bytes that the plane may have, so that its size limits the number of patches."""
     return (num_patches + num_literal_tokens + 7) // 8
 
 
 def pack_coded_patches(chunks: Sequence[ChunkPatches]) -> bytes:
-    """The plane's bytes. Expects patches that hold the rules of `residual`."""
+    """The plane's bytes. Expects patches that pass `residual.check_patches`."""
     num_patches = sum(len(chunk.patches) for chunk in chunks if not chunk.is_literal)
     writer = RangeWriter()
-    _walk(writer, chunks, num_patches, given=True)
+    list(_walk(writer, chunks, num_patches, given=True))
     return writer.finish(least_bytes=least_bytes(num_patches, _literal_tokens(chunks)))
 
 
@@ -70,30 +72,26 @@ def read_coded_patches(
     data: bytes | memoryview, chunks: Sequence[ChunkPatches], *, num_patches: int
 ) -> list[tuple[Patch, ...]]:
     """The patches of each chunk, `num_patches` in all those with vectors. Raises Corrupt."""
-    if least_bytes(num_patches, _literal_tokens(chunks)) > len(data):
-        raise Corrupt(f"patch plane: {len(data)} bytes for {num_patches} patches")
-    if num_patches > sum(c.num_tokens for c in chunks if not c.is_literal):
-        raise Corrupt(f"patch plane: {num_patches} patches, which is more than tokens")
+    is_enough = least_bytes(num_patches, _literal_tokens(chunks)) <= len(data)
+    require(is_enough, f"patch plane: {len(data)} bytes for {num_patches} patches")
+    is_possible = num_patches <= sum(c.num_tokens for c in chunks if not c.is_literal)
+    require(is_possible, f"patch plane: {num_patches} patches, more than there are tokens")
     reader = RangeReader(data, what="patch plane")
-    found = _walk(reader, chunks, num_patches, given=False)
-    again = [
-        ChunkPatches(num_tokens=c.num_tokens, is_literal=c.is_literal, patches=patches)
-        for c, patches in zip(chunks, found, strict=True)
-    ]
-    # One content, one spelling: refuses any longer stream for the same, and what follows a stream.
-    if pack_coded_patches(again) != bytes(data):
-        raise Corrupt("patch plane: not what its own contents are written as")
+    found = list(_walk(reader, chunks, num_patches, given=False))
+    again = [replace(c, patches=patches) for c, patches in zip(chunks, found, strict=True)]
+    # A content has one encoding only: this refuses a longer stream, and bytes behind the stream.
+    is_canonical = pack_coded_patches(again) == bytes(data)
+    require(is_canonical, "patch plane: not the canonical encoding of its contents")
     return found
 
 
 def salvage_coded_patches(
     data: bytes | memoryview, chunks: Sequence[ChunkPatches], *, num_patches: int
-) -> list[tuple[Patch, ...]]:
-    """What a damaged plane still gives: patches of the first chunks, up to the damage right."""
-    found: list[tuple[Patch, ...]] = []
+) -> Iterator[tuple[Patch, ...]]:
+    """The patches that a damaged plane still gives, of the first chunks; only those before the
+    damage are right, and the caller has to check which."""
     with suppress(Corrupt, OverflowError):
-        _walk(RangeReader(data, what="patch plane"), chunks, num_patches, given=False, result=found)
-    return found
+        yield from _walk(RangeReader(data, what="patch plane"), chunks, num_patches, given=False)
 
 
 def _literal_tokens(chunks: Sequence[ChunkPatches]) -> int:
@@ -101,27 +99,18 @@ def _literal_tokens(chunks: Sequence[ChunkPatches]) -> int:
 
 
 def _walk(
-    coder: RangeCoder,
-    chunks: Sequence[ChunkPatches],
-    num_patches: int,
-    *,
-    given: bool,
-    result: list[tuple[Patch, ...]] | None = None,
-) -> list[tuple[Patch, ...]]:
-    """Code every chunk in order. A writer is given the patches, a reader returns them, and adds
-    each chunk's to `result` as it goes."""
+    coder: RangeCoder, chunks: Sequence[ChunkPatches], num_patches: int, *, given: bool
+) -> Iterator[tuple[Patch, ...]]:
+    """Code every chunk in order, and give its patches. given: a writer has them already."""
     free_tokens = sum(chunk.num_tokens for chunk in chunks if not chunk.is_literal)
     models = _Models(tokens_left=free_tokens, patches_left=num_patches)
-    result = [] if result is None else result
     for chunk in chunks:
         patches = chunk.patches if given else None
         if chunk.is_literal:
             ids = None if patches is None else np.array(plain_ids(patches), dtype=np.int64)
-            found = _code_numbers(coder, models.ids, chunk.num_tokens, ids)
-            result.append(tuple(enumerate(found.tolist())))
+            yield tuple(enumerate(_code_numbers(coder, models.ids, chunk.num_tokens, ids).tolist()))
         else:
-            result.append(_code_chunk(coder, models, chunk.num_tokens, patches))
-    return result
+            yield _code_chunk(coder, models, chunk.num_tokens, patches)
 
 
 def _code_chunk(
@@ -140,7 +129,8 @@ def _code_chunk(
 def _code_positions(
     coder: RangeCoder, models: _Models, num_tokens: int, flags: Integers | None
 ) -> list[int]:
-    """Which tokens are patched: as likely for each as among all tokens that are left."""
+    """The positions of patched tokens. The probability of each token is the share of patches among
+    all tokens that are left, of this chunk and those behind it."""
     positions: list[int] = []
     if models.patches_left:
         others = models.tokens_left - models.patches_left
@@ -158,8 +148,8 @@ def _code_tokens(
 ) -> list[int | Ranked]:
     """The tokens of one chunk's patches, one property after the other.
 
-    All of a chunk's patches are told apart by their kinds first; then come the ranks of the ESCAPE
-    ones, the ranks, sizes and places of the GROUP ones, and the ids of the ID ones.
+    The kinds of all patches come first; then the ranks of those of kind ESCAPE; the ranks, sizes
+    and indices of kind GROUP; and the ids of kind ID.
     """
     known = None if tokens is None else np.array([_row(t) for t in tokens]).reshape(-1, 5)  # [n, 5]
     kinds = coder.symbols(models.kinds, num_patches, None if known is None else known[:, 0])
@@ -186,7 +176,7 @@ def _code_tokens(
 
 
 def _row(token: int | Ranked) -> tuple[int, int, int, int, int]:
-    """Kind, skip, size (of groups), index, token id; 0 what does not apply."""
+    """Kind, skip, size (of groups), index, token id; 0 where one does not apply."""
     if not isinstance(token, Ranked):
         return ID, 0, 0, 0, token
     if token.size > 1:
@@ -202,10 +192,10 @@ def _token(row: Sequence[int]) -> int | Ranked:
 def _code_numbers(
     coder: RangeCoder, model: Counts, amount: int, values: np.ndarray | None
 ) -> np.ndarray:
-    """Numbers of 0 to 2^31 - 1: the size class of each, under the model, then what is left of it.
+    """Numbers of 0 to 2^31 - 1: the size class of each with the model, then the remaining bits.
 
-    The class is the place of the top bit of number + 1. The bits below are as likely 0 as 1; what
-    lies above the lowest 16 of them comes first, for all numbers, then those.
+    The class is the position of the top bit of number + 1. The bits below it are coded as equally
+    likely 0 and 1: for all numbers those above the lowest 16 first, then the lowest 16.
     """
     wide = None if values is None else values.astype(np.int64) + 1
     tops = None if wide is None else np.frexp(wide.astype(np.float64))[1] - 1

@@ -7,9 +7,10 @@ not know how any of it is laid out in a file; `cram_fields` does.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -18,8 +19,8 @@ from llmzip.errors import Corrupt
 from llmzip.store.figures import PieceFigures, PieceKind
 from llmzip.store.model_ref import ModelRef
 from llmzip.store.payload import Payload, Run, StoredRun, Tensors
-from llmzip.store.piece_shares import patch_weight, shares, vector_weights
 from llmzip.store.residual import Patch, Ranked, check_patches
+from llmzip.store.varint import require
 from llmzip.store.vectors import (
     MAX_MEM_DIM,
     MAX_NUM_MEM,
@@ -29,6 +30,37 @@ from llmzip.store.vectors import (
     check_bits,
     mem_bits,
 )
+
+_ID_BITS, _RANK_BITS = 15.0, 3.0  # of a patch that names its token by id, by rank: usual figures
+
+
+def vector_weights(mems: Sequence[MemBits | GridMem | None]) -> list[float]:
+    """In proportion to what each chunk's vectors take: symbols by how rare they are in the file."""
+    grids = [mem.symbols.flatten().tolist() if isinstance(mem, GridMem) else [] for mem in mems]
+    own = list(map(Counter, grids))
+    counts = Counter(chain.from_iterable(grids))
+    total = counts.total()
+    return [
+        16.0 * mem.size
+        if isinstance(mem, np.ndarray)
+        else sum((n * -math.log2(counts[s] / total) for s, n in symbols.items()), 0.0)
+        for mem, symbols in zip(mems, own, strict=True)
+    ]
+
+
+def patch_weight(patches: Sequence[Patch], num_tokens: int) -> float:
+    """In proportion to what a chunk's patches take: a place and a name each."""
+    if not patches:
+        return 0.0
+    names = sum(_ID_BITS if isinstance(token, int) else _RANK_BITS for _, token in patches)
+    return names + math.log2(max(2, math.comb(num_tokens, len(patches))))
+
+
+def shares(weights: Sequence[float], plane_bytes: int) -> list[float]:
+    """The bits of a plane in proportion to the weights; nothing for each where all are 0."""
+    whole = sum(weights)
+    return [8 * plane_bytes * weight / whole if whole else 0.0 for weight in weights]
+
 
 MAX_CHUNK_TOKENS = 65535
 MAX_CONTEXT_TOKENS = 2**31 - 1
@@ -104,18 +136,26 @@ class CramPayload(Payload):
         return BF16_SAFE * self.bf16_safe
 
     def check(self, runs: Sequence[Run]) -> None:
-        check_geometry(self.num_mem, self.mem_dim, self.bits, self.context_tokens)
+        self.check_geometry()
         for number, chunk in enumerate(self.chunks):
             check_chunk(chunk, self, number=number)
         for chunks in chunks_of_runs(self.chunks, runs):
-            _require(chunks[0].starts_segment, "a run's first chunk must start a segment")
+            require(chunks[0].starts_segment, "a run's first chunk must start a segment")
         margin = self.min_margin
         has_free_token = any(len(chunk.patches) < chunk.num_tokens for chunk in self.chunks)
-        _require((margin is not None) == has_free_token, "a margin needs an unpatched token")
-        _require(
+        require((margin is not None) == has_free_token, "a margin needs an unpatched token")
+        require(
             margin is None or (math.isfinite(margin) and margin >= 0),
             f"the weakest margin cannot be {margin}",
         )
+
+    def check_geometry(self) -> None:
+        """Raise Corrupt or UnsupportedVersion unless K, D, bits and context are in range."""
+        num_mem, mem_dim, context = self.num_mem, self.mem_dim, self.context_tokens
+        require(1 <= num_mem <= MAX_NUM_MEM, f"{num_mem} mem vectors per chunk")
+        require(1 <= mem_dim <= MAX_MEM_DIM, f"mem vectors of {mem_dim} dimensions")
+        require(0 <= context <= MAX_CONTEXT_TOKENS, f"{context} context tokens")
+        check_bits(self.bits)
 
     def piece_figures(self, planes: Mapping[str, int]) -> list[PieceFigures]:
         vectors = shares(vector_weights([chunk.mem for chunk in self.chunks]), planes["vectors"])
@@ -140,20 +180,19 @@ class CramPayload(Payload):
         """Of the chunks that have vectors: chunk (from 0), first_byte, num_bytes, num_tokens,
         starts_segment: [N] int64. patches: [P, 6] int64: row of mem, position, token or -1, and of
         one that is named by rank skip, size and index, else -1."""
-        mems: list[MemBits] = []
-        rows: list[list[int]] = []
-        patches: list[list[int]] = []
-        for number, chunk in enumerate(self.chunks):
-            if chunk.mem is None:
-                continue
-            for position, token in chunk.patches:
-                name = [token, -1, -1, -1]
-                if isinstance(token, Ranked):
-                    name = [-1, token.skip, token.size, token.index]
-                patches.append([len(mems), position, *name])  # type: ignore[list-item]
-            mems.append(mem_bits(chunk.mem))
-            counts = chunk.num_bytes, chunk.num_tokens, int(chunk.starts_segment)
-            rows.append([number, first_bytes[number], *counts])
+        mems = [mem_bits(chunk.mem) for chunk in self.chunks if chunk.mem is not None]
+        held = [
+            (number, chunk) for number, chunk in enumerate(self.chunks) if chunk.mem is not None
+        ]
+        rows = [
+            [number, first_bytes[number], chunk.num_bytes, chunk.num_tokens, chunk.starts_segment]
+            for number, chunk in held
+        ]
+        patches = [
+            [row, position, *_name_columns(token)]
+            for row, (_, chunk) in enumerate(held)
+            for position, token in chunk.patches
+        ]
         columns = np.array(rows, dtype=np.int64).reshape(-1, len(_COLUMNS)).T
         empty = np.empty((0, self.num_mem, self.mem_dim), dtype=np.uint16)
         return {
@@ -161,6 +200,12 @@ class CramPayload(Payload):
             **dict(zip(_COLUMNS, columns, strict=True)),
             "patches": np.array(patches, dtype=np.int64).reshape(-1, 6),
         }
+
+
+def _name_columns(token: int | Ranked) -> list[int]:
+    if isinstance(token, Ranked):
+        return [-1, token.skip, token.size, token.index]
+    return [token, -1, -1, -1]
 
 
 def chunks_of_runs(chunks: Sequence[Chunk], runs: Sequence[Run]) -> list[Sequence[Chunk]]:
@@ -176,7 +221,7 @@ def chunks_of_runs(chunks: Sequence[Chunk], runs: Sequence[Run]) -> list[Sequenc
                 raise Corrupt(f"a run of {run.num_bytes} bytes does not end where a chunk does")
             found.append(chunks[first:last])
             begin += run.num_bytes
-    _require(begin == ends[-1], f"the chunks hold {ends[-1]} bytes, the runs take {begin}")
+    require(begin == ends[-1], f"the chunks hold {ends[-1]} bytes, the runs take {begin}")
     return found
 
 
@@ -196,14 +241,6 @@ def margin_code(margin: float | None) -> int:
 def margin_value(code: int) -> float:
     """The margin in logits that a code of 1..255 stands for."""
     return float(2.0 ** ((code - 128) / 16))
-
-
-def check_geometry(num_mem: int, mem_dim: int, bits: int, context_tokens: int) -> None:
-    """Raise Corrupt or UnsupportedVersion unless K, D, bits and context are in range."""
-    _require(1 <= num_mem <= MAX_NUM_MEM, f"{num_mem} mem vectors per chunk")
-    _require(1 <= mem_dim <= MAX_MEM_DIM, f"mem vectors of {mem_dim} dimensions")
-    _require(0 <= context_tokens <= MAX_CONTEXT_TOKENS, f"{context_tokens} context tokens")
-    check_bits(bits)
 
 
 def check_chunk(chunk: Chunk, payload: CramPayload, *, number: int) -> None:
@@ -240,8 +277,3 @@ def _kind(chunk: Chunk) -> PieceKind:
     if chunk.mem is None:
         return "literal"
     return "patched" if chunk.patches else "crammed"
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise Corrupt(message)

@@ -6,16 +6,15 @@ of the planes behind it. Does not know what is in the planes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from zlib import crc32
 
 from llmzip.errors import Corrupt, NotACrmFile, Truncated, UnsupportedVersion
-from llmzip.store.hashes import HASH_BYTES
 from llmzip.store.model_ref import read_model_ref
+from llmzip.store.original import HASH_BYTES, check_suffix
 from llmzip.store.payload import HAS_MODEL, HAS_START, PayloadFields, RunTable
 from llmzip.store.payloads import all_optional, all_required, foreign_features, payload_of
-from llmzip.store.suffix import check_suffix
-from llmzip.store.varint import Cursor, encode_varint
+from llmzip.store.varint import Cursor, encode_varint, encode_varints, require
 
 # A byte above 127, CR LF, ^Z, LF: copies that strip bits, translate newlines or stop at ^Z show.
 MAGIC = b"\x89CRM\r\n\x1a\n"
@@ -61,27 +60,18 @@ class Header:
         return RunTable(num_runs=self.num_runs, first_is_stored=self.first_is_stored)
 
     @property
-    def payload_bytes(self) -> int:
-        """Size of the payload's planes."""
-        return sum(self.payload.planes.values()) if self.payload else 0
-
-    @property
     def body_bytes(self) -> int:
         """Size of all planes."""
-        return self.columns_bytes + self.payload_bytes + self.stored_bytes
+        own = sum(self.payload.planes.values()) if self.payload else 0
+        return self.columns_bytes + own + self.stored_bytes
 
 
 def encode_header(header: Header) -> bytes:
     """Magic to checksum. Expects fields that hold all rules."""
-    numbers = (
-        header.xz_bytes,
-        header.zstd_bytes,
-        2 * header.num_runs + header.first_is_stored,
-        header.columns_bytes,
-        header.stored_bytes,
-    )
     fields = b"\x00" + encode_varint(header.original_bytes) + header.original_hash
-    fields += b"".join(map(encode_varint, numbers))
+    fields += encode_varints(header.xz_bytes, header.zstd_bytes)
+    fields += encode_varint(2 * header.num_runs + header.first_is_stored)
+    fields += encode_varints(header.columns_bytes, header.stored_bytes)
     if header.payload:
         fields += header.payload.model.encode() + header.payload.encode()
     if header.optional & HAS_SUFFIX:
@@ -115,15 +105,14 @@ def read_header(data: bytes) -> tuple[Header, int]:
     if unknown:
         raise UnsupportedVersion(f"unknown required features {unknown:#04x}")
     size = cursor.varint()
-    if size > MAX_HEADER_BYTES:
-        raise Corrupt(f"header of {size} bytes, at most {MAX_HEADER_BYTES}")
+    require(size <= MAX_HEADER_BYTES, f"header of {size} bytes, at most {MAX_HEADER_BYTES}")
     base = cursor.offset
     end = base + size + CRC_BYTES
     if len(data) < end:
         raise Truncated(f"the file has {len(data)} of at least {end} bytes")
     fields = Cursor(cursor.take(size), what="header", base=base)
-    if crc32(data[: base + size]) != int.from_bytes(cursor.take(CRC_BYTES), "little"):
-        raise Corrupt("header: wrong checksum")
+    crc = int.from_bytes(cursor.take(CRC_BYTES), "little")
+    require(crc32(data[: base + size]) == crc, "header: wrong checksum")
     header = _read_fields(fields, required=required, optional=optional)
     # Room for the data of optional features to come; without one, stray bytes are an error.
     if not optional & ~(_OPTIONAL | all_optional()):
@@ -137,11 +126,9 @@ def _read_fields(cursor: Cursor, *, required: int, optional: int) -> Header:
     if reserved:
         raise UnsupportedVersion(f"reserved byte is {reserved}, not 0")
     _check_features(required, optional)
-    original_bytes = cursor.varint()
-    original_hash = bytes(cursor.take(HASH_BYTES))
-    xz_bytes, zstd_bytes, run_code = cursor.varint(), cursor.varint(), cursor.varint()
-    columns_bytes, stored_bytes = cursor.varint(), cursor.varint()
-    return Header(
+    original_bytes, original_hash = cursor.varint(), bytes(cursor.take(HASH_BYTES))
+    xz_bytes, zstd_bytes, run_code = (cursor.varint() for _ in range(3))
+    header = Header(
         required=required,
         optional=optional,
         original_bytes=original_bytes,
@@ -150,51 +137,41 @@ def _read_fields(cursor: Cursor, *, required: int, optional: int) -> Header:
         zstd_bytes=zstd_bytes,
         num_runs=run_code >> 1,
         first_is_stored=bool(run_code & 1),
-        columns_bytes=columns_bytes,
-        stored_bytes=stored_bytes,
-        payload=_read_payload(cursor, required) if required & HAS_MODEL else None,
-        suffix=_read_suffix(cursor) if optional & HAS_SUFFIX else "",
-        settings_check=_read_settings(cursor) if optional & HAS_SETTINGS else None,
+        columns_bytes=cursor.varint(),
+        stored_bytes=cursor.varint(),
+        payload=None,
     )
-
-
-def _read_payload(cursor: Cursor, required: int) -> PayloadFields:
-    return payload_of(required).read(cursor, read_model_ref(cursor), required)
-
-
-def _read_suffix(cursor: Cursor) -> str:
-    text = bytes(cursor.take(cursor.byte()))
-    suffix = "." + text.decode("latin-1")
-    check_suffix(suffix)
-    return suffix
-
-
-def _read_settings(cursor: Cursor) -> int:
-    return int.from_bytes(cursor.take(SETTINGS_BYTES), "little")
+    if required & HAS_MODEL:
+        payload = payload_of(required).read(cursor, read_model_ref(cursor), required)
+        header = replace(header, payload=payload)
+    if optional & HAS_SUFFIX:
+        header = replace(header, suffix="." + bytes(cursor.take(cursor.byte())).decode("latin-1"))
+        check_suffix(header.suffix)
+    if optional & HAS_SETTINGS:
+        check = int.from_bytes(cursor.take(SETTINGS_BYTES), "little")
+        header = replace(header, settings_check=check)
+    return header
 
 
 def _check_features(required: int, optional: int) -> None:
     """Which features go together: this decides which fields the header has."""
     if not required & HAS_MODEL:
-        if required & HAS_START or foreign_features(required, optional, None):
-            raise Corrupt("header: features of a model, but no model")
+        is_alone = not (required & HAS_START or foreign_features(required, optional, None))
+        require(is_alone, "header: features of a model, but no model")
     elif foreign_features(required, optional, payload_of(required)):
         raise Corrupt("header: features of two codecs")
 
 
 def _check_header(header: Header) -> None:
     """What the fields must say of each other before a size among them is believed."""
-    table = header.table
-    wrong = ""
-    if header.first_is_stored and not table.num_runs:
-        wrong = "a first run, but no runs"
-    elif (table.num_text_runs > 0) != (header.payload is not None):
-        wrong = "runs that need a model and model fields do not agree"
-    elif (table.num_stored_runs > 0) != (header.stored_bytes > 0):
-        wrong = f"{table.num_stored_runs} stored runs in {header.stored_bytes} bytes"
-    elif (table.num_runs > 0) != (header.columns_bytes > 0):
-        wrong = f"{table.num_runs} runs in {header.columns_bytes} bytes of columns"
-    if wrong:
-        raise Corrupt(f"header: {wrong}")
+    table, stored, columns = header.table, header.stored_bytes, header.columns_bytes
+    has_first = not header.first_is_stored or table.num_runs
+    has_model = (table.num_text_runs > 0) == (header.payload is not None)
+    has_stored = (table.num_stored_runs > 0) == (stored > 0)
+    has_columns = (table.num_runs > 0) == (columns > 0)
+    require(has_first, "header: a first run, but no runs")
+    require(has_model, "header: runs that need a model and model fields do not agree")
+    require(has_stored, f"header: {table.num_stored_runs} stored runs in {stored} bytes")
+    require(has_columns, f"header: {table.num_runs} runs in {columns} bytes of columns")
     if header.payload:
         header.payload.check(table, header.columns_bytes)

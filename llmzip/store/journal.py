@@ -1,14 +1,15 @@
-"""Work in progress on disk: what is done of a compression, so that a run that was stopped goes on.
+"""Work in progress on disk: the finished part of a compression, for a later run to continue.
 
-Owns the `.part` file beside an output: whose work it is, its records, its lock. Does not know what
-a record says.
+Owns the `.part` file beside an output: which work it belongs to, its records, its lock. Does not
+know what the records mean.
 
-The file is a magic, then records, only ever appended and each synced. A record is a u8 and two u32,
-the sizes of what follows: a name, bytes that are *kept*, bytes of a *state* that takes the place of
-the state before it under that name (zstd). A CRC32 ends it, which goes on from the record before,
-so that no record can stand in another's place. What is torn or damaged ends the file there. The
-first record says whose work it is; the last one, written before the output gets its name, which
-bytes get it.
+The file is a magic number, then records, which are only ever appended and each synced. A record
+starts with a u8 and two u32, the sizes of the three parts that follow: a name; bytes that are
+*kept*; and a *state* (compressed with zstd), which replaces the previous state of the same name.
+A CRC32 ends the record. It continues the CRC of the record before, so that no record is valid in
+another's place. A torn or damaged record ends the valid part of the file. The first record says
+which work the file belongs to. The last one, written before the output gets its name, identifies
+the bytes of the finished output.
 """
 
 from __future__ import annotations
@@ -19,47 +20,47 @@ import stat
 import struct
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from zlib import crc32
 
 import zstandard
 
 from llmzip.errors import InputError, ResumeRefused
 from llmzip.store.atomic import NEW_FILE, OLD_FILE, is_at, lock, sync_name, write_all
-from llmzip.store.journal_records import NEW, Contents, Place, difference, note, read_at
+from llmzip.store.journal_records import CRC_BYTES, NEW, Contents, Place, difference, read_at
 
 MAGIC = b"\x89CRMPART\r\n\x1a\n\x01"  # the last byte: layout of the records
 _SIZES = struct.Struct("<BII")
-_CRC_BYTES = 4
 _OWNER, _RUN = "owner", "run"
-RESULT = "result"  # a name for what tells the finished bytes
-_COMPACT_BYTES = 64 << 20  # a larger file that is mostly states of the past is written anew
+RESULT = "result"  # the name under which the caller identifies the finished output
+_COMPACT_BYTES = 64 << 20  # a larger file that is mostly replaced states is written anew
 _READ_BYTES = 1 << 22
 
 
-Facts = Mapping[str, object]  # of what the work depends on: JSON values
+Facts = Mapping[str, object]  # what the work depends on, as JSON values
 
 
 class Journal:
-    """The records of one output's work. Locked until it is closed: one run at a time writes it."""
+    """The records of the work on one output. Locked until `close`, so that one run writes it."""
 
     def __init__(self, path: str, handle: int) -> None:
         self.path = path
         self._handle = handle
         self._contents = Contents()
-        self.torn_bytes = 0  # dropped at the end when it was opened
-        self._owner: Facts = {}  # empty: nobody's
-        self._is_begun = False  # something was written by this run
+        self.torn_bytes = 0  # of a torn end, which the first record of this run overwrites
+        self._owner: Facts = {}  # empty: it belongs to no work yet
+        self._is_begun = False  # whether this run has written to it
 
     @classmethod
     def open(cls, path: str) -> Journal:
-        """The journal at `path`, new where there is none. Raises InputError for what is no journal,
-        and where another process writes it."""
+        """The journal at `path`, new where there is none. Raises InputError where the file is no
+        journal, cannot be written, or is written by another process."""
         try:
-            handle = _locked(path)
+            handle = _open_locked(path)
             journal = cls(path, handle)
             try:
                 journal._read()
-                _take_away(path + NEW)  # of a run that was killed there; the lock is ours
+                Path(path + NEW).unlink(missing_ok=True)  # of a run killed in `_compact`
             except BaseException:
                 os.close(handle)
                 raise
@@ -69,20 +70,19 @@ class Journal:
 
     @property
     def has_work(self) -> bool:
-        """Whether anything is in it that a later run would go on from."""
-        kept = self._contents.kept.keys() - {_OWNER, _RUN, RESULT}
-        return bool(kept or self._contents.states)
+        """Whether it holds anything that a later run could continue from."""
+        return bool(self._contents.kept.keys() - {_OWNER, _RUN, RESULT} or self._contents.states)
 
     @property
     def can_go_on(self) -> bool:
-        """Whether a later run will find work in it: nobody has taken it away."""
+        """Whether a later run will find work in it, as the file has not been removed."""
         with suppress(OSError):
             return self.has_work and self._handle >= 0 and is_at(self._handle, self.path)
         return False
 
     def check(self, facts: Facts) -> None:
-        """Raise ResumeRefused unless the work in it depends on just these facts; those that it has
-        and `facts` has not are not compared. A journal without work is anyone's."""
+        """Raise ResumeRefused where the work in it depends on other values of these facts. A
+        journal without work passes, and facts that only the journal has are not compared."""
         for key, value in facts.items() if self._owner and self.has_work else ():
             if self._owner.get(key) != value:
                 why = difference(key, self._owner.get(key), value)
@@ -93,15 +93,14 @@ class Journal:
                 )
 
     def begin(self, facts: Facts, *, choice: str = "") -> str:
-        """Go on with the work in it, or start work that depends on these facts. Raises
-        ResumeRefused.
+        """Continue the work in it, or start work that depends on these facts. Raises ResumeRefused.
 
-        choice: what this run would choose where the outcome varies. Returns what the work was begun
-        with.
+        choice: what this run would choose where several choices are valid (numerics).
+        Returns the choice that the work was begun with.
         """
         self.check(facts)
         if not self.has_work:
-            self.restart()  # whoever began it has left nothing
+            self.restart()  # an earlier run began it, but has left no work
         if not self._owner:
             self._owner = {**facts, **({"choice": choice} if choice else {})}
             self.keep(_OWNER, json.dumps(self._owner, sort_keys=True).encode())
@@ -109,9 +108,10 @@ class Journal:
         return str(self._owner.get("choice", choice))
 
     def keep(self, name: str, kept: bytes, state: bytes = b"") -> None:
-        """Add a record; it is on disk when this returns. state: takes the place of the one before.
+        """Add a record, which is on disk when this returns. state: replaces the previous state of
+        this name.
 
-        Raises InputError where the disk does not take it; all before it stays.
+        Raises InputError where it cannot be written; the records before it stay valid.
         """
         packed = zstandard.ZstdCompressor(level=1).compress(state) if state else b""
         try:
@@ -128,43 +128,43 @@ class Journal:
             ) from error
 
     def kept(self, name: str) -> list[bytes]:
-        """What was kept under a name, in order."""
+        """All bytes that were kept under a name, in the order in which they were added."""
         return [self._load(place) for place in self._contents.kept.get(name, ())]
 
     def state(self, name: str) -> bytes:
-        """The last state under a name; empty: there is none."""
+        """The last state under a name; empty where there is none."""
         place = self._contents.states.get(name)
         if place is None:
             return b""
         try:
             return zstandard.ZstdDecompressor().decompress(self._load(place))
         except (zstandard.ZstdError, MemoryError) as error:
-            raise self._foreign() from error
+            raise self._not_a_journal() from error
 
     def close(self) -> None:
-        """Unlock it. A file without work is taken away, if that can be done."""
+        """Close and unlock it. A file without work is removed, if that is possible."""
         if not self.has_work:
-            with suppress(OSError):  # the next run knows that it holds nothing
+            with suppress(OSError):  # the next run finds that it holds no work
                 self.remove()
-        self._let_go()
+        self._close_handle()
 
     def remove(self) -> None:
-        """Take the file away: the work is done, or is not wanted. Raises OSError."""
+        """Remove the file, as the work is finished or not wanted, and close it. Raises OSError."""
         try:
             if self._handle >= 0 and is_at(self._handle, self.path):
                 os.unlink(self.path)
                 sync_name(self.path)
         finally:
-            self._let_go()
+            self._close_handle()
 
-    def _let_go(self) -> None:
+    def _close_handle(self) -> None:
         handle, self._handle = self._handle, -1
         if handle >= 0:
-            with suppress(OSError):  # what counts was synced
+            with suppress(OSError):  # every record was synced when it was added
                 os.close(handle)
 
     def restart(self) -> None:
-        """Drop all that is in it. Raises InputError."""
+        """Delete all of its content. Raises InputError."""
         try:
             os.ftruncate(self._handle, 0)
             os.fsync(self._handle)
@@ -174,7 +174,7 @@ class Journal:
         self._is_begun = False
 
     def _start_writing(self) -> None:
-        os.ftruncate(self._handle, self._contents.end)  # what is torn would end all that follows
+        os.ftruncate(self._handle, self._contents.end)  # records behind a torn one are never read
         if not self._contents.end:
             self._write(MAGIC)
             self._contents.end = len(MAGIC)
@@ -186,13 +186,11 @@ class Journal:
         head = _SIZES.pack(len(name.encode()), len(kept), len(state)) + name.encode()
         crc = crc32(state, crc32(kept, crc32(head, found.crc)))
         try:
-            self._write(head + kept + state + crc.to_bytes(_CRC_BYTES, "little"))
+            self._write(head + kept + state + crc.to_bytes(CRC_BYTES, "little"))
         except OSError:
             os.ftruncate(self._handle, found.end)
             raise
-        note(found, name, found.end + len(head), len(kept), len(state))
-        found.end += len(head) + len(kept) + len(state) + _CRC_BYTES
-        found.crc = crc
+        found.add(name, found.end + len(head), (len(kept), len(state)), crc)
 
     def _write(self, data: bytes) -> None:
         os.lseek(self._handle, self._contents.end, os.SEEK_SET)
@@ -208,7 +206,7 @@ class Journal:
         size = os.fstat(self._handle).st_size
         start = read_at(self._handle, 0, min(size, len(MAGIC)))
         if not MAGIC.startswith(start):
-            raise self._foreign()
+            raise self._not_a_journal()
         if start == MAGIC:
             self._contents.end = len(MAGIC)
             while self._read_record(size):
@@ -218,13 +216,14 @@ class Journal:
         try:
             self._owner = json.loads(owner[0]) if owner else {}
         except (ValueError, RecursionError) as error:
-            raise self._foreign() from error
+            raise self._not_a_journal() from error
         if not isinstance(self._owner, dict):
-            raise self._foreign()
+            raise self._not_a_journal()
 
-    def _foreign(self) -> InputError:
+    def _not_a_journal(self) -> InputError:
         return InputError(
-            f"{self.path} is not work of this llmzip", hint="move it away, or choose another -o"
+            f"{self.path} is not unfinished work of this llmzip",
+            hint="move it away, or choose another -o",
         )
 
     def _read_record(self, size: int) -> bool:
@@ -237,26 +236,24 @@ class Journal:
             read_at(self._handle, found.end, _SIZES.size)
         )
         end = body + name_bytes + kept_bytes + state_bytes
-        if end + _CRC_BYTES > size:
+        if end + CRC_BYTES > size:
             return False
         crc = found.crc
         for offset in range(found.end, end, _READ_BYTES):
             crc = crc32(read_at(self._handle, offset, min(_READ_BYTES, end - offset)), crc)
-        if crc != int.from_bytes(read_at(self._handle, end, _CRC_BYTES), "little"):
+        if crc != int.from_bytes(read_at(self._handle, end, CRC_BYTES), "little"):
             return False
         name = read_at(self._handle, body, name_bytes).decode(errors="replace")
-        note(found, name, body + name_bytes, kept_bytes, state_bytes)
-        found.end, found.crc = end + _CRC_BYTES, crc
+        found.add(name, body + name_bytes, (kept_bytes, state_bytes), crc)
         return True
 
     def _compact(self) -> None:
-        """Write a large file anew without the states of the past, if that halves it and there is
-        room; where there is none it only stays as large."""
+        """Write a large file anew without replaced states, if that halves it. Where the disk has no
+        room for that, the file stays as it is."""
         if self._contents.end <= _COMPACT_BYTES:
             return
-        live = sum(place.size for _, place in self._contents.order)
-        live += sum(place.size for place in self._contents.states.values())
-        if 2 * live > self._contents.end:
+        places = [*self._contents.states.values(), *(place for _, place in self._contents.order)]
+        if 2 * sum(place.size for place in places) > self._contents.end:
             return
         path = self.path + NEW
         with suppress(OSError):
@@ -273,7 +270,7 @@ class Journal:
         sync_name(self.path)
 
     def _copy(self, other: Journal) -> None:
-        """Write what another one holds, all of it but the states of the past. Raises OSError."""
+        """Write all that another journal holds, except replaced states. Raises OSError."""
         lock(self._handle)
         self._start_writing()
         for name, place in other._contents.order:
@@ -283,8 +280,8 @@ class Journal:
         os.fsync(self._handle)
 
 
-def _locked(path: str) -> int:
-    """The opened file, locked and still at its path."""
+def _open_locked(path: str) -> int:
+    """A handle of the file at `path`, new where there is none, and locked."""
     while True:
         if os.path.islink(path):
             raise InputError(f"{path} is a symbolic link", hint="move it away")
@@ -300,7 +297,7 @@ def _locked(path: str) -> int:
                 raise InputError(f"{path} is not a file", hint="move it away")
             if not lock(handle):
                 raise InputError(
-                    f"{_writer(path, handle)} is writing {path}",
+                    f"{_writing_process(path, handle)} is writing {path}",
                     hint="wait for it, stop it, or choose another output with -o",
                 )
             if is_at(handle, path):
@@ -308,16 +305,11 @@ def _locked(path: str) -> int:
         except BaseException:
             os.close(handle)
             raise
-        os.close(handle)  # it was finished, or written anew, in between
+        os.close(handle)  # another run has removed the file, or replaced it, before it was locked
 
 
-def _take_away(path: str) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(path)
-
-
-def _writer(path: str, handle: int) -> str:
-    """Who has it locked, as far as the file tells."""
+def _writing_process(path: str, handle: int) -> str:
+    """The process that has the file locked, as its last record of a run says."""
     reader = Journal(path, handle)
     reader._read()
     runs = reader.kept(_RUN)

@@ -1,6 +1,6 @@
-"""Where a journal lies, what its records are made of, how two owners differ, what makes no sense.
+"""The path of a journal, where its records are in the file, and the words for work that differs.
 
-Owns the names of the file, where its bytes lie and reading them.
+Owns the names of the file, the index of its valid records, and reading their bytes.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ from llmzip.errors import Corrupt
 
 SUFFIX = ".part"
 NEW = ".new"  # beside the file while it is written anew
-_NAME_BYTES = 255  # of a file, as most systems have it
+CRC_BYTES = 4  # at the end of a record
+_MOST_NAME_BYTES = 255  # the limit of most file systems
 
 
 def journal_path(target: str) -> str:
-    """Where the work on an output is kept: beside it, under its name and more; under a shorter one
-    where that would be too long."""
+    """The path of the journal of an output: its name with a suffix, in the same directory. A name
+    that would be too long is cut and gets a hash."""
     folder, name = os.path.split(target)
-    if len(os.fsencode(name + SUFFIX + NEW)) > _NAME_BYTES:
+    if len(os.fsencode(name + SUFFIX + NEW)) > _MOST_NAME_BYTES:
         mark = blake2b(os.fsencode(name), digest_size=8).hexdigest()
-        head = os.fsencode(name)[: _NAME_BYTES // 2].decode(errors="ignore")
+        head = os.fsencode(name)[: _MOST_NAME_BYTES // 2].decode(errors="ignore")
         name = f"{head}-{mark}.crm"
     return os.path.join(folder, name + SUFFIX)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Bytes in the file."""
+    """A range of bytes in the file."""
 
     offset: int
     size: int
@@ -37,27 +38,29 @@ class Place:
 
 @dataclass(kw_only=True)
 class Contents:
-    """Where the valid records of a file are, and where they end."""
+    """Where the valid records of a file are, where they end, and the CRC up to there."""
 
     kept: dict[str, list[Place]] = field(default_factory=dict)
     states: dict[str, Place] = field(default_factory=dict)
-    order: list[tuple[str, Place]] = field(default_factory=list)  # all that is kept
+    order: list[tuple[str, Place]] = field(default_factory=list)  # `kept`, as it was added
     end: int = 0
     crc: int = 0
 
-
-def note(found: Contents, name: str, offset: int, kept_bytes: int, state_bytes: int) -> None:
-    """Add a record whose kept bytes begin at `offset`, with the state's behind them."""
-    if kept_bytes:
-        place = Place(offset, kept_bytes)
-        found.kept.setdefault(name, []).append(place)
-        found.order.append((name, place))
-    if state_bytes:
-        found.states[name] = Place(offset + kept_bytes, state_bytes)
+    def add(self, name: str, offset: int, sizes: tuple[int, int], crc: int) -> None:
+        """Add a record. Its kept bytes begin at `offset`, then come those of its state, and its
+        CRC. sizes: of the first two."""
+        kept_bytes, state_bytes = sizes
+        if kept_bytes:
+            place = Place(offset, kept_bytes)
+            self.kept.setdefault(name, []).append(place)
+            self.order.append((name, place))
+        if state_bytes:
+            self.states[name] = Place(offset + kept_bytes, state_bytes)
+        self.end, self.crc = offset + kept_bytes + state_bytes + CRC_BYTES, crc
 
 
 def read_at(handle: int, offset: int, size: int) -> bytes:
-    """So many bytes from there. Raises OSError."""
+    """Read `size` bytes at `offset`. Raises OSError, also where the file ends before that."""
     os.lseek(handle, offset, os.SEEK_SET)
     parts = []
     while size > 0:
@@ -70,23 +73,23 @@ def read_at(handle: int, offset: int, size: int) -> bytes:
 
 
 def invalid_record(why: str) -> Corrupt:
-    """The error for records that are whole, but are not what this llmzip would have written."""
+    """The error for records that are undamaged, but that this llmzip would not have written."""
     return Corrupt(
-        f"the work kept of an earlier run makes no sense: {why}",
+        f"the work kept of an earlier run is invalid: {why}",
         hint="--restart discards it and starts anew",
     )
 
 
 def difference(key: str, before: object, now: object) -> str:
-    """How two owners' facts differ, in words."""
+    """How one fact of the work in a journal differs from that of a run, in words."""
     if not (isinstance(before, dict) and isinstance(now, dict)):
-        return f"the {key} is another one"
+        return f"the {key} is different"
     if key == "input":
         return "it is of another input, or the input has changed since"
     other = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-    said = [f"{k} was {_word(before.get(k))}, is {_word(now.get(k))}" for k in other]
+    said = [f"{k} was {_text(before.get(k))}, is {_text(now.get(k))}" for k in other]
     return f"other {key}: " + ", ".join(said)
 
 
-def _word(value: object) -> str:
+def _text(value: object) -> str:
     return "not given" if value is None else str(value)

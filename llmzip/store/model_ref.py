@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from llmzip.errors import Corrupt
 from llmzip.store.residual import MAX_TOKEN_ID
-from llmzip.store.varint import Cursor, encode_varint
+from llmzip.store.varint import Cursor, encode_varint, require
 
 DIGEST_BYTES = 16
 COMMIT_BYTES = 20
@@ -38,10 +38,10 @@ class ModelRef:
 
     def check(self) -> None:
         """Raise Corrupt unless every field is in range."""
-        _require(self.model_id != "", "text that needs a model needs a model id")
+        require(self.model_id != "", "text that needs a model needs a model id")
         _check_name(self.model_id, what="model id")
         _check_name(self.revision, what="revision")
-        _require(len(self.digest) == DIGEST_BYTES, f"a model digest has {DIGEST_BYTES} bytes")
+        require(len(self.digest) == DIGEST_BYTES, f"a model digest has {DIGEST_BYTES} bytes")
         _check_start(self.start_id)
 
     def encode(self) -> bytes:
@@ -61,15 +61,13 @@ class ModelRef:
 def read_model_ref(cursor: Cursor) -> ModelRef:
     """The inverse of `ModelRef.encode`. Raises Corrupt."""
     model_id = _read_text(cursor, cursor.varint(), what="model id")
-    if not model_id:
-        raise Corrupt("header: empty model id")
+    require(model_id, "header: empty model id")
     code = cursor.varint()
     if code == 1:
         revision = bytes(cursor.take(COMMIT_BYTES)).hex()
     else:
         revision = _read_text(cursor, max(code - 1, 0), what="revision")
-        if is_commit(revision):
-            raise Corrupt("header: a commit stored as text")
+        require(not is_commit(revision), "header: a commit stored as text")
     digest = bytes(cursor.take(DIGEST_BYTES))
     return ModelRef(model_id=model_id, revision=revision, digest=digest, start_id=None)
 
@@ -88,7 +86,7 @@ def is_commit(revision: str) -> bool:
 
 def _check_start(start_id: int | None) -> None:
     if start_id is not None:
-        _require(0 <= start_id <= MAX_TOKEN_ID, f"start token {start_id}, at most {MAX_TOKEN_ID}")
+        require(0 <= start_id <= MAX_TOKEN_ID, f"start token {start_id}, at most {MAX_TOKEN_ID}")
 
 
 def _check_name(name: str, *, what: str) -> None:
@@ -97,21 +95,16 @@ def _check_name(name: str, *, what: str) -> None:
         size = len(name.encode())
     except UnicodeEncodeError as error:
         raise Corrupt(f"{what} is not valid Unicode") from error
-    _require(size <= MAX_NAME_BYTES, f"{what} of {size} bytes, at most {MAX_NAME_BYTES}")
-    _require(_UNPRINTABLE.isdisjoint(name), f"{what} has control characters")
+    require(size <= MAX_NAME_BYTES, f"{what} of {size} bytes, at most {MAX_NAME_BYTES}")
+    require(_UNPRINTABLE.isdisjoint(name), f"{what} has control characters")
 
 
 def _read_text(cursor: Cursor, size: int, *, what: str) -> str:
-    if size > MAX_NAME_BYTES:
-        raise Corrupt(f"header: {what} of {size} bytes, at most {MAX_NAME_BYTES}")
+    is_short = size <= MAX_NAME_BYTES
+    require(is_short, f"header: {what} of {size} bytes, at most {MAX_NAME_BYTES}")
     try:
         text = bytes(cursor.take(size)).decode()
     except UnicodeDecodeError as error:
         raise Corrupt(f"header: {what} is not UTF-8") from error
     _check_name(text, what=what)
     return text
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise Corrupt(message)

@@ -77,6 +77,10 @@ class RunTable:
         """Whether a run, counted from 0, is a stored one."""
         return (run % 2 == 0) == self.first_is_stored
 
+    def stored_ones(self, run_bytes: Sequence[int]) -> Sequence[int]:
+        """Of the sizes of all runs, those of the stored ones."""
+        return run_bytes[1 - self.first_is_stored :: 2]
+
     @property
     def num_stored_runs(self) -> int:
         return (self.num_runs + self.first_is_stored) // 2
@@ -253,11 +257,9 @@ def encode_run_bytes(run_bytes: Iterable[int]) -> bytes:
 
 def read_run_bytes(cursor: Cursor, table: RunTable) -> list[int]:
     """The inverse of `encode_run_bytes`. Raises Corrupt."""
-    found = []
-    for index in range(table.num_runs):
-        found.append(cursor.varint())
-        if not found[-1]:
-            raise Corrupt(f"run {index}: no bytes")
+    found = [cursor.varint() for _ in range(table.num_runs)]
+    if 0 in found:
+        raise Corrupt(f"run {found.index(0)}: no bytes")
     return found
 
 

@@ -1,7 +1,8 @@
 """The original as a row of pieces: stored bytes, and texts that a model gives.
 
 Owns where each piece lies in the original, which pieces a range of bytes needs, how they are put
-together, and the check of what came out. Knows nothing of models, nor of how a piece is coded.
+together, the check of what came out; and what can still be read of a damaged file, in which only a
+piece whose decoded text passes its check is intact. Knows nothing of how a piece is coded.
 """
 
 from __future__ import annotations
@@ -11,11 +12,67 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from llmzip.errors import IntegrityError, SettingsError
-from llmzip.store.container import Container
-from llmzip.store.damaged import LostRun
-from llmzip.store.hashes import content_hash
-from llmzip.store.payload import Run, StoredRun
+from llmzip.errors import Corrupt, IntegrityError, SettingsError, Truncated
+from llmzip.store.container import Container, container_of
+from llmzip.store.header import read_header
+from llmzip.store.opening import check_size, check_work, read_columns
+from llmzip.store.original import content_hash
+from llmzip.store.payload import Run, StoredRun, TextRun
+from llmzip.store.varint import Cursor
+
+_HOPELESS = "without it none of the text can be found"
+
+
+@dataclass(frozen=True)
+class LostRun:
+    """A stored run: nothing vouches for its bytes."""
+
+    num_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damaged:
+    """What was read of a damaged file."""
+
+    container: Container  # the runs of text; what is unreadable of their payload is empty
+    runs: tuple[TextRun | LostRun, ...]  # all, in order
+    unreadable: frozenset[int]  # pieces
+
+
+def read_damaged(data: bytes, *, max_output_bytes: int, max_tokens: int | None = None) -> Damaged:
+    """All that can be found in a file whose header and columns are sound.
+
+    Raises what `read_header` raises, Corrupt where the columns are damaged, LimitExceeded.
+    """
+    header, header_bytes = read_header(data)
+    check_size(header.original_bytes, max_output_bytes)
+    body = memoryview(data)[header_bytes : header_bytes + header.body_bytes]
+    if len(body) < header.columns_bytes:
+        raise Truncated(f"the file ends inside its table of chunks; {_HOPELESS}")
+    if header.payload is None:
+        raise Corrupt(
+            "all of the text is stored bytes, which have no checks of their own",
+            hint="take the file from where it came once more",
+        )
+    # Of a file that is cut short, no other size bounds the table: each piece has a token.
+    check_work(header.payload.num_pieces, len(data), max_tokens)
+    plane = Cursor(body[: header.columns_bytes], what="columns", base=header_bytes)
+    try:
+        columns = read_columns(header, plane)
+    except Corrupt as error:
+        raise Corrupt(f"the table of chunks is damaged; {_HOPELESS} ({error})") from error
+    check_work(columns.total_tokens, len(data), max_tokens)
+    rest = body[header.columns_bytes :]
+    payload, unreadable = header.payload.salvage(columns, rest, optional=header.optional)
+    runs = tuple(
+        LostRun(size) if header.table.is_stored(index) else TextRun(num_bytes=size)
+        for index, size in enumerate(columns.run_bytes)
+    )
+    text_runs = tuple(run for run in runs if isinstance(run, TextRun))
+    return Damaged(
+        container=container_of(header, text_runs, payload), runs=runs, unreadable=unreadable
+    )
+
 
 Texts = Sequence[bytes | None]  # of the pieces; None: not decoded, or to something else
 
@@ -53,7 +110,7 @@ class PieceMap:
         """The places in a file. runs: of a damaged one, with those that are lost."""
         runs, payload = container.runs if runs is None else runs, container.payload
         if payload is None:
-            return cls(runs, [], "piece")
+            return cls(runs, [], "chunk")  # the name that `info`, `salvage` and `--chunks` use
         return cls(runs, [piece.num_bytes for piece in payload.pieces], payload.noun)
 
     @property
@@ -94,7 +151,8 @@ class PieceMap:
         Raises SettingsError."""
         if not 1 <= first <= last <= self.num_pieces:
             raise SettingsError(
-                f"--chunks: {first}-{last}, the file has {self.num_pieces} {self.noun}s"
+                f"`chunks`: {first}-{last}, the file has {self.num_pieces} {self.noun}s",
+                settings=("chunks",),
             )
         pieces = range(first - 1, last)
         whole = self.extents(0, sum(run.num_bytes for run in self._runs))

@@ -1,10 +1,10 @@
 """Entropy coding of small integers: adaptive counts and one range coder stream.
 
-Owns how counts become intervals, how counts follow what was seen, and the stream's bytes. Does not
-know what the symbols mean.
+Owns how counts become intervals, how counts adapt to the symbols coded so far, and the bytes of the
+stream. Does not know what the symbols mean.
 
-The arithmetic is that of `constriction`, given integers only: what it makes of them is exact, so
-that docs/FORMAT.md describes it without mentioning a float.
+The arithmetic is that of the library `constriction`. Its models take floats, but they are given
+integers only, for which they are exact, so that docs/FORMAT.md needs no floats.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ Integers: TypeAlias = npt.NDArray[np.int32]
 
 PRECISION = 24
 ONE = 1 << PRECISION
-UNIT = 32  # a symbol seen once; the first counts of a model are in fractions of that
-MAX_TOTAL = 1 << 21  # 65536 symbols seen: more are made to weigh less
+UNIT = 32  # what one symbol adds to its count; the first counts of a model may be smaller
+MAX_TOTAL = 1 << 21  # 65536 symbols; beyond that all counts are halved
 WORD_BYTES = 4
 STATE_BITS = 64
-SUREST = 1 << 8  # what an adaptive bit leaves to the other value, in units of 2^-24
-MAX_PENDING_BITS = 1 << 16  # a writer hands bits to the library in bulk
+SUREST = 1 << 8  # the least probability of either value of an adaptive bit, in units of 2^-24
+MAX_PENDING_BITS = 1 << 16  # bits that a writer collects for one call of the library
 
 
 class Counts:
-    """How often each symbol of an alphabet is expected: first guesses, then what was seen."""
+    """A weight for each symbol of an alphabet: a first guess, to which coded symbols are added."""
 
     def __init__(self, first: Iterable[int]) -> None:
         self.counts = np.array(list(first), dtype=np.int64)
 
     def add(self, symbols: Integers) -> None:
-        """Count symbols, and halve all counts, rounding up, while they are too large."""
+        """Count symbols. While the sum is over MAX_TOTAL, all counts are halved, rounding up."""
         self.counts += UNIT * np.bincount(symbols, minlength=len(self.counts))
         while int(self.counts.sum()) > MAX_TOTAL:
             self.counts = (self.counts + 1) // 2
 
 
 class AdaptiveBit:
-    """How likely the next bit is a 1: a first guess, then what was seen.
+    """The probability that the next bit is a 1: a first guess that adapts to the coded bits.
 
-    A new bit counts for 1 / (seen + 2) of the whole, so that the first ones count most, and for no
-    less than 1 / (most_seen + 2).
+    A new bit gets the weight 1 / (seen + 2), and 1 / (most_seen + 2) at least, so that the first
+    bits count most.
     """
 
     __slots__ = ("ones", "_seen", "_most_seen")
 
     def __init__(self, ones: int = ONE // 2, *, seen: int = 0, most_seen: int = 254) -> None:
-        """`ones` is a probability in units of 2^-24, as good a guess as `seen` bits would give."""
+        """ones: the first guess, in units of 2^-24. seen: the number of bits that it is worth."""
         self.ones = ones
         self._seen = seen
         self._most_seen = most_seen
 
     def add(self, bit: int) -> None:
-        """Move towards a bit. `ones` does not leave 1 to 2^24 - 1."""
+        """Adapt to a coded bit. `ones` stays within 1 to 2^24 - 1."""
         target = ONE - SUREST if bit else SUREST
         self.ones += (target - self.ones) // (self._seen + 2)
         if self._seen < self._most_seen:
@@ -68,9 +68,10 @@ class AdaptiveBit:
 
 
 def boundaries(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Where each symbol's interval of [0, 2^24) starts, and at last 2^24. None is empty.
+    """Where the interval of each symbol starts in [0, 2^24), and 2^24 itself: [n + 1]. No interval
+    is empty.
 
-    Two symbols at least; the counts' sum is at least 1 and below 2^39.
+    counts: [n], of two symbols at least; their sum is at least 1 and below 2^39.
     """
     size = len(counts)
     below = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(counts)))
@@ -87,7 +88,7 @@ class RangeWriter:
         self._ones: list[int] = []  # the probability of each
 
     def symbols(self, model: Counts, num_symbols: int, values: Integers | None) -> Integers:
-        """Code symbols under one state of a model, then let the model count them."""
+        """Code symbols with the present counts of a model, then add the symbols to them."""
         chosen = _given(values)
         if num_symbols:
             self._encode_bits()
@@ -96,7 +97,7 @@ class RangeWriter:
         return chosen
 
     def uniform(self, sizes: Integers, values: Integers | None) -> Integers:
-        """Code numbers below `sizes` (2 to 2^16 each) that are all as likely."""
+        """Code one number below each of `sizes` (2 to 2^16), all values equally likely."""
         chosen = _given(values)
         if len(sizes):
             self._encode_bits()
@@ -106,7 +107,7 @@ class RangeWriter:
     def bit(self, ones: int, bit: int | None) -> int:
         """Code a bit that is 1 with probability ones / 2^24; `ones` is 1 to 2^24 - 1.
 
-        Of [0, 2^24), 0 has what is below 2^24 - ones, and 1 the rest.
+        The interval of 0 is [0, 2^24 - ones), that of 1 is the rest of [0, 2^24).
         """
         assert bit is not None, "a writer needs values"
         self._bits.append(bit)
@@ -125,14 +126,14 @@ class RangeWriter:
             self._bits, self._ones = [], []
 
     def finish(self, *, least_bytes: int) -> bytes:
-        """The stream, with zeros behind it if it has fewer bytes than that.
+        """The bytes of the stream, filled up with zeros to `least_bytes`.
 
-        Any number in the last interval will do; the library's own end has up to seven bytes more
-        than the shortest one.
+        Any number in the final interval decodes to the same symbols. The one that the library
+        chooses has up to seven bytes more than the shortest one, which is taken here.
         """
         self._encode_bits()
         words = self._encoder.get_compressed()
-        num_words, (lower, width) = self._encoder.pos()  # the interval, behind the words before it
+        num_words, (lower, width) = self._encoder.pos()  # the interval, after the finished words
         num_bytes = WORD_BYTES * (num_words + 2)
         number = int.from_bytes(words.astype(">u4").tobytes().ljust(num_bytes, b"\0"), "big")
         first = number - (number - lower) % (1 << STATE_BITS)  # `number` lies in the interval
@@ -143,10 +144,10 @@ class RangeWriter:
 
 
 class RangeReader:
-    """Reads back what a `RangeWriter` wrote. Whatever the bytes, the only error is Corrupt.
+    """Reads back what a `RangeWriter` wrote. The only error, whatever the bytes are, is Corrupt.
 
-    Any bytes can be read as symbols, without end: callers bound how many they ask for, and compare
-    with what the symbols are written as.
+    Any bytes decode to symbols, and to as many as are asked for. So callers limit the number of
+    symbols, and encode them again to compare the bytes.
     """
 
     def __init__(self, data: bytes | memoryview, *, what: str) -> None:
@@ -177,7 +178,7 @@ class RangeReader:
             return self._decoder.decode(model, *amount)
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
-        except BaseException as error:  # a panic of the library is no Exception
+        except BaseException as error:  # the library's panics do not derive from Exception
             raise Corrupt(f"{self._what}: damaged stream of coded symbols") from error
 
 
@@ -187,7 +188,8 @@ RangeCoder: TypeAlias = RangeWriter | RangeReader
 def _categorical(counts: npt.NDArray[np.int64]) -> object:
     """The library's model with exactly the intervals of `boundaries`.
 
-    It adds one to every weight and scales the rest to 2^24 - n, here by exactly 1.
+    The library scales weights so that their sum is 2^24 - n and then adds one to each. Here their
+    sum is that already, so that it scales by exactly 1.
     """
     weights = np.diff(boundaries(counts)) - 1
     return stream.model.Categorical(weights.astype(np.float64), perfect=False)
@@ -202,7 +204,7 @@ def _two_way(ones: int) -> object:
 
 
 def _round_up(number: int, num_bytes: int) -> int:
-    """The next number, or the same, whose lowest `num_bytes` bytes are 0."""
+    """The smallest number, `number` or above, whose lowest `num_bytes` bytes are 0."""
     return -(-number >> 8 * num_bytes) << 8 * num_bytes
 
 

@@ -1,7 +1,7 @@
-"""Patches: what the mem vectors of a chunk do not carry, and its plain form of varints.
+"""Patches: the tokens of a chunk that its mem vectors do not give, and their encoding as varints.
 
-Owns what a patch may be and the coding of (position, token id) pairs in files with raw vectors.
-Does not know why a token was patched, nor what its id means.
+Owns which patches are valid and the encoding of (position, token id) pairs in files with raw
+vectors. Does not know why a token was patched, nor what its id means.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Ranked:
 
     @property
     def problem(self) -> str:
-        """Why it is not valid, or nothing."""
+        """Why it is not valid; empty where it is."""
         if self.skip < 0 or self.size < 1 or self.skip + self.size > MAX_RANK:
             return f"ranks {self.skip + 1} to {self.skip + self.size}, at most {MAX_RANK}"
         if not 0 <= self.index < self.size:
@@ -51,7 +51,7 @@ def check_patches(patches: Iterable[Patch], *, num_tokens: int, allow_ranked: bo
                 f"patch position {position} after {previous} in a chunk of {num_tokens} tokens"
             )
         if isinstance(token, Ranked):
-            problem = token.problem if allow_ranked else "a rank where only token ids may be"
+            problem = token.problem if allow_ranked else "a rank where only token ids are allowed"
             if problem:
                 raise Corrupt(f"patch at position {position}: {problem}")
         elif not 0 <= token <= MAX_TOKEN_ID:
@@ -60,7 +60,7 @@ def check_patches(patches: Iterable[Patch], *, num_tokens: int, allow_ranked: bo
 
 
 def pack_patches(patches: Sequence[Patch]) -> bytes:
-    """Count, then the gaps between positions, then the token ids, all varints.
+    """The number of patches, the gaps between positions, then the token ids, all as varints.
 
     Raises ValueError if positions do not ascend strictly.
     """
@@ -83,7 +83,7 @@ def plain_ids(patches: Iterable[Patch]) -> list[int]:
 def read_patches(cursor: Cursor, *, num_tokens: int) -> tuple[Patch, ...]:
     """The patches of one chunk of `num_tokens` tokens. Raises Corrupt."""
     count = cursor.varint()
-    # A patch takes two bytes at least, so a count that cannot be met is refused before the loop.
+    # A patch takes two bytes at least, so an impossible count is refused before the loop.
     if count > num_tokens or 2 * count > cursor.remaining:
         raise Corrupt(
             f"{count} patches before byte {cursor.offset} for {num_tokens} tokens, "
@@ -100,7 +100,8 @@ def read_patches(cursor: Cursor, *, num_tokens: int) -> tuple[Patch, ...]:
 
 
 def pack_literal(patches: Sequence[Patch]) -> bytes:
-    """A chunk whose every token is a patch: only the ids, since count and positions are known."""
+    """The patches of a chunk all of whose tokens are patched: the ids alone, as the number and the
+    positions are known."""
     return b"".join(map(encode_varint, plain_ids(patches)))
 
 

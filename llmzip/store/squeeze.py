@@ -1,6 +1,7 @@
-"""zstd for the planes that may profit from it: never larger, never a bomb.
+"""zstd for planes that it makes smaller, with bounded memory when they are read.
 
-Owns the choice between raw and zstd bytes and the safe way back. Does not know what the bytes are.
+Owns the choice between raw and zstd bytes, and decompression that checks the size before it
+allocates. Does not know what the bytes mean.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import zstandard
 
 from llmzip.errors import Corrupt, LimitExceeded
+from llmzip.store.varint import require
 
 ZSTD_LEVEL = 19
 
@@ -18,7 +20,7 @@ _MAX_EXPANSION = (128 << 10) // 4
 def squeeze(data: bytes, *, least_bytes: int = 0) -> tuple[bytes, bool]:
     """The bytes to store, and whether they are a zstd frame.
 
-    They are one only when that is smaller, and has no fewer than `least_bytes`.
+    They are a zstd frame only where it is smaller than `data` and has at least `least_bytes` bytes.
     """
     if not data:
         return data, False
@@ -27,25 +29,26 @@ def squeeze(data: bytes, *, least_bytes: int = 0) -> tuple[bytes, bool]:
 
 
 def frame_content_bytes(frame: bytes | memoryview, *, what: str) -> int:
-    """How many bytes a zstd frame says it holds. Raises Corrupt if it does not say, or lies."""
+    """The number of bytes that a zstd frame says it holds. Raises Corrupt where it does not say, or
+    where a frame of its size cannot hold so many."""
     try:
         size = int(zstandard.get_frame_parameters(bytes(frame[:32])).content_size)
     except zstandard.ZstdError as error:
         raise Corrupt(f"{what}: not a zstd frame") from error
     # Also refuses the markers for an unknown size, which are near 2**64.
-    if size > len(frame) * _MAX_EXPANSION:
-        raise Corrupt(f"{what}: {size} bytes cannot come from a zstd frame of {len(frame)}")
+    is_possible = size <= len(frame) * _MAX_EXPANSION
+    require(is_possible, f"{what}: {size} bytes cannot come from a zstd frame of {len(frame)}")
     return size
 
 
 def unsqueeze(frame: bytes | memoryview, *, num_bytes: int, what: str) -> bytes:
     """The `num_bytes` bytes of exactly one zstd frame. Raises Corrupt, LimitExceeded.
 
-    Callers bound `num_bytes` first: this is what gets allocated.
+    Callers check `num_bytes` against a limit first: so much memory is allocated.
     """
     size = frame_content_bytes(frame, what=what)
-    if size != num_bytes or not num_bytes:
-        raise Corrupt(f"{what}: {num_bytes} bytes expected, the zstd frame holds {size}")
+    is_size = size == num_bytes > 0
+    require(is_size, f"{what}: {num_bytes} bytes expected, the zstd frame holds {size}")
     try:
         data = zstandard.ZstdDecompressor().decompress(
             frame, max_output_size=num_bytes, allow_extra_data=False
@@ -54,6 +57,6 @@ def unsqueeze(frame: bytes | memoryview, *, num_bytes: int, what: str) -> bytes:
         raise Corrupt(f"{what}: damaged zstd frame ({error})") from error
     except MemoryError as error:
         raise LimitExceeded(f"{what}: no memory for {num_bytes} bytes") from error
-    if len(data) != num_bytes:
-        raise Corrupt(f"{what}: {num_bytes} bytes expected, {len(data)} came out of zstd")
+    is_whole = len(data) == num_bytes
+    require(is_whole, f"{what}: {num_bytes} bytes expected, {len(data)} came out of zstd")
     return data

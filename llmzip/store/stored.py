@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import lzma
 from collections.abc import Sequence
+from itertools import groupby
 
 import zstandard
 
 from llmzip.store.container import Container, write_container
-from llmzip.store.hashes import content_hash
+from llmzip.store.original import content_hash
 from llmzip.store.payload import Payload, Run, StoredRun, TextRun
 
 
@@ -40,15 +41,14 @@ def container_with(data: bytes, runs: Sequence[Run], payload: Payload | None = N
 
 def join_runs(runs: Sequence[Run]) -> tuple[Run, ...]:
     """Runs that alternate in kind, none of them empty."""
+    kept = [run for run in runs if run.num_bytes]
     joined: list[Run] = []
-    for run in runs:
-        last = joined[-1] if joined else None
-        if isinstance(run, StoredRun) and isinstance(last, StoredRun):
-            joined[-1] = StoredRun(data=last.data + run.data)
-        elif isinstance(run, TextRun) and isinstance(last, TextRun):
-            joined[-1] = TextRun(num_bytes=last.num_bytes + run.num_bytes)
-        elif run.num_bytes:
-            joined.append(run)
+    for kind, group in groupby(kept, type):
+        if kind is StoredRun:
+            data = b"".join(run.data for run in group if isinstance(run, StoredRun))
+            joined.append(StoredRun(data=data))
+        else:
+            joined.append(TextRun(num_bytes=sum(run.num_bytes for run in group)))
     return tuple(joined)
 
 

@@ -6,12 +6,20 @@ rule that no read may leave its buffer. Does not know what the numbers mean.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from llmzip.errors import Corrupt, FormatError
 
 MAX_VARINT = 2**63 - 1
 MAX_VARINT_BYTES = 9  # 9 x 7 = 63 bits: a tenth byte could only carry a value out of range
+
+
+def require(condition: object, message: str) -> None:
+    """Raise Corrupt with this message unless the condition holds."""
+    if not condition:
+        raise Corrupt(message)
 
 
 def encode_varint(value: int) -> bytes:
@@ -24,6 +32,11 @@ def encode_varint(value: int) -> bytes:
         value >>= 7
     out.append(value)
     return bytes(out)
+
+
+def encode_varints(*values: int) -> bytes:
+    """The same for one value after the other."""
+    return b"".join(map(encode_varint, values))
 
 
 def zigzag(value: int) -> int:
@@ -41,7 +54,7 @@ class Cursor:
 
     `what` and `base` (the buffer's offset in the file) go into messages. `short` is the error for
     a read past the end: Truncated where the file itself may have been cut, Corrupt (the default)
-    inside a plane whose size a checksum has already vouched for.
+    inside a plane whose size has already passed a checksum.
     """
 
     def __init__(
@@ -77,11 +90,11 @@ class Cursor:
         return view
 
     def rest(self) -> memoryview:
-        """All bytes that are left, without using them up."""
+        """All bytes that are left; the position stays where it is."""
         return self._data[self._position :]
 
     def part(self, count: int, *, what: str) -> Cursor:
-        """A cursor over the next `count` bytes, under a name of its own."""
+        """A cursor of its own over the next `count` bytes. what: its name in messages."""
         base = self.offset
         return Cursor(self.take(count), what=what, base=base, short=self._short)
 
@@ -100,23 +113,23 @@ class Cursor:
             byte = self.byte()
             value |= (byte & 0x7F) << 7 * index
             if byte < 0x80:
-                # One number, one spelling: padding would give two files for the same content.
+                # A number has one encoding only: padding would give two files of one content.
                 if byte == 0 and index:
                     raise Corrupt(f"{self._what}: padded varint at byte {start}")
                 return value
         raise Corrupt(f"{self._what}: varint at byte {start} is 2**63 or more")
 
     def varints(self, count: int) -> list[int]:
-        """The next `count` varints: all at once where their bytes allow it."""
+        """The next `count` varints, decoded together with numpy where all of them are valid."""
         data = np.frombuffer(self._data, dtype=np.uint8)[self._position :]
         data = data[: count * MAX_VARINT_BYTES]
         ends = np.flatnonzero(data < 0x80)[:count] + 1
         starts = np.concatenate((np.zeros(1, dtype=np.int64), ends[:-1]))
         sizes = ends - starts[: len(ends)]
-        # What is cut short, too long or padded goes the slow way, which says where it is wrong.
-        if len(ends) < count or (sizes > MAX_VARINT_BYTES).any():
-            return [self.varint() for _ in range(count)]
-        if ((data[ends - 1] == 0) & (sizes > 1)).any():
+        # A list with a varint that is cut, too long or padded is read one by one, so that the error
+        # names the byte.
+        is_padded = (data[ends - 1] == 0) & (sizes > 1)
+        if len(ends) < count or (sizes > MAX_VARINT_BYTES).any() or is_padded.any():
             return [self.varint() for _ in range(count)]
         values = np.zeros(count, dtype=np.int64)
         for index in range(int(sizes.max(initial=0))):
@@ -128,7 +141,7 @@ class Cursor:
         return numbers
 
     def finish(self) -> None:
-        """Every byte must have been used."""
+        """Raise Corrupt unless every byte has been read."""
         if self.remaining:
             raise Corrupt(f"{self._what}: {self.remaining} unused bytes at byte {self.offset}")
 
@@ -137,3 +150,61 @@ class Cursor:
             f"{self._what} ends too early: {count} bytes expected at byte {self.offset}, "
             f"{self.remaining} left"
         )
+
+
+MAX_LOW_BITS = 62
+
+
+def pack_rice(numbers: Sequence[int]) -> bytes:
+    """A byte k, then bits, the lowest of each byte first: for each number, its value without the
+    lowest k bits in unary (that many zeros, then a one); after all of these, the lowest k bits of
+    each number, lowest first.
+
+    k is the smallest parameter that needs the fewest bits. An empty list gives no bytes.
+    """
+    if not numbers:
+        return b""
+    values = np.array(numbers, dtype=np.int64)
+    low_bits = _best_low_bits(values)
+    highs = values >> low_bits
+    ones = np.cumsum(highs + 1) - 1
+    bits = np.zeros(int(ones[-1]) + 1 + low_bits * len(values), dtype=np.uint8)
+    bits[ones] = 1
+    lows = values[:, np.newaxis] >> np.arange(low_bits) & 1  # [n, k]
+    bits[int(ones[-1]) + 1 :] = lows.ravel()
+    return bytes((low_bits,)) + np.packbits(bits, bitorder="little").tobytes()
+
+
+def read_rice(cursor: Cursor, count: int, *, what: str) -> list[int]:
+    """The inverse of `pack_rice` for `count` numbers. Raises Corrupt."""
+    if not count:
+        return []
+    low_bits = cursor.byte()
+    require(low_bits <= MAX_LOW_BITS, f"{what}: numbers of more than {low_bits} bits")
+    bits = np.unpackbits(np.frombuffer(cursor.rest(), dtype=np.uint8), bitorder="little")
+    ones = np.flatnonzero(bits)[:count]
+    num_bits = int(ones[-1]) + 1 + low_bits * count if len(ones) else 0
+    place = f"before byte {cursor.offset}"
+    is_complete = len(ones) == count and num_bits <= len(bits)
+    require(is_complete, f"{what}: fewer than {count} numbers {place}")
+    highs = np.diff(ones, prepend=-1) - 1
+    is_small = int(highs.max()) <= MAX_VARINT >> low_bits
+    require(is_small, f"{what}: a number of 2**63 or more {place}")
+    cursor.take((num_bits + 7) // 8)
+    lows = bits[int(ones[-1]) + 1 : num_bits].reshape(count, low_bits).astype(np.int64)
+    values = (highs << low_bits) + (lows << np.arange(low_bits)).sum(axis=1)
+    if bits[num_bits : -(-num_bits // 8) * 8].any() or _best_low_bits(values) != low_bits:
+        raise Corrupt(f"{what}: not the shortest form before byte {cursor.offset}")
+    numbers: list[int] = values.tolist()
+    return numbers
+
+
+def _best_low_bits(values: np.ndarray) -> int:
+    """The k that needs the fewest bits. As k grows, the number of bits falls and then rises."""
+    best, fewest = 0, len(values) + sum(values.tolist())
+    for low_bits in range(1, MAX_LOW_BITS + 1):
+        num_bits = len(values) * (low_bits + 1) + sum((values >> low_bits).tolist())
+        if num_bits >= fewest:
+            break
+        best, fewest = low_bits, num_bits
+    return best

@@ -1,9 +1,9 @@
 """Mem vectors as bits: the raw vector plane, and vectors on a uniform grid.
 
-Owns the two forms a mem array takes: raw bf16 bit patterns, `mem: [n, K, D] uint16` (n chunks, K
-vectors each, D dimensions), and `GridMem`, small integers times a step per vector, with the exact
-rule that turns the second into the first. Does not know torch, entropy coding, the chunks, or the
-file around the plane.
+Owns the two forms of mem vectors: raw bf16 bit patterns, `mem: [n, K, D] uint16` (n chunks, K
+vectors each, D dimensions), and `GridMem`, small integers times a step per vector; and the exact
+rule that turns the second form into the first. Does not know torch, entropy coding, the chunks, or
+the file around the plane.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class GridMem:
             self.steps, other.steps
         )
 
-    __hash__ = None  # type: ignore[assignment]  # arrays have none
+    __hash__ = None  # type: ignore[assignment]  # arrays have no hash
 
     def to_bits(self) -> MemBits:
         """The numbers as bf16 bit patterns: [K, D] uint16. Raises Corrupt if one is infinite."""
@@ -58,7 +58,7 @@ class GridMem:
         return bits
 
     def problem(self, num_mem: int, mem_dim: int) -> str:
-        """What is wrong with it as one chunk's vectors, or nothing."""
+        """Why these cannot be the vectors of one chunk; empty where they can."""
         for name, array, shape, kind in (
             ("symbols", self.symbols, [num_mem, mem_dim], "int16"),
             ("steps", self.steps, [num_mem], "uint16"),
@@ -68,7 +68,7 @@ class GridMem:
         if int(self.symbols.max()) > MAX_SYMBOL or int(self.symbols.min()) < -MAX_SYMBOL:
             return f"a symbol beyond {MAX_SYMBOL}"
         if not all(map(is_step, self.steps.tolist())):
-            return f"a step that is none among {self.steps.tolist()}"
+            return f"an invalid step among {self.steps.tolist()}"
         if not is_finite(grid_values(np.abs(self.symbols).max(axis=1, keepdims=True), self.steps)):
             return "a step that makes its vector infinite"
         return ""
@@ -83,10 +83,11 @@ def grid_values(symbols: npt.NDArray[np.int16], steps: npt.NDArray[np.uint16]) -
     """bf16 bits of symbol x step, rounded to the nearest, ties to even.
 
     symbols: [..., K, D]; steps: [..., K]; result: [..., K, D]. The product is exact in fp32 (13
-    bits at most), so that only the last rounding rounds, in integers. Symbol 0 gives +0.
+    bits at most), so that the conversion to bf16, done in integers, is the only rounding. Symbol 0
+    gives +0.
     """
     factors = (steps.astype(np.uint32) << 16).view(np.float32)
-    with np.errstate(over="ignore"):  # callers look for infinities
+    with np.errstate(over="ignore"):  # callers check for infinities
         exact = symbols.astype(np.float32) * factors[..., np.newaxis]
     wide = exact.view(np.uint32)
     even = (wide >> 16) & 1
@@ -104,14 +105,15 @@ def step_value(pattern: int) -> float:
 
 
 def quantise_step(step: float) -> int:
-    """The bit pattern of the allowed step nearest to a positive number, as ratios go.
+    """The bit pattern of the allowed step with the ratio nearest to 1 to a positive number.
 
-    Numbers beyond the smallest and the largest step become that. Raises ValueError if not positive.
+    Numbers below the smallest or above the largest step give that step. Raises ValueError for a
+    number that is not positive and finite.
     """
     if not 0 < step < math.inf:
         raise ValueError(f"a step must be positive and finite, not {step}")
     fraction, exponent = math.frexp(step)
-    eighths = 8 * fraction  # 4 <= eighths < 8: a quarter of it counts from the power of two below
+    eighths = 8 * fraction  # 4 <= eighths < 8; the allowed steps have 4, 5, 6 and 7 here
     lower = int(eighths)
     nearest = lower if eighths * eighths <= lower * (lower + 1) else lower + 1
     code = 4 * (exponent - 1 + 127) + nearest - 4
@@ -133,7 +135,7 @@ def check_bits(bits: int) -> None:
 
 
 def packed_bytes(count: int, num_mem: int, dim: int, bits: int) -> int:
-    """Bytes of `count` chunks' vectors: exact at 16 bits, else what the nominal bits come to.
+    """Bytes of `count` chunks' vectors: exact for 16 bits, else without the gain of entropy coding.
 
     Raises UnsupportedVersion for a precision that this llmzip cannot read.
     """
@@ -146,7 +148,7 @@ def pack_vectors(mem: MemBits) -> bytes:
     if mem.dtype != np.uint16 or mem.ndim != 3:
         raise SettingsError(f"mem must be uint16 [n, K, D], got {mem.dtype} {list(mem.shape)}")
     if not is_finite(mem):
-        raise SettingsError("mem vectors hold an infinity or a NaN, which no file may")
+        raise SettingsError("mem vectors with an infinity or a NaN cannot be stored")
     return mem.astype("<u2", copy=False).tobytes()
 
 
@@ -158,7 +160,7 @@ def unpack_vectors(data: bytes | memoryview, *, count: int, num_mem: int, dim: i
     size = packed_bytes(count, num_mem, dim, RAW_BITS)
     if len(data) != size:
         raise Corrupt(f"vector plane: {size} bytes expected, {len(data)} found")
-    # A copy of its own: the file's bytes can be freed, and torch accepts a writable array only.
+    # A copy, so that the file's bytes can be freed, and as torch needs a writable array.
     mem = np.frombuffer(data, dtype="<u2").astype(np.uint16).reshape(count, num_mem, dim)
     if not is_finite(mem):
         raise Corrupt("vector plane: an infinity or a NaN among the mem vectors")

@@ -1,4 +1,4 @@
-# Sourced by the recipes beside it. What they share: the studies of one family of models.
+# Functions that the scripts beside it share: the studies of one family of models.
 #
 #   TEXTS="book.txt ..."   natural texts, or
 #   TABLE=chunks.csv       a CSV file with a column named text (chunks of PG-19, of fan fiction)

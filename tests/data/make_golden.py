@@ -12,26 +12,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from llmzip.store.container import (
-    Arith,
-    ArithRun,
-    ArithSegment,
-    Chunk,
-    Container,
-    CramRun,
-    GridMem,
-    Ranked,
-    Run,
-    StoredRun,
-    chunk_check,
-    content_hash,
-    segment_check,
-    write_container,
-)
+from llmzip.store.arith_payload import ArithPayload, ArithSegment
+from llmzip.store.container import Container, write_container
+from llmzip.store.cram_payload import Chunk, CramPayload
+from llmzip.store.model_ref import ModelRef
+from llmzip.store.original import chunk_check, content_hash, segment_check
+from llmzip.store.payload import Payload, Run, StoredRun, TextRun
+from llmzip.store.residual import Ranked
+from llmzip.store.vectors import GridMem
 
 HERE = Path(__file__).parent
 
@@ -41,6 +32,13 @@ ONE, MINUS_TWO, HALF, ZERO, ONE_AND_A_HALF = 0x3F80, 0xC000, 0x3F00, 0x0000, 0x3
 
 TEXTS = [b"to be or ", b"not to", b" be", b" that is"]
 BINARY = b"\x00\xff\x00\xfe"
+
+MODEL = ModelRef(
+    model_id="toy",
+    revision="0123456789abcdef0123456789abcdef01234567",
+    digest=bytes(range(16)),
+    start_id=7,
+)
 
 
 def chunk(
@@ -71,34 +69,32 @@ def grid(*vectors: list[int], steps: list[int]) -> GridMem:
     )
 
 
-def toy(*runs: Run, original: bytes, **fields: Any) -> Container:
+def toy(*runs: Run, original: bytes, payload: Payload) -> Container:
     """A file of the made-up model."""
     return Container(
-        model_id="toy",
-        revision="0123456789abcdef0123456789abcdef01234567",
-        model_digest=bytes(range(16)),
-        start_id=7,
         original_bytes=len(original),
         original_hash=content_hash(original),
         xz_bytes=88,
         zstd_bytes=38,
         runs=runs,
-        **fields,
+        payload=payload,
     )
 
 
 def crammed(*chunks: Chunk, num_mem: int, mem_dim: int, bits: int) -> Container:
     """The text in one crammed run, then the binary bytes."""
-    return toy(
-        CramRun(chunks=chunks),
-        StoredRun(data=BINARY),
-        original=b"".join(TEXTS) + BINARY,
+    payload = CramPayload(
+        model=MODEL,
         num_mem=num_mem,
         mem_dim=mem_dim,
         bits=bits,
         context_tokens=16,
         min_margin=0.5,
+        chunks=chunks,
     )
+    text = b"".join(TEXTS)
+    runs = (TextRun(num_bytes=len(text)), StoredRun(data=BINARY))
+    return toy(*runs, original=text + BINARY, payload=payload)
 
 
 def tiny() -> Container:
@@ -159,13 +155,12 @@ def arith() -> Container:
     first, second = TEXTS[0], b"".join(TEXTS[1:])
     text = first + second
     return toy(
-        ArithRun(num_bytes=15),
+        TextRun(num_bytes=15),
         StoredRun(data=BINARY),
-        ArithRun(num_bytes=11),
+        TextRun(num_bytes=11),
         original=text[:15] + BINARY + text[15:],
-        num_mem=2,
-        mem_dim=5,
-        arith=Arith(
+        payload=ArithPayload(
+            model=MODEL,
             segments=(
                 segment(first, num_tokens=7, num_lanes=1, stream=b"\x11\x22\x33"),
                 segment(second, num_tokens=13, num_lanes=2, stream=b"\x44\x55"),

@@ -1,7 +1,7 @@
 """Runs part of a campaign in a process of its own, so that its memory can be told apart.
 
 Owns the call across the border: `in_child("tests.soak.damage", "read_golden", seed=1)` gives what
-the function of that name returns there. Called by the campaigns.
+the function of that name returns there.
 """
 
 from __future__ import annotations

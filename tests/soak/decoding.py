@@ -11,18 +11,21 @@ import random
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import llmzip
-from llmzip.api import compress as codec
+from llmzip.api import compress, decompress
 from llmzip.codecs.arith import encoder as arith_encoding
-from llmzip.lm import cache as models
+from llmzip.lm import loaded as models
 from llmzip.lm.tokens import Tokens
-from llmzip.store.container import StoredRun, content_hash, read_container, write_container
+from llmzip.store.container import read_container, write_container
+from llmzip.store.cram_payload import CramPayload
+from llmzip.store.original import content_hash
+from llmzip.store.payload import StoredRun
+from tests.containers import changed
 from tests.soak.damage import all_edits, try_edit
 from tests.soak.files import apply_signed, take_apart
 from tests.soak.outcome import Outcome, Tally, Verdict, peak_mb
@@ -45,7 +48,13 @@ def tiny_model() -> Iterator[Path]:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(patch.dict(os.environ, LLMZIP_CACHE=str(directory / "cache")))
-        for owner, name in ((codec, "resolve"), (models, "load_model"), (Tokens, "load")):
+        for owner, name in (
+            (compress, "resolve"),
+            (decompress, "resolve"),
+            (decompress, "load_model"),
+            (models, "load_model"),
+            (Tokens, "load"),
+        ):
             remembered = staticmethod(cache(getattr(owner, name)))
             stack.enter_context(patch.object(owner, name, remembered))
         yield make_tiny_model(directory / "tiny", "llama")
@@ -56,16 +65,13 @@ def pack(model: Path, kind: str) -> bytes:
     # A random model predicts worse than zstd: its file is kept all the same.
     with patch.object(arith_encoding, "pack_stored", lambda data: bytes(1 << 20)):
         text = read_container(llmzip.compress(TEXT, model=str(model), **KINDS[kind]))
-    packed = write_container(
-        replace(
-            text,
-            runs=(*text.runs, StoredRun(data=TAIL)),
-            original_bytes=len(TEXT + TAIL),
-            original_hash=content_hash(TEXT + TAIL),
-        )
-    )
+    runs, whole = (*text.runs, StoredRun(data=TAIL)), content_hash(TEXT + TAIL)
+    packed = write_container(changed(text, runs=runs, original_hash=whole))
     assert llmzip.decompress(packed, model=str(model)) == TEXT + TAIL
-    assert text.arith or any(chunk.mem is not None for chunk in text.chunks)
+    payload = text.payload
+    assert payload is not None and payload.codec == KINDS[kind].get("codec", "cram")
+    if isinstance(payload, CramPayload):
+        assert any(chunk.mem is not None for chunk in payload.chunks)
     return packed
 
 

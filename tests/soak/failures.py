@@ -1,7 +1,7 @@
 """Calls that fail, files that may not be touched, and inputs that change.
 
 Owns what is injected, what is changed behind a run's back, and what a failed run must say and
-leave. Called by `disk`.
+leave.
 """
 
 from __future__ import annotations

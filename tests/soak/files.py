@@ -1,7 +1,7 @@
 """`.crm` files as bytes to be tampered with: their parts, their records, and right checksums.
 
 Owns how a file is taken apart and sealed again, whatever is in it. Does not decide what to damage.
-Called by the campaigns. Needs neither torch nor pytest.
+Needs neither torch nor pytest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from unittest.mock import patch
 from zlib import crc32
 
 from llmzip.errors import FormatError
+from llmzip.store.arith_fields import ArithFields
 from llmzip.store.container import parse_container
+from llmzip.store.cram_fields import CramFields
 from llmzip.store.header import CRC_BYTES, MAGIC, Header, encode_header, read_header
 from llmzip.store.opening import END_MARK
 from llmzip.store.varint import Cursor, encode_varint
@@ -66,17 +68,13 @@ def take_apart(data: bytes) -> Parts:
     cursor.take(FRONT_BYTES)
     size = cursor.varint()
     fields = (cursor.offset, cursor.offset + size)
-    sizes = (
-        header.columns_bytes,
-        header.vector_bytes,
-        header.patch_bytes,
-        header.stream_bytes,
-        header.stored_bytes,
-    )
+    own = header.payload.planes if header.payload else {}
+    sizes = {"columns": header.columns_bytes, **own, "stored": header.stored_bytes}
+    assert set(sizes) <= set(PLANES)
     planes = {}
-    for name, num_bytes in zip(PLANES, sizes, strict=True):
-        planes[name] = (end, end + num_bytes)
-        end += num_bytes
+    for name in PLANES:
+        planes[name] = (end, end + sizes.get(name, 0))
+        end += sizes.get(name, 0)
     return Parts(data=data, header=header, fields=fields, planes=planes)
 
 
@@ -88,24 +86,21 @@ def seal(front: bytes, fields: bytes, body: bytes) -> bytes:
 
 def assemble(header: Header, planes: Mapping[str, bytes]) -> bytes:
     """A file with right checksums, and a header that says how large its planes are."""
-    model = header.model
-    if model:
-        model = replace(model, patch_bytes=len(planes["patches"]))
-        if model.coded:
-            coded = replace(model.coded, vector_bytes=len(planes["vectors"]))
-            model = replace(model, coded=coded)
-        if model.arith:
-            arith = replace(
-                model.arith,
-                vector_bytes=len(planes["vectors"]),
-                stream_bytes=len(planes["streams"]),
-            )
-            model = replace(model, arith=arith)
+    payload = header.payload
+    if isinstance(payload, CramFields):
+        payload = replace(payload, patch_bytes=len(planes["patches"]))
+        if payload.coded:
+            coded = replace(payload.coded, vector_bytes=len(planes["vectors"]))
+            payload = replace(payload, coded=coded)
+    elif isinstance(payload, ArithFields):
+        payload = replace(
+            payload, vector_bytes=len(planes["vectors"]), stream_bytes=len(planes["streams"])
+        )
     header = replace(
         header,
         columns_bytes=len(planes["columns"]),
         stored_bytes=len(planes["stored"]),
-        model=model,
+        payload=payload,
     )
     body = b"".join(planes[name] for name in PLANES)
     return signed(encode_header(header)[:-CRC_BYTES], body)
@@ -154,9 +149,11 @@ def records(parts: Parts) -> list[tuple[int, int]]:
     size = len(parts.data)
     end = size - len(END_MARK)
     found = {*_reads(parts.data), (size - TAIL_BYTES, end), (end, size)}
-    model = parts.header.model
-    if model and not model.coded and not model.arith:
-        found |= set(_rows(parts.planes["vectors"], 2 * model.num_mem * model.mem_dim))
+    payload = parts.header.payload
+    if isinstance(payload, CramFields) and not payload.coded:
+        found |= set(
+            _rows(parts.planes["vectors"], 2 * payload.empty.num_mem * payload.empty.mem_dim)
+        )
     for place in parts.planes.values():
         found |= {place, *_rows(place, 16)}
     return sorted((first, last) for first, last in found if first < last)

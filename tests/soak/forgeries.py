@@ -1,7 +1,6 @@
-"""Foul play with the `.part` file: bits changed inside of records, checksums put right.
+"""Forged `.part` files: bits changed inside of records, with corrected checksums.
 
 Owns the forgeries and the verdict on what the next run makes of them: the right text or a refusal.
-Called by `kills`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The command in children of this process, which start at once: a fork of what is imported already.
 
-Owns how a child is made, what it is told, what is heard of it and how it ends. Called by `kills`,
-`disk` and their parts. Importing this imports torch, but no torch operator may run in this process:
-a fork would be left without what the library knows of its threads. Needs Linux.
+Owns how a child is made, what it is told, what is heard of it and how it ends. Importing this
+imports torch, but no torch operator may run in this process: a fork would be left without what the
+library knows of its threads. Needs Linux.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ import torch
 import transformers.models.llama.modeling_llama  # noqa: F401 - else every child imports it
 
 import llmzip.api.compress  # noqa: F401
-import llmzip.store.summary  # noqa: F401
+import llmzip.api.decompress  # noqa: F401
+import llmzip.store.container  # noqa: F401
 from llmzip.cli import progress
 from llmzip.cli.main import main
 from llmzip.codecs.cram import engine
-from llmzip.lm import loaded as workshop
+from llmzip.lm import loaded
 from llmzip.store import journal
 from tests.soak import faults
 from tests.soak.parts import chunks_in
@@ -53,7 +54,7 @@ class Tuning:
     fast_dtype: torch.dtype = torch.float32  # what is measured; a busy machine measures either
 
     def apply(self) -> None:
-        workshop.fast_dtype = lambda device: self.fast_dtype
+        loaded.fast_dtype = lambda device: self.fast_dtype
         progress.VERBOSE_LINE_SECONDS = 0.0  # every event is told with -v
         engine._CERTIFY_ROWS = self.certify_rows
         engine._SAVE_SECONDS = self.save_seconds

@@ -1,6 +1,6 @@
 """zstd frames made by hand, of blocks that each repeat one byte: 4 bytes become 128 KiB.
 
-Owns the layout of frames as RFC 8878 has it, wrong ones included. Called by `hostile`.
+Owns the layout of frames as RFC 8878 has it, wrong ones included.
 """
 
 from __future__ import annotations

@@ -19,18 +19,12 @@ from random import Random
 
 import numpy as np
 
-from llmzip.store.container import (
-    Arith,
-    ArithRun,
-    ArithSegment,
-    Chunk,
-    Container,
-    CramRun,
-    GridMem,
-    Ranked,
-    StoredRun,
-    write_container,
-)
+from llmzip.store.arith_payload import ArithSegment
+from llmzip.store.container import Container, write_container
+from llmzip.store.cram_payload import Chunk
+from llmzip.store.residual import Ranked
+from llmzip.store.vectors import GridMem
+from tests.containers import arith_container, cram_container, stored_container
 from tests.soak.child import ROOT, environment, from_json, in_child
 from tests.soak.files import golden
 from tests.soak.mutate import mutate
@@ -41,6 +35,7 @@ GUIDED_NAME = "cases of guided fuzzing"
 PLAIN_CASES, GUIDED_CASES = 3_000, 5_000
 FULL_PLAIN_CASES, FULL_GUIDED_CASES = 400_000, 600_000
 ROUND_CASES = 50_000
+_LABELS = {"xz_bytes": 99, "zstd_bytes": 98}
 
 
 def run(*, seed: int, full: bool) -> list[Outcome]:
@@ -114,32 +109,20 @@ def starts() -> dict[str, bytes]:
 
 def _containers() -> Iterator[Container]:
     """No original at all; many chunks and runs; nothing but literal chunks; many segments."""
-    yield _file()
+    yield stored_container(b"", **_LABELS)
     for bits in (16, 3):
         rng = np.random.default_rng(bits)
         yield _cram(*(_chunk(rng, bits, index) for index in range(40)), bits=bits)
         yield _cram(*(_chunk(rng, bits, 9 * index) for index in range(3)), bits=bits)
     segment = ArithSegment(num_tokens=70, num_bytes=99, check=7, num_lanes=3, stream=bytes(5))
-    arith = Arith(
-        segments=(segment,) * 30,
-        prefix_tokens=20,
-        window_tokens=512,
-        guard_code=90,
-        wrap=2,
-        mem=None,
-    )
-    runs = (ArithRun(num_bytes=99), StoredRun(data=b"-" * 9)) * 30
-    yield _file(*runs, model_id="m", model_digest=bytes(16), arith=arith)
+    own = {"prefix_tokens": 20, "window_tokens": 512, "guard_code": 90, "wrap": 2}
+    yield arith_container((segment,) * 30, *(99, b"-" * 9) * 30, **own, **_LABELS)
 
 
 def _cram(*chunks: Chunk, bits: int) -> Container:
     """A file of runs of one chunk each, with stored bytes between them."""
-    runs = [run for each in chunks for run in (CramRun(chunks=(each,)), StoredRun(data=b"ab" * 9))]
-    free = any(len(chunk.patches) < chunk.num_tokens for chunk in chunks)
-    return _file(
-        *runs, model_id="m", model_digest=bytes(16), num_mem=2, mem_dim=3, bits=bits,
-        min_margin=1.0 if free else None,
-    )  # fmt: skip
+    parts = [part for each in chunks for part in ((each,), b"ab" * 9)]
+    return cram_container(*parts, num_mem=2, mem_dim=3, bits=bits, **_LABELS)
 
 
 def _chunk(rng: np.random.Generator, bits: int, index: int) -> Chunk:
@@ -158,15 +141,4 @@ def _chunk(rng: np.random.Generator, bits: int, index: int) -> Chunk:
         starts_segment=True,
         patches=tuple((place, token if use_rank else 9 * index) for place in places),
         mem=None if is_literal else mem,
-    )
-
-
-def _file(*runs: CramRun | ArithRun | StoredRun, **fields: object) -> Container:
-    return Container(
-        original_bytes=sum(run.num_bytes for run in runs),
-        original_hash=bytes(32),
-        xz_bytes=99,
-        zstd_bytes=98,
-        runs=tuple(runs),
-        **fields,  # type: ignore[arg-type]
     )

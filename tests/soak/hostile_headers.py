@@ -1,6 +1,6 @@
 """Hostile headers: every number far too large, names that mislead, sizes beyond all limits.
 
-Owns the list of files whose fault is what their header or run table says. Called by `bombs`.
+Owns the list of files whose fault is what their header or run table says.
 """
 
 from __future__ import annotations
@@ -144,13 +144,13 @@ def _names(file: str, parts: Parts) -> Iterator[Bomb]:
             *((text, Corrupt) for text in (*MISLEADING, "x" * 256, "é" * 128)),
             *((text, None) for text in (*ODD, "x" * 255)),
         ):
-            data = lying(changed(parts.header, f"model.{what}", text), parts)
+            data = lying(changed(parts.header, f"payload.empty.model.{what}", text), parts)
             yield Bomb(name=f"{what} {ascii(text)} in {file}", data=data, error=error)
-    empty = lying(changed(parts.header, "model.model_id", ""), parts)
+    empty = lying(changed(parts.header, "payload.empty.model.model_id", ""), parts)
     yield Bomb(name=f"an empty model_id in {file}", data=empty, error=Corrupt)
     first, last = parts.fields
     header, front = parts.data[first:last], parts.data[len(MAGIC) : FRONT_BYTES]
-    commit = b"\1" + bytes.fromhex(parts.header.model.revision)  # type: ignore[union-attr]
+    commit = b"\1" + bytes.fromhex(parts.header.payload.model.revision)  # type: ignore[union-attr]
     for name, old, new in (
         ("not UTF-8", b"\3toy", b"\3\xff\xfeo"),
         ("a surrogate", b"\3toy", b"\3\xed\xa0\x80"),

@@ -1,6 +1,6 @@
 """Hostile planes: zstd frames, vectors, patches and segments that no writer makes.
 
-Owns the list of files whose fault lies behind a header that looks right. Called by `bombs`.
+Owns the list of files whose fault lies behind a header that looks right.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from llmzip.errors import Corrupt, LimitExceeded, UnsupportedVersion
-from llmzip.store.container import Ranked
 from llmzip.store.cram_patches import ChunkPatches, pack_coded_patches
+from llmzip.store.residual import Ranked
 from tests.soak.files import FRONT_BYTES, MAGIC, PLANES, Parts, seal
 from tests.soak.frames import BLOCK_BYTES, Frame, rle_blocks, skippable
 from tests.soak.hostile import (
@@ -89,7 +89,7 @@ def _frames(stored: Parts, tiny: Parts, arith: Parts) -> Iterator[Bomb]:
             data = with_planes(base, {"columns": plane}, header)
             yield Bomb(name=f"columns of {title}: {name}", data=data, error=Corrupt)
             # As many of them as would need such columns.
-            path = "model.num_chunks" if base is tiny else "model.arith.num_segments"
+            path = "payload.num_chunks" if base is tiny else "payload.num_segments"
             data = with_planes(base, {"columns": plane}, changed(header, path, GIB))
             yield Bomb(name=f"columns of 2^30 {title}: {name}", data=data, error=Corrupt)
 
@@ -117,7 +117,7 @@ def _vectors(tiny: Parts, coded: Parts, arith: Parts) -> Iterator[Bomb]:
             vectors = plane[:at] + bits.to_bytes(2, "little") + plane[at + 2 :]
             data = with_planes(tiny, {"vectors": vectors})
             yield Bomb(name=f"vectors: {name} at {at}", data=data, error=error)
-    for name, parts, path in (("chunks", coded, "coded"), ("the file", arith, "arith")):
+    for name, parts, path in (("chunks", coded, "coded.grid"), ("the file", arith, "grid")):
         for field, value in (
             ("first_step", 1017),  # the largest step is then the largest of all
             ("first_step", 1018),
@@ -127,13 +127,15 @@ def _vectors(tiny: Parts, coded: Parts, arith: Parts) -> Iterator[Bomb]:
             ("max_symbol", 0),
             ("max_symbol", 1023),
         ):
-            header = changed(parts.header, f"model.{path}.grid.{field}", value)
+            header = changed(parts.header, f"payload.{path}.{field}", value)
             data = lying(header, parts)
             title = f"vectors of {name}: {field} is {value}"
             is_deep = (field, value) in (("first_step", 1017), ("max_symbol", 1023))
             yield Bomb(name=title, data=data, error=Corrupt, looks_sound=is_deep)
         most = 64 if parts is arith else 1024
-        header = changed(changed(parts.header, "model.num_mem", most), "model.mem_dim", 65536)
+        where = "payload" if parts is arith else "payload.empty"
+        header = changed(parts.header, f"{where}.num_mem", most)
+        header = changed(header, f"{where}.mem_dim", 65536)
         yield Bomb(
             name=f"vectors of {name}: all there can be", data=lying(header, parts), error=Corrupt
         )
@@ -221,13 +223,13 @@ def _segments(arith: Parts) -> Iterator[Bomb]:
     ):
         header = arith.header
         for field, value in more.items():
-            header = changed(header, f"model.arith.{field}", value)
+            header = changed(header, f"payload.empty.{field}", value)
         columns = numbers(*table, *first) + bytes(4) + numbers(*second) + bytes(4)
         data = with_planes(arith, {"columns": columns}, header)
         yield Bomb(name=f"segments: {name}", data=data, error=Corrupt)
     first, last = arith.fields
     fields, front = arith.data[first:last], arith.data[len(MAGIC) : FRONT_BYTES]
-    known = arith.header.model.model_digest + b"\7\1"  # type: ignore[union-attr]
+    known = arith.header.payload.model.digest + b"\7\1"  # type: ignore[union-attr]
     assert fields.count(known) == 1
     body = b"".join(map(arith.plane, PLANES))
     for recipe in (0, 2, HUGE):

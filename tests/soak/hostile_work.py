@@ -1,7 +1,7 @@
 """Hostile work: sound files that make a reader or the model toil for each of their few bytes.
 
-Owns the list of files whose only fault is how much they ask for. Called by `bombs`. A reader of
-their structure may accept them, but must be done with them in its time.
+Owns the list of files whose only fault is how much they ask for. A reader of their structure may
+accept them, but must be done with them in its time.
 """
 
 from __future__ import annotations
@@ -12,17 +12,12 @@ from dataclasses import replace
 import numpy as np
 
 from llmzip.errors import LimitExceeded
-from llmzip.store.container import (
-    Arith,
-    ArithRun,
-    ArithSegment,
-    Chunk,
-    Container,
-    CramRun,
-    GridMem,
-    write_container,
-)
+from llmzip.store.arith_payload import ArithSegment
+from llmzip.store.container import Container, write_container
+from llmzip.store.cram_payload import Chunk
 from llmzip.store.residual import Patch
+from llmzip.store.vectors import GridMem
+from tests.containers import arith_container, cram_container
 from tests.soak.hostile import Bomb
 
 MOST_TOKENS, MOST_SEGMENT_TOKENS, MOST_VECTORS, MOST_SYMBOL = 65535, 1 << 24, 1024, 1023
@@ -63,20 +58,8 @@ def _cram(
         patches=(),
         mem=mem if bits == 16 else grid,
     )
-    run = CramRun(chunks=(*(chunk,) * (num_chunks - 1), replace(chunk, patches=patches)))
-    return Container(
-        original_bytes=run.num_bytes,
-        original_hash=bytes(32),
-        xz_bytes=0,
-        zstd_bytes=0,
-        runs=(run,),
-        model_id="m",
-        model_digest=bytes(16),
-        num_mem=num_mem,
-        mem_dim=1,
-        bits=bits,
-        min_margin=1.0,
-    )
+    chunks = (*(chunk,) * (num_chunks - 1), replace(chunk, patches=patches))
+    return cram_container(chunks, num_mem=num_mem, mem_dim=1, bits=bits)
 
 
 def _arith(num_tokens: int, stream_bytes: int, num_segments: int = 1) -> Container:
@@ -87,21 +70,6 @@ def _arith(num_tokens: int, stream_bytes: int, num_segments: int = 1) -> Contain
         num_lanes=64,
         stream=bytes(stream_bytes),
     )
-    arith = Arith(
-        segments=(segment,) * num_segments,
-        prefix_tokens=0,
-        window_tokens=256,
-        guard_code=80,
-        wrap=0,
-        mem=None,
-    )
-    return Container(
-        original_bytes=num_segments * num_tokens,
-        original_hash=bytes(32),
-        xz_bytes=0,
-        zstd_bytes=0,
-        runs=(ArithRun(num_bytes=num_segments * num_tokens),),
-        model_id="m",
-        model_digest=bytes(16),
-        arith=arith,
+    return arith_container(
+        (segment,) * num_segments, prefix_tokens=0, window_tokens=256, guard_code=80
     )

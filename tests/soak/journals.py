@@ -2,7 +2,7 @@
 
 Owns what can be in the place of the work a run left. The next run goes on to the right bytes, or
 refuses in one line and touches nothing. Bits that are changed behind right checksums are in
-`forgeries`. Called by `kills`.
+`forgeries`.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ OPTIONS = {  # a value of each setting that the work depends on, other than that
     "shared_mem": ("--codec", "auto", "--try-cram", "--shared-mem", "0"),
     "verify": ("--codec", "auto", "--try-cram", "--verify", "full"),
 }
+_FOREIGN = "is not unfinished work of"
 
 
 def work_left(place: Workplace, variant: Variant) -> bytes:
@@ -169,7 +170,7 @@ def _go_on_from(place: Workplace, variant: Variant, part: bytes) -> None:
     with place.directory(variant) as directory:
         (directory / PART).write_bytes(part)
         if not MAGIC.startswith(part[: len(MAGIC)]):
-            _check_refused(place, directory, variant, "is not work of this llmzip")
+            _check_refused(place, directory, variant, "is not unfinished work of this llmzip")
             return
         left = Left(part=part, is_complete=False, has_part=True)
         ended = go_on(place, directory, variant, plain, left)
@@ -192,9 +193,9 @@ def refuse_others(place: Workplace, every: int = 1) -> Outcome:
     changed = replace(RAW, name="another input", data=RAW.data.replace(b"mill", b"Mill"))
     try_case(tally, partial(_other_run, place, data, changed, "input has changed"), changed.name)
     version = replace(RAW, name="another version", prepare=_another_version)
-    try_case(tally, partial(_other_run, place, data, version, "version is another"), version.name)
+    try_case(tally, partial(_other_run, place, data, version, "version is different"), version.name)
     model = replace(RAW, name="another model", options=(*RAW.options, "--model", str(place.other)))
-    try_case(tally, partial(_other_run, place, data, model, "model is another one"), model.name)
+    try_case(tally, partial(_other_run, place, data, model, "model is different"), model.name)
     return tally.outcome()
 
 
@@ -211,9 +212,10 @@ def _others(data: bytes) -> dict[str, tuple[Make, str]]:
 
     layout = MAGIC[:-1] + b"\x02"
     return {
-        "a text": (lambda path: path.write_bytes(b"chapter one") and None, "is not work of"),
+        "a text": (lambda path: path.write_bytes(b"chapter one") and None, _FOREIGN),
         "another layout": (
-            lambda path: path.write_bytes(layout + data[len(MAGIC) :]) and None, "is not work of",
+            lambda path: path.write_bytes(layout + data[len(MAGIC) :]) and None,
+            _FOREIGN,
         ),
         "a link": (link(INPUT), "is a symbolic link"),
         "a link to nothing": (link("nothing"), "is a symbolic link"),

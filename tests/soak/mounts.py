@@ -1,7 +1,6 @@
 """A small real disk that can be filled.
 
 Owns the ways to get one: a tmpfs, one in a name space of this process, an image of a file system.
-Called by `disk`, in a process of its own.
 """
 
 from __future__ import annotations

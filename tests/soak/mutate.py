@@ -1,8 +1,7 @@
 """Random changes to `.crm` files that keep enough of their form to get past the first checks.
 
 Owns how a file is changed: bytes anywhere, bytes of a plane, one field of the header, planes of
-another file, zstd put on or taken off. Checksums are put right nearly always. Called by `fuzz`
-and `guided`.
+another file, zstd put on or taken off. Checksums are put right nearly always.
 """
 
 from __future__ import annotations
@@ -137,7 +136,7 @@ def _planes(parts: Parts) -> dict[str, bytes]:
 
 def _with_other_field(record: Any, rng: Random) -> Any:
     """The same dataclass with one field changed, of its own or of a dataclass inside it."""
-    names = [field.name for field in fields(record) if getattr(record, field.name) is not None]
+    names = [each.name for each in fields(record) if getattr(record, each.name) not in (None, ())]
     name = rng.choice(names)
     return replace(record, **{name: _other_value(getattr(record, name), rng)})
 

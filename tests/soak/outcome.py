@@ -1,7 +1,7 @@
 """What a campaign found: cases, what went wrong with them, how long they took.
 
 Owns the verdicts, the limits of time and memory that a case must keep, and the two ways to show
-outcomes: a table and one line. Knows no campaign. Called by every module of `tests.soak`.
+outcomes: a table and one line. Knows no campaign.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The `.part` file, read and written independently of `llmzip.store.journal`.
 
-Owns a second reading of its layout, and putting its checksums right after foul play. Called by the
-campaigns that stop or damage a run. Needs no torch.
+Owns a second reading of its layout, and correcting its checksums after manipulation. Needs no
+torch.
 """
 
 from __future__ import annotations

@@ -7,15 +7,18 @@ the campaigns that do not decode. Needs no torch.
 from __future__ import annotations
 
 from llmzip.errors import LlmzipError
-from llmzip.store.container import read_container, write_container
+from llmzip.store.arith_fields import ArithFields
+from llmzip.store.container import read_container, summarise_container, write_container
+from llmzip.store.cram_fields import CramFields
 from llmzip.store.header import (
     COLUMNS_ZSTD,
-    KNOWN_OPTIONAL,
+    HAS_SETTINGS,
+    HAS_SUFFIX,
     STORED_ZSTD,
     Header,
     read_header,
 )
-from llmzip.store.summary import summarise_container
+from llmzip.store.payloads import all_optional
 from tests.soak.outcome import Verdict
 
 READERS = (read_container, summarise_container)
@@ -53,13 +56,16 @@ def _is_one_spelling(data: bytes, again: bytes) -> bool:
     headers = [read_header(each)[0] for each in (data, again)]
     if any(header.required & (COLUMNS_ZSTD | STORED_ZSTD) for header in headers):
         return True  # which may be there or not, and in many spellings
-    if headers[0].optional & ~KNOWN_OPTIONAL or _prior(headers[0]) != _prior(headers[1]):
+    if headers[0].optional & ~(HAS_SUFFIX | HAS_SETTINGS | all_optional()) or _prior(
+        headers[0]
+    ) != _prior(headers[1]):
         return True
     return data == again
 
 
 def _prior(header: Header) -> int | None:
     """The first guess at the vectors' symbols, which a writer may choose as it likes."""
-    model = header.model
-    fields = (model.coded or model.arith) if model else None
-    return fields.grid.prior if fields and fields.grid else None
+    fields = header.payload
+    if isinstance(fields, CramFields) and fields.coded:
+        return fields.coded.grid.prior
+    return fields.grid.prior if isinstance(fields, ArithFields) and fields.grid else None

@@ -1,7 +1,7 @@
 """Where a command is stopped and goes on: a directory, a text, a model, an undisturbed run.
 
 Owns the variants of a run, what must be true of the directory after a stop, and what the next run
-must do with it. Called by `kills`, `powercuts`, `stops`, `journals` and `disk`.
+must do with it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from pathlib import Path
 
 import torch
 
+from llmzip.api.compress import seal
+from llmzip.codecs.base import stored_draft
 from llmzip.errors import LlmzipError
-from llmzip.store.stored import seal, stored_draft
 from tests.soak import faults, forks
 from tests.soak.forks import Child, Ended, Tuning
 from tests.soak.outcome import Tally, Verdict, peak_mb

@@ -2,7 +2,7 @@
 
 Owns what an orderly stop is: within two seconds, with the right exit code, a way to go on, and
 nothing left but the work. Also two runs on one output, of which the first must not notice the
-second. Called by `kills`.
+second.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from llmzip.codecs.cram.engine import Engine
-from llmzip.lm import cache as models
+from llmzip.lm import loaded as models
 from tests.soak import faults, forks
 from tests.soak.forks import Child, Ended, told_chunks
 from tests.soak.outcome import Outcome

@@ -11,11 +11,10 @@ from typing import Any, ClassVar
 from llmzip.codecs.arith.decoder import decode_segments_of
 from llmzip.codecs.arith.encoder import encode_arith
 from llmzip.codecs.arith.estimate import estimate_arith
-from llmzip.codecs.base import Codec, DecodingModel, Draft, Estimate, Request, Source
+from llmzip.codecs.base import Codec, DecodingModel, Request
 from llmzip.codecs.context import Context
 from llmzip.config import CompressSettings
 from llmzip.errors import SettingsError
-from llmzip.lm.loaded import LoadedModel
 from llmzip.store.arith_payload import ArithPayload
 from llmzip.store.container import Container
 
@@ -32,15 +31,8 @@ class ArithCodec(Codec):
         if context.workers is not None and settings.codec == self.name:
             raise SettingsError("--ray is for cramming, and not within a time budget")
 
-    def encode(
-        self, source: Source, loaded: LoadedModel, settings: CompressSettings, context: Context
-    ) -> Draft:
-        return encode_arith(source, loaded, settings, context)
-
-    def estimate(
-        self, source: Source, loaded: LoadedModel, settings: CompressSettings, context: Context
-    ) -> Estimate:
-        return estimate_arith(source, loaded, settings, context)
+    encode = staticmethod(encode_arith)
+    estimate = staticmethod(estimate_arith)
 
     def decode(
         self, container: Container, model: DecodingModel, request: Request, context: Context

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate, takewhile
 
-from llmzip.codecs.arith.lanes import BLOCK_TOKENS, Lanes, shape_of
 from llmzip.codecs.arith.line_breaks import rewrap, walk_flags
 from llmzip.codecs.arith.reader import Reader, opening_embeds
-from llmzip.codecs.arith.segment_decoder import Encoded, SegmentDecoder, decode_wave
+from llmzip.codecs.arith.segment_coding import Encoded, SegmentDecoder, decode_wave
+from llmzip.codecs.arith.segments import BLOCK_TOKENS, shape_of
 from llmzip.codecs.arith.shared import SharedMem
 from llmzip.codecs.arith.token_odds import token_odds_of
 from llmzip.codecs.base import DecodingModel, Request
 from llmzip.codecs.context import Context
 from llmzip.errors import Corrupt
-from llmzip.lm.devices import no_room, out_of_room
+from llmzip.lm.devices import out_of_memory_error, too_little_memory
 from llmzip.lm.model import FrozenLM
 from llmzip.progress import Progress
 from llmzip.store.arith_payload import ArithPayload, ArithSegment, guard_value
-from llmzip.store.hashes import segment_check
+from llmzip.store.original import segment_check
 
 # Positions that the lanes of a wave remember, all together: 46 KB each in the default model.
 _WAVE_POSITIONS = {"cpu": 20_000, "cuda": 1 << 19, "mps": 1 << 16}
@@ -44,16 +45,17 @@ def decode_segments_of(
     for load in attempts:
         todo = [index for index in wanted if texts[index] is None]
         if todo:
+            own = [payload.segments[index] for index in todo]
             progress = Progress(
                 stage=request.stage,
                 chunks_total=len(wanted),
-                bytes_total=sum(payload.segments[index].num_bytes for index in todo),
-                tokens_total=sum(payload.segments[index].num_tokens for index in todo),
+                bytes_total=sum(segment.num_bytes for segment in own),
+                tokens_total=sum(segment.num_tokens for segment in own),
             )
             decoder = _Decoder(payload, replace(model, lm=load()), request, context)
             error = decoder.decode(todo, texts, progress)
             if error is not None and load is attempts[-1]:
-                raise no_room("decoding one segment") from error
+                raise too_little_memory("decoding one segment") from error
     return texts
 
 
@@ -76,37 +78,37 @@ class _Decoder:
         if payload.window_tokens % BLOCK_TOKENS:
             raise Corrupt(f"a window of {payload.window_tokens} tokens, not of whole blocks")
         opening = opening_embeds(lm, start_id, mem)
-        self._shapes = [_shape(segment, payload) for segment in payload.segments]
+        self._shapes = [
+            shape_of(segment.num_tokens, segment.num_lanes, payload.prefix_tokens)
+            for segment in payload.segments
+        ]
         for shape in self._shapes:
-            longest = max(end - begin for begin, end in shape.spans)
-            length = opening.shape[1] + shape.prefix_tokens + longest
+            length = opening.shape[1] + shape.prefix_tokens + shape.longest
             if length > lm.max_positions:
                 raise Corrupt(f"a lane of {length} positions, for a model of {lm.max_positions}")
         self._device = lm.device
         self._wave_positions = _WAVE_POSITIONS[lm.device.type]
-        self._token_odds = token_odds_of(
-            lm, model.tokens, noise=request.perturb * guard_value(payload.guard_code)
-        )
+        noise = request.perturb * guard_value(payload.guard_code)
+        self._token_odds = token_odds_of(lm, model.tokens, noise=noise)
         self._reader = Reader(lm, self._token_odds, opening, window_tokens=payload.window_tokens)
 
     def decode(
-        self,
-        todo: Sequence[int],
-        texts: list[bytes | None],
-        progress: Progress,
+        self, todo: Sequence[int], texts: list[bytes | None], progress: Progress
     ) -> RuntimeError | None:
         """Decode segments and add the texts of those that pass their check. An error: the device
         had no room for one of them, and decoding ended there."""
+
+        def on_tokens(num_read: int) -> None:
+            nonlocal progress
+            progress = replace(progress, tokens_right=progress.tokens_right + num_read)
+            self._context.report(progress)
+
         left = list(todo)
         while left:
-            wave = self._wave(left)
-
-            def on_tokens(num_read: int) -> None:
-                nonlocal progress
-                progress = replace(progress, tokens_right=progress.tokens_right + num_read)
-                self._context.report(progress)
-
-            before = progress
+            # As many as memory is meant to hold side by side, one at least.
+            totals = accumulate(map(self._positions, left))
+            fit = sum(1 for _ in takewhile(lambda total: total <= self._wave_positions, totals))
+            wave, before = left[: max(1, fit)], progress
             decoded = self._decode_wave(wave, on_tokens)
             if isinstance(decoded, RuntimeError):
                 if len(wave) == 1:
@@ -116,15 +118,10 @@ class _Decoder:
                 continue
             left = left[len(wave) :]
             for index, segment in zip(wave, decoded, strict=True):
-                text = self._text(self._payload.segments[index], segment)
-                if text is None:
-                    continue
-                texts[index] = text
-                progress = replace(
-                    progress,
-                    chunks_done=progress.chunks_done + 1,
-                    bytes_done=progress.bytes_done + len(text),
-                )
+                texts[index] = text = self._text(self._payload.segments[index], segment)
+                if text is not None:
+                    done, num_bytes = progress.chunks_done + 1, progress.bytes_done + len(text)
+                    progress = replace(progress, chunks_done=done, bytes_done=num_bytes)
             self._context.report(progress)
         return None
 
@@ -137,30 +134,18 @@ class _Decoder:
         ]
         rows = self._batch or sum(each.lanes.num_lanes for each in encoded)
         decoded: list[SegmentDecoder] = []
-
-        def decode() -> None:
-            decoded.extend(
-                decode_wave(
-                    self._reader, self._token_odds, encoded,
-                    batch=rows, on_tokens=on_tokens, cancel=self._context.cancel,
-                )
-            )  # fmt: skip
-
-        return out_of_room(decode, self._device) or decoded
-
-    def _wave(self, left: Sequence[int]) -> list[int]:
-        """Segments to decode side by side next: as many as memory is meant to hold, one at
-        least."""
-        totals = accumulate(map(self._positions, left))
-        fit = sum(1 for _ in takewhile(lambda total: total <= self._wave_positions, totals))
-        return list(left[: max(1, fit)])
+        decode = partial(
+            decode_wave, self._reader, self._token_odds, encoded,
+            batch=rows, on_tokens=on_tokens, cancel=self._context.cancel,
+        )  # fmt: skip
+        error = out_of_memory_error(lambda: decoded.extend(decode()), self._device)
+        return error or decoded
 
     def _positions(self, index: int) -> int:
         """That the lanes of a segment remember, all together."""
         shape = self._shapes[index]
-        longest = max(end - begin for begin, end in shape.spans)
-        lane = shape.prefix_tokens + min(longest, self._payload.window_tokens + BLOCK_TOKENS)
-        return shape.num_lanes * lane
+        lane = min(shape.longest, self._payload.window_tokens + BLOCK_TOKENS)
+        return shape.num_lanes * (shape.prefix_tokens + lane)
 
     def _text(self, segment: ArithSegment, decoded: SegmentDecoder) -> bytes | None:
         """The text of a segment, or None where it fails its check."""
@@ -175,7 +160,3 @@ class _Decoder:
             text = rewrap(text, flags, self._payload.wrap)
         same = len(text) == segment.num_bytes and segment_check(text) == segment.check
         return text if same else None
-
-
-def _shape(segment: ArithSegment, payload: ArithPayload) -> Lanes:
-    return shape_of(segment.num_tokens, segment.num_lanes, payload.prefix_tokens)

@@ -15,8 +15,7 @@ from llmzip.codecs.arith.decoder import decode_segments_of
 from llmzip.codecs.arith.line_breaks import choose_wrap
 from llmzip.codecs.arith.reader import Reader, opening_embeds
 from llmzip.codecs.arith.resume import ResumeCache
-from llmzip.codecs.arith.segment_decoder import measure_noise
-from llmzip.codecs.arith.segment_encoder import encode_segment, replay_segment
+from llmzip.codecs.arith.segment_coding import encode_segment, measure_noise, replay_segment
 from llmzip.codecs.arith.segments import WINDOW_TOKENS, Segment, cut_segments, prefix_tokens
 from llmzip.codecs.arith.shared import MOST_TRIED, SharedMem, learn_shared
 from llmzip.codecs.arith.token_odds import Floats, TokenOdds, token_odds_of
@@ -29,7 +28,7 @@ from llmzip.lm.loaded import LoadedModel
 from llmzip.progress import Progress, Stage
 from llmzip.store.arith_payload import ArithPayload, ArithSegment, guard_code, guard_value
 from llmzip.store.container import Container
-from llmzip.store.hashes import segment_check
+from llmzip.store.original import segment_check
 from llmzip.store.payload import Run, StoredRun, TextRun
 from llmzip.store.pieces import Texts
 from llmzip.store.stored import container_with, pack_stored, zstd_bytes
@@ -79,74 +78,68 @@ def _draft(data: bytes, parts: Sequence[Part], work: _Work) -> Draft | None:
     if not text or segments is None:
         return None
     shared = _learn_shared(segments, work)
-    reader = _reader(shared, work)
+    decode_lm, mem = work.loaded.decode_lm, None if shared is None else shared.mem
+    opening = opening_embeds(decode_lm, work.loaded.start_id, mem)
+    reader = Reader(decode_lm, work.token_odds, opening, window_tokens=WINDOW_TOKENS)
     odds = _read(reader, segments, shared, work)
     dear = _dear_parts(parts, segments, odds, work)
     if dear and any(part.ids is not None for i, part in enumerate(parts) if i not in dear):
         kept = [replace(p, ids=None) if i in dear else p for i, p in enumerate(parts)]
         return _draft(data, kept, work)
-    noise = _noise(reader, segments[0], odds[0], work)
+    noise = measure_noise(
+        reader, work.token_odds, segments[0].lanes, segments[0].ids, odds[0],
+        num_steps=_NOISE_STEPS, context=work.context,
+    )  # fmt: skip
     code = guard_code(max(_LEAST_GUARD, _GUARD_OF_NOISE * noise))
     payload = ArithPayload(
         model=model_ref(work.loaded),
         segments=_code(segments, odds, guard_value(code), work),
-        prefix_tokens=prefix_tokens(work.loaded.decode_lm.max_positions),
+        prefix_tokens=prefix_tokens(decode_lm.max_positions),
         window_tokens=WINDOW_TOKENS,
         guard_code=code,
         wrap=wrap,
         mem=None if shared is None else shared.grid,
     )
-    container = container_with(data, _runs(parts), payload)
+    runs: list[Run] = [
+        StoredRun(data=part.data) if part.ids is None else TextRun(num_bytes=len(part.data))
+        for part in parts
+    ]
+    container = container_with(data, runs, payload)
     return Draft(container=container, read_back=partial(_read_back, segments, odds, work))
 
 
 def _cut(text: bytes, wrap: int, work: _Work) -> list[Segment] | None:
-    most_mem = work.settings.shared_mem or MOST_TRIED
-    return cut_segments(
-        text,
-        wrap,
-        work.loaded.tokens,
-        head_tokens=len(segment_start(work.loaded.start_id)) + most_mem,
-        max_positions=work.loaded.decode_lm.max_positions,
-    )
+    loaded = work.loaded
+    head = len(segment_start(loaded.start_id)) + (work.settings.shared_mem or MOST_TRIED)
+    most = loaded.decode_lm.max_positions
+    return cut_segments(text, wrap, loaded.tokens, head_tokens=head, max_positions=most)
 
 
 def _learn_shared(segments: Sequence[Segment], work: _Work) -> SharedMem | None:
     def on_step(done: int, total: int) -> None:
+        work.context.check()
         work.context.report(Progress(stage="share", tokens_right=done, tokens_total=total))
 
     num_mem, seed = work.settings.shared_mem, work.settings.seed
     learn = partial(
         learn_shared, work.loaded.lm, segments, start_id=work.loaded.start_id,
-        num_mem=num_mem, seed=seed, on_step=on_step, cancel=work.context.cancel,
+        num_mem=num_mem, seed=seed, on_step=on_step,
     )  # fmt: skip
     mem_dim = work.loaded.decode_lm.dim
     return work.resume.shared(segments, num_mem, seed, learn, mem_dim=mem_dim)
 
 
-def _reader(shared: SharedMem | None, work: _Work) -> Reader:
-    decode_lm = work.loaded.decode_lm
-    opening = opening_embeds(
-        decode_lm, work.loaded.start_id, None if shared is None else shared.mem
-    )
-    return Reader(decode_lm, work.token_odds, opening, window_tokens=WINDOW_TOKENS)
-
-
 def _teller(stage: Stage, segments: Sequence[Segment], work: _Work) -> Callable[[int, int], None]:
-    """A function of a segment's index and how many of its tokens are done."""
+    """A function of a segment's index and how many of its tokens are done. Raises Interrupted."""
     before = np.concatenate(([0], np.cumsum([len(s.ids) for s in segments]))).tolist()
-    bytes_a_token = sum(len(s.original) for s in segments) / before[-1]
-    progress = Progress(
-        stage=stage,
-        tokens_total=before[-1],
-        bytes_total=sum(len(segment.original) for segment in segments),
-    )
+    num_bytes = sum(len(segment.original) for segment in segments)
+    progress = Progress(stage=stage, tokens_total=before[-1], bytes_total=num_bytes)
 
     def tell(index: int, num_tokens: int) -> None:
+        work.context.check()
         done = before[index] + num_tokens
-        work.context.report(
-            replace(progress, tokens_right=done, bytes_done=round(done * bytes_a_token))
-        )
+        num_done = round(done * (num_bytes / before[-1]))
+        work.context.report(replace(progress, tokens_right=done, bytes_done=num_done))
 
     return tell
 
@@ -154,17 +147,12 @@ def _teller(stage: Stage, segments: Sequence[Segment], work: _Work) -> Callable[
 def _read(
     reader: Reader, segments: Sequence[Segment], shared: SharedMem | None, work: _Work
 ) -> list[Floats]:
-    tell = _teller("measure", segments, work)
-
-    def read(index: int, segment: Segment) -> Floats:
-        return reader.known_odds(
-            segment.lanes, segment.ids, on_tokens=partial(tell, index), cancel=work.context.cancel
-        )
-
-    return [
-        work.resume.odds(segment, shared, partial(read, index, segment))
-        for index, segment in enumerate(segments)
-    ]
+    tell, odds = _teller("measure", segments, work), []
+    for index, segment in enumerate(segments):
+        on_tokens = partial(tell, index)
+        read = partial(reader.known_odds, segment.lanes, segment.ids, on_tokens=on_tokens)
+        odds.append(work.resume.odds(segment, shared, read))
+    return odds
 
 
 def _dear_parts(
@@ -194,49 +182,27 @@ def _dear_parts(
     return dear
 
 
-def _noise(reader: Reader, segment: Segment, odds: Floats, work: _Work) -> float:
-    return measure_noise(
-        reader, work.token_odds, segment.lanes, segment.ids, odds,
-        num_steps=_NOISE_STEPS, cancel=work.context.cancel,
-    )  # fmt: skip
-
-
 def _code(
     segments: Sequence[Segment], odds: Sequence[Floats], guard: float, work: _Work
 ) -> tuple[ArithSegment, ...]:
-    tell = _teller("code", segments, work)
-
-    def code(index: int, segment: Segment, own: Floats) -> bytes:
-        return encode_segment(
-            work.token_odds.tree, segment, own,
-            guard=guard, on_tokens=partial(tell, index), cancel=work.context.cancel,
-        )  # fmt: skip
-
-    return tuple(
-        ArithSegment(
-            num_tokens=len(segment.ids),
-            num_bytes=len(segment.original),
-            check=segment_check(segment.original),
-            num_lanes=segment.lanes.num_lanes,
-            stream=work.resume.stream(segment, own, guard, partial(code, index, segment, own)),
+    tell, coded = _teller("code", segments, work), []
+    encode = partial(encode_segment, work.token_odds.tree, guard=guard)
+    for index, (segment, own) in enumerate(zip(segments, odds, strict=True)):
+        code = partial(encode, segment, own, on_tokens=partial(tell, index))
+        coded.append(
+            ArithSegment(
+                num_tokens=len(segment.ids),
+                num_bytes=len(segment.original),
+                check=segment_check(segment.original),
+                num_lanes=segment.lanes.num_lanes,
+                stream=work.resume.stream(segment, own, guard, code),
+            )
         )
-        for index, (segment, own) in enumerate(zip(segments, odds, strict=True))
-    )
-
-
-def _runs(parts: Sequence[Part]) -> list[Run]:
-    return [
-        StoredRun(data=part.data) if part.ids is None else TextRun(num_bytes=len(part.data))
-        for part in parts
-    ]
+    return tuple(coded)
 
 
 def _read_back(
-    segments: Sequence[Segment],
-    odds: Sequence[Floats],
-    work: _Work,
-    packed: bytes,
-    container: Container,
+    segments: Sequence[Segment], odds: Sequence[Floats], work: _Work, _: bytes, container: Container
 ) -> Texts:
     """The texts of the finished container's segments: by the decompressor, or, where that would
     take several times as long as all the rest, from the container's streams with the encoder's own
@@ -247,8 +213,7 @@ def _read_back(
     num_tokens = sum(len(segment.ids) for segment in segments)
     if work.settings.verify == "full" or num_tokens <= _FULLY_VERIFIED_TOKENS:
         model = DecodingModel(lm=work.loaded.decode_lm, tokens=work.loaded.tokens)
-        wanted = range(len(payload.segments))
-        batch = work.settings.compute.batch
+        wanted, batch = range(len(payload.segments)), work.settings.compute.batch
         request = Request(wanted=wanted, batch=batch, stage="verify")
         return decode_segments_of(payload, model, request, work.context)
     tell = _teller("verify", segments, work)
@@ -256,9 +221,7 @@ def _read_back(
     texts: list[bytes | None] = []
     for index, (segment, own) in enumerate(zip(segments, odds, strict=True)):
         noise = np.random.default_rng(index).uniform(-shift, shift, own.shape)
-        same = replay_segment(
-            work.token_odds.tree, segment, own + noise, payload.segments[index].stream,
-            on_tokens=partial(tell, index), cancel=work.context.cancel,
-        )  # fmt: skip
+        tree, stream = work.token_odds.tree, payload.segments[index].stream
+        same = replay_segment(tree, segment, own + noise, stream, on_tokens=partial(tell, index))
         texts.append(segment.original if same else None)
     return texts

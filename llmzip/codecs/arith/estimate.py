@@ -9,10 +9,9 @@ import time
 
 import numpy as np
 
-from llmzip.codecs.arith.lanes import shape_of
 from llmzip.codecs.arith.line_breaks import choose_wrap, unwrap
 from llmzip.codecs.arith.reader import Reader, opening_embeds
-from llmzip.codecs.arith.segments import WINDOW_TOKENS
+from llmzip.codecs.arith.segments import WINDOW_TOKENS, shape_of
 from llmzip.codecs.arith.token_odds import token_odds_of
 from llmzip.codecs.base import Estimate, Source
 from llmzip.codecs.context import Context
@@ -48,7 +47,8 @@ def estimate_arith(
     for number in range(count):
         first = (len(ids) - size) * number // max(1, count - 1)
         sample = ids[first : first + size]
-        odds = reader.known_odds(shape_of(size, 1, 0), sample, cancel=context.cancel)
+        context.check()
+        odds = reader.known_odds(shape_of(size, 1, 0), sample)
         bits += token_odds.path_bits(odds, np.array(sample)).sum()
         num_read += size
     seconds_a_token = (time.monotonic() - began) / num_read

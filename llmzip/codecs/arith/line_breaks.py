@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import product
 from typing import TypeAlias
 
 import numpy as np
@@ -71,18 +72,10 @@ def walk_flags(coder: RangeCoder, unwrapped: bytes, flags: Flags | None) -> Flag
     """Code the flags of an unwrapped text, in order: the given ones, or those that are read."""
     layout = _layout(unwrapped)
     given = [None] * len(layout.joints) if flags is None else flags.astype(int).tolist()
-    found = []
+    known = (layout.lines, layout.columns, layout.ends, layout.opens)
     filling = _Filling()
-    for line, here, end, opens, flag in zip(
-        layout.lines.tolist(),
-        layout.columns.tolist(),
-        layout.ends.tolist(),
-        layout.opens.tolist(),
-        given,
-        strict=True,
-    ):
-        found.append(filling.walk(coder, line, here, end, opens, flag))
-    return np.array(found, dtype=np.bool_)
+    joints = zip(*(column.tolist() for column in known), given, strict=True)
+    return np.array([filling.walk(coder, *joint) for joint in joints], dtype=np.bool_)
 
 
 def choose_wrap(data: bytes) -> int:
@@ -109,7 +102,7 @@ def _num_cheap_breaks(head: bytes, wrap: int) -> int:
     if num_breaks < max(LEAST_BREAKS, num_lines / 3) or len(flags) < 4 * num_breaks:
         return 0
     layout = _layout(unwrapped)
-    columns, ends = (each[flags] for each in (layout.columns, layout.ends))
+    columns, ends = layout.columns[flags], layout.ends[flags]
     # A broken line starts after the line end before it, of either kind.
     starts = np.maximum(layout.lines[flags], np.append(0, columns[:-1] + 1))
     filled, refused = columns - starts, ends - starts  # each line's length, and what was too long
@@ -180,19 +173,16 @@ class _Filling:
         self._settled = False  # the width would have made the last break
         self._start = 0  # column where the line starts
         self._passed = False  # the line has a word beyond the width
+        either = (False, True)
         self._by_end = {
             (settled, passed, end, opens): _first_guess(end, passed)
-            for settled in (False, True)
-            for passed in (False, True)
-            for end in range(-REACH, REACH + 1)
-            for opens in (False, True)
+            for settled, passed, end, opens in product(
+                either, either, range(-REACH, REACH + 1), either
+            )
         }
         self._by_room = {
             (fits, passed, room, opens): _first_guess(-room if fits else 1, passed)
-            for fits in (False, True)
-            for passed in (False, True)
-            for room in range(REACH + 1)
-            for opens in (False, True)
+            for fits, passed, room, opens in product(either, either, range(REACH + 1), either)
         }
 
     def walk(

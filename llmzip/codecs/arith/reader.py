@@ -7,19 +7,17 @@ Does not know how decisions are coded.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llmzip.codecs.arith.lanes import BLOCK_TOKENS, Lanes
+from llmzip.codecs.arith.segments import BLOCK_TOKENS, Lanes
 from llmzip.codecs.arith.token_odds import Floats, TokenOdds
 from llmzip.lm.layout import pad_ids, segment_start
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.state import State, stack_states
-from llmzip.progress import check_cancelled
 
 _TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 1 << 15, "mps": 4096}
 _ROWS_OF_LOGITS = {"cpu": 64, "cuda": 1024, "mps": 64}
@@ -40,10 +38,8 @@ class Reader:
     def __init__(
         self, lm: FrozenLM, token_odds: TokenOdds, opening: Tensor, *, window_tokens: int
     ) -> None:
-        self._lm = lm
-        self._token_odds = token_odds
-        self._opening = opening
-        self._window = window_tokens
+        self._lm, self._token_odds = lm, token_odds
+        self._opening, self._window = opening, window_tokens
 
     @torch.no_grad()
     def known_odds(
@@ -52,23 +48,18 @@ class Reader:
         ids: Sequence[int],
         *,
         on_tokens: Callable[[int], None] = lambda num_tokens: None,
-        cancel: threading.Event | None = None,
     ) -> Floats:
-        """Log-odds at every decision on the way to every token of a segment: [N, depth].
-
-        on_tokens: gets how many tokens are read so far.
-        """
+        """Log-odds at every decision on the way to every token of a segment: [N, depth]. on_tokens:
+        gets how many tokens are read so far, and may raise to end the reading."""
         odds = np.zeros((len(ids), self._token_odds.tree.depth))
         prefix = list(ids[: lanes.prefix_tokens])
         hidden, state, last = self._read_prefix(prefix)
         self._note(odds, 0, hidden, prefix)
-        spans = lanes.spans
         rows = max(1, _TOKENS_AT_ONCE[self._lm.device.type] // BLOCK_TOKENS)
         num_read = len(prefix)
-        for begin in range(0, len(spans), rows):
-            some = spans[begin : begin + rows]
+        for begin in range(0, len(lanes.spans), rows):
+            some = lanes.spans[begin : begin + rows]
             for num_new in self._read_lanes(odds, some, ids, state, last):
-                check_cancelled(cancel)
                 num_read += num_new
                 on_tokens(num_read)
         return odds
@@ -77,7 +68,8 @@ class Reader:
         """Hidden rows that predict the prefix, the state behind it, and the row that predicts what
         comes next; no row where nothing stands before the text."""
         lm = self._lm
-        embeds = torch.cat([self._opening, lm.embed(_row(prefix, lm))], dim=1)  # [1, H + P, D]
+        ids = torch.tensor([prefix], dtype=torch.int64, device=lm.device)
+        embeds = torch.cat([self._opening, lm.embed(ids)], dim=1)  # [1, H + P, D]
         live = torch.ones(embeds.shape[:2], dtype=torch.bool, device=lm.device)
         hidden, state = lm.extend(lm.empty(1), embeds, live)
         first = self._opening.shape[1] - 1
@@ -137,13 +129,9 @@ class Reader:
         """Step through lanes, each behind the prefix that was read for it."""
         states = [steps.state for steps in prefixes]
         slots = states[0].num_slots + min(num_tokens, self._window + BLOCK_TOKENS)
-        return Steps(
-            self._lm,
-            self._token_odds,
-            stack_states(states, room_slots=slots),
-            torch.cat([steps.hidden for steps in prefixes]),
-            window_tokens=self._window,
-        )
+        hidden = torch.cat([steps.hidden for steps in prefixes])
+        stacked = stack_states(states, room_slots=slots)
+        return Steps(self._lm, self._token_odds, stacked, hidden, window_tokens=self._window)
 
 
 class Steps:
@@ -159,13 +147,9 @@ class Steps:
         window_tokens: int | None,
     ) -> None:
         """hidden: [R, Dh], the rows that predict the first tokens; none where nothing was read."""
-        self.state = state
-        self.hidden = hidden
-        self._lm = lm
-        self._token_odds = token_odds
-        self._head = state.num_slots
-        self._window = window_tokens
-        self._num_read = 0
+        self.state, self.hidden = state, hidden
+        self._lm, self._token_odds, self._window = lm, token_odds, window_tokens
+        self._head, self._num_read = state.num_slots, 0
 
     def masses(self) -> Floats | None:
         """For each row what `TokenOdds.masses` gives for its next token; None where nothing stands
@@ -195,7 +179,3 @@ class Steps:
 def _forget(state: State, head: int, num_read: int, window: int) -> State:
     """Before a lane reads its next block: what is older than the window goes."""
     return state.without(head, head + BLOCK_TOKENS) if num_read > window else state
-
-
-def _row(ids: Sequence[int], lm: FrozenLM) -> Tensor:
-    return torch.tensor([list(ids)], dtype=torch.int64, device=lm.device)

@@ -55,7 +55,7 @@ class ResumeCache:
         grid = GridMem(symbols=found[0], steps=found[1])
         count = grid.symbols.shape[0] if grid.symbols.ndim else 0
         if not 1 <= count <= MAX_SHARED_MEM or grid.problem(count, mem_dim):
-            raise invalid_record("shared vectors that are none")
+            raise invalid_record("shared vectors of another shape than the model has")
         return SharedMem(grid=grid)
 
     def odds(
@@ -82,8 +82,7 @@ class ResumeCache:
         def packed() -> bytes:
             made.extend(make())
             out = BytesIO()
-            np.save(out, np.array(len(made)))
-            for array in made:
+            for array in [np.array(len(made)), *made]:
                 np.save(out, array)
             return out.getvalue()
 

@@ -1,7 +1,8 @@
 """A text cut into segments that decode independently, and each into lanes.
 
-Owns the sizes: how long a segment is, how many lanes it has, what all of them see. Knows the
-model's vocabulary and its longest input, nothing else of it.
+Owns the sizes: how long a segment is, how many lanes it has, what all of them see, and how its
+tokens are dealt out to lanes that are decoded side by side. Knows the model's vocabulary and its
+longest input, nothing else of it; the decoder takes the shape from the file.
 """
 
 from __future__ import annotations
@@ -13,9 +14,49 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from llmzip.codecs.arith.lanes import BLOCK_TOKENS, Lanes, shape_of
 from llmzip.codecs.arith.line_breaks import unwrap
 from llmzip.lm.tokens import Tokens
+
+BLOCK_TOKENS = 256  # a lane forgets so many tokens at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lanes:
+    """The shape of one segment. Lane 0 starts behind the prefix."""
+
+    num_tokens: int
+    num_lanes: int
+    prefix_tokens: int
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Where each lane starts and ends in the segment, without the prefix."""
+        rest = self.num_tokens - self.prefix_tokens
+        cuts = [self.prefix_tokens + rest * i // self.num_lanes for i in range(self.num_lanes + 1)]
+        return list(zip(cuts, cuts[1:], strict=False))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest lane, without the prefix."""
+        return max(last - first for first, last in self.spans)
+
+    @property
+    def order(self) -> Iterator[tuple[int, int]]:
+        """Lane and place in the segment of each token, in the stream's order."""
+        for place in range(self.prefix_tokens):
+            yield 0, place
+        spans = self.spans
+        for step in range(self.longest):
+            for lane, (first, last) in enumerate(spans):
+                if first + step < last:
+                    yield lane, first + step
+
+
+def shape_of(num_tokens: int, num_lanes: int, prefix_tokens: int) -> Lanes:
+    """The lanes of a segment in a file with such a prefix; one lane alone needs none."""
+    prefix = min(prefix_tokens, num_tokens - num_lanes) if num_lanes > 1 else 0
+    return Lanes(num_tokens=num_tokens, num_lanes=num_lanes, prefix_tokens=prefix)
+
 
 WINDOW_TOKENS = 1024  # four times as many save 0.4 % and double the decoder's memory
 _PREFIX_TOKENS = 256
@@ -46,10 +87,8 @@ def prefix_tokens(max_positions: int) -> int:
 def cut_segments(
     text: bytes, wrap: int, tokens: Tokens, *, head_tokens: int, max_positions: int
 ) -> list[Segment] | None:
-    """The segments of a text, or None where the vocabulary cannot spell it.
-
-    wrap: the kind of line end to take out. head_tokens: positions before a segment's first token.
-    """
+    """The segments of a text, or None where the vocabulary cannot spell it. wrap: the kind of line
+    end to take out. head_tokens: positions before a segment's first token."""
     prefix = prefix_tokens(max_positions)
     room = max_positions - head_tokens - prefix  # of a lane
     assert room > 0
@@ -67,9 +106,8 @@ def cut_segments(
             waiting += list(_pieces(original, 2))[::-1]
             continue
         lanes = shape_of(len(ids), num_lanes, prefix)
-        found.append(
-            Segment(original=original, unwrapped=unwrapped, flags=flags, ids=ids, lanes=lanes)
-        )
+        own = Segment(original=original, unwrapped=unwrapped, flags=flags, ids=ids, lanes=lanes)
+        found.append(own)
     return found
 
 

@@ -2,13 +2,12 @@
 where it saves more bits than it takes.
 
 Owns its training, its grid and the sum that decides. Does not know the coder: what it saves is
-reckoned from the language model's own probabilities.
+calculated from the language model's own probabilities.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +17,6 @@ from torch import Tensor
 from llmzip.codecs.arith.reader import opening_embeds
 from llmzip.codecs.arith.segments import Segment
 from llmzip.lm.model import FrozenLM
-from llmzip.progress import check_cancelled
 from llmzip.store.cram_grids import pack_grids
 from llmzip.store.vectors import GridMem, mem_bits, quantise_step, step_value
 
@@ -51,16 +49,15 @@ def learn_shared(
     num_mem: int | None,
     seed: int,
     on_step: Callable[[int, int], None] = lambda done, total: None,
-    cancel: threading.Event | None = None,
 ) -> SharedMem | None:
-    """Vectors for all segments. num_mem: how many; None: some on a large file, if they pay."""
+    """Vectors for all segments. num_mem: how many; None: some on a large file, if they pay.
+    on_step: gets how many steps are done, and of how many; may raise."""
     ids = [token for segment in segments for token in segment.ids]
     if num_mem == 0 or (num_mem is None and len(ids) < _LARGE_TOKENS):
         return None
     tuning = _Tuning(lm, ids, start_id=start_id, num_mem=num_mem or MOST_TRIED, seed=seed)
     total = _STEPS + _GRID_STEPS
     for step in range(total):
-        check_cancelled(cancel)
         tuning.step(total)
         on_step(step + 1, total)
     shared = tuning.result()
@@ -92,18 +89,17 @@ class _Tuning:
             rms = self._mem.detach().square().mean(dim=1).sqrt()
             self._steps = [quantise_step(_STEP_OF_RMS * value) for value in rms.tolist()]
         window = min(_WINDOW, len(self._ids))
-        starts = torch.randint(
-            0, len(self._ids) - window + 1, (_BATCH,), generator=self._random
-        ).tolist()
+        last = len(self._ids) - window
+        starts = torch.randint(0, last + 1, (_BATCH,), generator=self._random).tolist()
         ids = torch.stack([self._ids[begin : begin + window] for begin in starts])
         mem = self._mem
         if self._steps is not None:
-            mem = mem + (self._rounded() - mem).detach()  # straight through
-        hidden = self._hidden(mem, ids)  # [B, L, Dh]
-        flat = hidden.flatten(0, 1)
-        prediction = self._lm.predict(
-            flat.detach(), ids.flatten().to(self._lm.device), margin_goal=float("inf")
-        )
+            scales = torch.tensor([step_value(step) for step in self._steps], device=mem.device)
+            rounded = (torch.round(mem / scales[:, None]) * scales[:, None]).detach()
+            mem = mem + (rounded - mem).detach()  # straight through
+        flat = self._hidden(mem, ids).flatten(0, 1)  # [B L, Dh]
+        targets = ids.flatten().to(self._lm.device)
+        prediction = self._lm.predict(flat.detach(), targets, margin_goal=float("inf"))
         self._adam.param_groups[0]["lr"] = _RATE * min(1.0, 2.0 * (total - self._done) / total)
         self._adam.zero_grad()
         flat.backward(prediction.gradient / len(flat))
@@ -122,17 +118,14 @@ class _Tuning:
     def bits_a_token(self, mem: Tensor | None) -> float:
         """The model's own cross-entropy over some of the text."""
         costs = []
-        for window in self._judged_windows():
+        size = min(_JUDGED_TOKENS, len(self._ids))
+        for number in range(_JUDGED_WINDOWS):
+            begin = (len(self._ids) - size) * number // (_JUDGED_WINDOWS - 1)
+            window = self._ids[begin : begin + size]
             hidden = self._hidden(mem, window[None])
             ids = window[-hidden.shape[1] :].to(self._lm.device)
             costs.append(float(self._lm.surprisal_bits(hidden[0], ids).mean()))
         return sum(costs) / len(costs)
-
-    def _judged_windows(self) -> Iterator[Tensor]:
-        size = min(_JUDGED_TOKENS, len(self._ids))
-        for number in range(_JUDGED_WINDOWS):
-            begin = (len(self._ids) - size) * number // (_JUDGED_WINDOWS - 1)
-            yield self._ids[begin : begin + size]
 
     def _hidden(self, mem: Tensor | None, ids: Tensor) -> Tensor:
         """Rows that predict windows of text behind the vectors. ids: [B, L] -> [B, L, Dh], or
@@ -143,8 +136,3 @@ class _Tuning:
         live = torch.ones(embeds.shape[:2], dtype=torch.bool, device=lm.device)
         hidden, _ = lm.extend(lm.empty(len(ids)), embeds, live)
         return hidden[:, max(opening.shape[1] - 1, 0) :]
-
-    def _rounded(self) -> Tensor:
-        assert self._steps is not None
-        scales = torch.tensor([step_value(step) for step in self._steps], device=self._mem.device)
-        return (torch.round(self._mem / scales[:, None]) * scales[:, None]).detach()

@@ -7,8 +7,7 @@ Owns the probe and the margin that follows from the noise. Knows nothing of cont
 from __future__ import annotations
 
 import json
-import os
-import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows
 from llmzip.lm.loaded import LoadedModel
 from llmzip.lm.model import FrozenLM, target_margins
 from llmzip.lm.zoo import MODELS, cache_dir
+from llmzip.store.atomic import write_file
 
 PROBE_STEPS = 32
 BF16_SAFE_MARGIN = 2.0  # logits; bf16 differs from fp32 by 1 to 2 at most with vectors this large
@@ -76,7 +76,9 @@ def remembered_calibration(
     found = _recall(cache)
     if found is None:
         found = calibrate(lm, decode_lm, ids, start_id=start_id)
-        _remember(cache, found)
+        with suppress(OSError):  # an unwritable cache costs time, never a result
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            write_file(cache, json.dumps(asdict(found)).encode())
     return found
 
 
@@ -117,12 +119,10 @@ def measure_noise(lm: FrozenLM, segment: Segment) -> float:
     at_once = target_margins(lm.logits(rows), ids.flatten()).view_as(ids)
     noise = 0.0
     truth = dict(enumerate(segment.ids))
-    for group in (range(_NOISE_ROWS), range(1)):
-        decoded, _ = decode_chunks(
-            lm, lm.empty(len(group)), [segment.start_ids] * len(group), mem[list(group)],
-            [len(segment.ids)] * len(group), [truth] * len(group),
-        )  # fmt: skip
-        difference = (decoded.margins - at_once[list(group)]).abs()
+    for size in (_NOISE_ROWS, 1):
+        leads, rows_wanted = [segment.start_ids] * size, [(len(segment.ids), truth)] * size
+        decoded, _ = decode_chunks(lm, lm.empty(size), leads, mem[:size], rows_wanted)
+        difference = (decoded.margins - at_once[:size]).abs()
         noise = max(noise, float(difference.max()))
     return noise
 
@@ -135,13 +135,3 @@ def _recall(cache: Path) -> Calibration | None:
         return None  # a damaged cache is measured anew
     sound = 0 < gain < 1e6 and 0 <= noise < 1e3
     return Calibration(gain_bits=gain, noise=noise) if sound else None
-
-
-def _remember(cache: Path, found: Calibration) -> None:
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=cache.parent, delete=False) as file:
-            json.dump(asdict(found), file)
-        os.replace(file.name, cache)
-    except OSError:
-        pass  # an unwritable cache costs time, never a result

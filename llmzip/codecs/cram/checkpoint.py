@@ -1,17 +1,16 @@
-"""Cramming under way as bytes, and back: segments, finished chunks, everything the engine holds.
+"""What is under way in the cram engine, as objects and as bytes.
 
-Owns how these are written down for a later run, which then goes on to the same bits. Knows nothing
-of files or of when it is done.
-
-The bytes are a safetensors file: every tensor as it is, and one of JSON for the rest.
+Owns what the engine holds between two steps and how that, segments and finished chunks are packed
+and unpacked. Does not know where the bytes are kept.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -22,10 +21,46 @@ from llmzip.codecs.cram.chunking import Segment, Span
 from llmzip.codecs.cram.curvature import Curvature
 from llmzip.codecs.cram.optimizer import Slot
 from llmzip.codecs.cram.rounding import Candidate, Rounding
-from llmzip.codecs.cram.state import EngineState
 from llmzip.codecs.cram.tasks import Crammed, Task
 from llmzip.store.journal_records import invalid_record
-from llmzip.store.residual import Patch, Ranked
+from llmzip.store.residual import Ranked
+
+
+@dataclass(kw_only=True)
+class EngineState:
+    """All that the engine holds between two steps: with it, another run goes on to the same bits.
+    On an accelerator nearly so: there the batch follows the memory that is free."""
+
+    group: int = 0  # whose tasks they are: the index of its first segment
+    taken: int = 0  # tasks that were taken from the queue
+    again: list[Task | Slot] = field(default_factory=list)  # sent back, split or put off; first
+    slots: list[Slot] = field(default_factory=list)
+    finished: list[Slot] = field(default_factory=list)  # wait for certification
+
+
+# Takes the chunks just accepted, and what is under way then.
+OnSave: TypeAlias = Callable[[Sequence[Crammed], EngineState], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotView:
+    """A chunk under way as it was measured last."""
+
+    slot: Slot
+    margins: Tensor  # [L] on the CPU; minus infinity: not yet taken up
+    wanted: float  # logits by which a token must lead
+
+
+# Takes the tokens right among the chunks under way, and what shows one of them.
+OnStep: TypeAlias = Callable[[int, Callable[[], SlotView]], None]
+# Takes what has happened to a task, and its steps so far.
+OnTask: TypeAlias = Callable[[Literal["started", "refused", "split"], Task, int], None]
+
+
+def num_right(slot: Slot) -> int:
+    """Tokens of a chunk that greedy decoding would get right now."""
+    return slot.task.num_tokens - slot.num_wrong
+
 
 _PLAIN = "plain"
 _KINDS = {
@@ -37,61 +72,54 @@ _ON_CPU = {"Rounding.given_up", "Candidate.margins", "Crammed.mem", "Crammed.gri
 
 def pack_segments(segments: Sequence[Sequence[Segment]]) -> bytes:
     """The segments of each part of the input, without their tokens."""
-    plain = [
-        [
-            {
-                "index": segment.index,
-                "offset": segment.offset,
-                "start": segment.start_ids,
-                "tokens": len(segment.ids),
-                "ends": [span.end for span in segment.spans],
-                "loads": [span.surprisal_bits for span in segment.spans],
-            }
-            for segment in own
-        ]
-        for own in segments
-    ]
+
+    def plain(segment: Segment) -> dict[str, object]:
+        return {
+            "index": segment.index,
+            "offset": segment.offset,
+            "start": segment.start_ids,
+            "tokens": len(segment.ids),
+            "ends": [span.end for span in segment.spans],
+            "loads": [span.surprisal_bits for span in segment.spans],
+        }
+
     bits = [b for own in segments for segment in own for b in segment.surprisal_bits]
-    return _save(plain, [torch.tensor(bits, dtype=torch.float64)])
+    parts = [list(map(plain, own)) for own in segments]
+    return _save(parts, [torch.tensor(bits, dtype=torch.float64)])
 
 
 def unpack_segments(data: bytes, ids: Sequence[Sequence[int] | None]) -> list[list[Segment]]:
     """What `pack_segments` was given. ids: tokens of each part. Raises Corrupt."""
 
-    def read() -> list[list[Segment]]:
-        plain, (bits,) = _load(data)
-        loads = iter(bits.tolist())
-        found: list[list[Segment]] = []
-        for own, tokens in zip(plain, ids, strict=True):
-            found.append([])
-            for entry in own:
-                begin, size = entry["offset"], entry["tokens"]
-                starts = [0, *entry["ends"][:-1]]
-                spans = zip(starts, entry["ends"], entry["loads"], strict=True)
-                found[-1].append(
-                    Segment(
-                        index=entry["index"],
-                        offset=begin,
-                        start_ids=tuple(entry["start"]),
-                        ids=tuple((tokens or ())[begin : begin + size]),
-                        surprisal_bits=tuple(next(loads) for _ in range(size)),
-                        spans=tuple(Span(start=s, end=e, surprisal_bits=b) for s, e, b in spans),
-                    )
-                )
-        return found
+    def full(entry: Any, tokens: Sequence[int], bits: Iterator[float]) -> Segment:
+        begin, size, ends = entry["offset"], entry["tokens"], entry["ends"]
+        spans = zip([0, *ends[:-1]], ends, entry["loads"], strict=True)
+        return Segment(
+            index=entry["index"],
+            offset=begin,
+            start_ids=tuple(entry["start"]),
+            ids=tuple(tokens[begin : begin + size]),
+            surprisal_bits=tuple([next(bits) for _ in range(size)]),  # StopIteration: too few
+            spans=tuple(Span(start=s, end=e, surprisal_bits=b) for s, e, b in spans),
+        )
 
-    segments: list[list[Segment]] = _sound(read)
-    return segments
+    with _sound():
+        parts, (bits,) = _load(data)
+        left = iter(bits.tolist())
+        return [
+            [full(entry, tokens or (), left) for entry in own]
+            for own, tokens in zip(parts, ids, strict=True)
+        ]
 
 
 def pack_crammed(chunks: Sequence[Crammed]) -> bytes:
     """Finished chunks."""
-    return _pack(list(chunks))
+    return _pack(chunks)
 
 
 def unpack_crammed(data: bytes, segments: Mapping[int, Segment]) -> list[Crammed]:
     """What `pack_crammed` was given. segments: of the plan, by index. Raises Corrupt."""
-    found: list[Crammed] = _unpack(data, segments, torch.device("cpu"))
+    found = _unpack(data, segments, torch.device("cpu"))
     if not isinstance(found, list) or not all(isinstance(chunk, Crammed) for chunk in found):
         raise invalid_record("no chunks")
     return found
@@ -109,7 +137,7 @@ def pack_state(state: EngineState) -> bytes:
 
 def unpack_state(data: bytes, segments: Mapping[int, Segment], device: torch.device) -> EngineState:
     """What `pack_state` was given, for a model on `device`. Raises Corrupt."""
-    state: EngineState = _unpack(data, segments, device)
+    state = _unpack(data, segments, device)
     if not isinstance(state, EngineState):
         raise invalid_record("no state of an engine")
     return state
@@ -128,11 +156,12 @@ def _load(data: bytes) -> tuple[Any, list[Tensor]]:
     return plain, [tensors[str(index)] for index in range(len(tensors))]
 
 
-def _sound(read: Callable[[], Any]) -> Any:
-    """What `read` gives. What is written here is checked before it is written, and by a checksum
-    after: damage at this point is foul play, or another version's."""
+@contextmanager
+def _sound() -> Iterator[None]:
+    """Turn the errors of unsound bytes into Corrupt. Accidental damage fails a checksum before
+    this, so the bytes are forged or another version's."""
     try:
-        return read()
+        yield
     except (
         SafetensorError, ValueError, LookupError, TypeError, AttributeError, StopIteration,
         RecursionError,
@@ -164,36 +193,29 @@ def _pack(value: object) -> bytes:
 
 
 def _unpack(data: bytes, segments: Mapping[int, Segment], device: torch.device) -> Any:
-    def read() -> Any:
+    def full(value: Any, name: str = "") -> Any:
+        if isinstance(value, list):
+            return [full(each) for each in value]
+        if not isinstance(value, dict):
+            return value
+        if "kind" in value:
+            kind = _KINDS[value.pop("kind")]
+            own = {k: full(v, f"{kind.__name__}.{k}") for k, v in value.items()}
+            if kind is Crammed:
+                own["patches"] = tuple((position, token) for position, token in own["patches"])
+            return kind(**own)
+        if "tensor" in value:
+            found = tensors[value["tensor"]]
+            return found if name in _ON_CPU else found.to(device)
+        if "rank" in value:
+            return Ranked(*value["rank"])
+        index, offset, start, end, steps, mem = value["task"]
+        segment = segments[index]
+        return Task(
+            segment=segment.from_token(offset - segment.offset), start=start, end=end,
+            warm_mem=full(mem), steps_so_far=steps,
+        )  # fmt: skip
+
+    with _sound():
         plain, tensors = _load(data)
-
-        def full(value: Any, name: str = "") -> Any:
-            if isinstance(value, list):
-                return [full(each) for each in value]
-            if not isinstance(value, dict):
-                return value
-            if "kind" in value:
-                kind = _KINDS[value.pop("kind")]
-                own = {k: full(v, f"{kind.__name__}.{k}") for k, v in value.items()}
-                if kind is Crammed:
-                    own["patches"] = tuple(_patch(*patch) for patch in own["patches"])
-                return kind(**own)
-            if "tensor" in value:
-                found = tensors[value["tensor"]]
-                return found if name in _ON_CPU else found.to(device)
-            if "rank" in value:
-                return Ranked(*value["rank"])
-            index, offset, start, end, steps, mem = value["task"]
-            segment = segments[index]
-            return Task(
-                segment=segment.from_token(offset - segment.offset), start=start, end=end,
-                warm_mem=full(mem), steps_so_far=steps,
-            )  # fmt: skip
-
         return full(plain)
-
-    return _sound(read)
-
-
-def _patch(position: int, token: int | Ranked) -> Patch:
-    return position, token

@@ -114,10 +114,8 @@ def plan_segments(
     max_chunk_tokens: int = MAX_CHUNK_TOKENS,
     spared: float = 0.0,
 ) -> Iterator[Segment]:
-    """Cut tokens into segments and chunks, in order; every token is in exactly one chunk.
-
-    spared: share of a chunk's tokens, the least expected, that count nothing.
-    """
+    """Cut tokens into segments and chunks, in order; every token is in exactly one chunk. spared:
+    share of a chunk's tokens, the least expected, that count nothing."""
     rule = _Rule(
         context_tokens=context_tokens,
         budget_bits=budget_bits,
@@ -125,30 +123,32 @@ def plan_segments(
         spared=spared,
     )
     begin = index = 0
-    start_ids = segment_start(start_id)
+    start_ids = tuple(segment_start(start_id))
     while begin < len(ids):
-        segment = _next_segment(lm, index, begin, start_ids, ids[begin:], rule)
-        yield segment
+        reader = _Reader(lm, start_ids, ids[begin:])
+        spans = _next_spans(reader, len(ids) - begin, rule)
+        num_tokens = spans[-1].end
+        yield Segment(
+            index=index,
+            offset=begin,
+            start_ids=start_ids,
+            ids=tuple(ids[begin : begin + num_tokens]),
+            surprisal_bits=tuple(reader.bits[:num_tokens]),
+            spans=tuple(spans),
+        )
         index += 1
-        begin += len(segment.ids)
+        begin += num_tokens
 
 
-def _next_segment(
-    lm: FrozenLM,
-    index: int,
-    offset: int,
-    start_ids: Sequence[int],
-    ids: Sequence[int],
-    rule: _Rule,
-) -> Segment:
-    reader = _Reader(lm, start_ids, ids)
+def _next_spans(reader: _Reader, num_tokens: int, rule: _Rule) -> list[Span]:
+    """The chunks of the segment that begins where the reader does. num_tokens: left of the text."""
     spans: list[Span] = []
     start, load, takes_tail = 0, _Load(), False
-    for position in range(len(ids)):
+    for position in range(num_tokens):
         surprisal = reader.surprisal(position)
         is_full = position > start and rule.is_over(load, surprisal)
         if is_full and not takes_tail:
-            takes_tail = _tail_fits(reader, start, position, len(ids), rule)
+            takes_tail = _tail_fits(reader, start, position, num_tokens, rule)
         if is_full and not takes_tail:
             spans.append(Span(start=start, end=position, surprisal_bits=load.bits))
             start, load = position, _Load()
@@ -156,24 +156,14 @@ def _next_segment(
                 break
         load.add(surprisal)
     else:
-        spans.append(Span(start=start, end=len(ids), surprisal_bits=load.bits))
+        spans.append(Span(start=start, end=num_tokens, surprisal_bits=load.bits))
         spans = _evened(spans, reader.bits, rule)
-    num_tokens = spans[-1].end
-    return Segment(
-        index=index,
-        offset=offset,
-        start_ids=tuple(start_ids),
-        ids=tuple(ids[:num_tokens]),
-        surprisal_bits=tuple(reader.bits[:num_tokens]),
-        spans=tuple(spans),
-    )
+    return spans
 
 
 def _tail_fits(reader: _Reader, start: int, position: int, end: int, rule: _Rule) -> bool:
-    """Whether the text ends so soon that its last bits go into the open chunk, over budget.
-
-    A vector of their own would be wasted on them.
-    """
+    """Whether the text ends so soon that its last bits go into the open chunk, over budget. A
+    vector of their own would be wasted on them."""
     if end - position > _TAIL_TOKENS or end - start > rule.max_chunk_tokens:
         return False
     bits = sorted(reader.surprisal(later) for later in range(start, end))
@@ -213,9 +203,8 @@ class _Reader:
         self._lm, self._ids = lm, ids
         self._state = lm.empty(1)
         self.bits: list[float] = []
-        self._last = None  # hidden state that predicts the next token
-        if start_ids:
-            self._last = self._read(start_ids)[-1:]
+        # Hidden state that predicts the next token.
+        self._last = self._read(start_ids)[-1:] if start_ids else None
 
     def _read(self, ids: Sequence[int]) -> torch.Tensor:
         block, live = pad_ids([ids], self._lm.device)

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from llmzip.codecs.base import Codec, DecodingModel, Draft, Estimate, Request, Source
+from llmzip.codecs.base import Codec, DecodingModel, Request
 from llmzip.codecs.context import Context
 from llmzip.codecs.cram.decoder import decode_chunks_of
 from llmzip.codecs.cram.encoder import encode_cram
 from llmzip.codecs.cram.estimate import estimate_cram
 from llmzip.config import CompressSettings
 from llmzip.errors import SettingsError
-from llmzip.lm.loaded import LoadedModel
 from llmzip.store.container import Container
 from llmzip.store.cram_payload import CramPayload
 
@@ -42,15 +41,8 @@ class CramCodec(Codec):
         if context.workers is not None and settings.time_budget_s is not None:
             raise SettingsError("--ray is for cramming, and not within a time budget")
 
-    def encode(
-        self, source: Source, loaded: LoadedModel, settings: CompressSettings, context: Context
-    ) -> Draft:
-        return encode_cram(source, loaded, settings, context)
-
-    def estimate(
-        self, source: Source, loaded: LoadedModel, settings: CompressSettings, context: Context
-    ) -> Estimate:
-        return estimate_cram(source, loaded, settings, context)
+    encode = staticmethod(encode_cram)
+    estimate = staticmethod(estimate_cram)
 
     def decode(
         self, container: Container, model: DecodingModel, request: Request, context: Context

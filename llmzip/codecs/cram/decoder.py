@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -18,12 +19,12 @@ from llmzip.codecs.base import DecodingModel, Request
 from llmzip.codecs.context import Context
 from llmzip.codecs.cram.greedy import DecodeChunk, decode_segments
 from llmzip.errors import Corrupt
-from llmzip.lm.devices import no_room, out_of_room
+from llmzip.lm.devices import out_of_memory_error, too_little_memory
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.tokens import Tokens
 from llmzip.progress import Progress
 from llmzip.store.cram_payload import Chunk, CramPayload
-from llmzip.store.hashes import chunk_check
+from llmzip.store.original import chunk_check
 from llmzip.store.residual import Patch
 from llmzip.store.vectors import mem_bits
 
@@ -31,14 +32,6 @@ from llmzip.store.vectors import mem_bits
 # for many rows takes little more than one for a few.
 _BATCH_POSITIONS = {"cpu": 4608, "cuda": 1 << 17, "mps": 1 << 14}
 _FEWEST_ROWS, _MOST_ROWS = 16, {"cpu": 96, "cuda": 1024, "mps": 128}
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Attempt:
-    """One way to decode; the later ones are tried on segments whose check failed."""
-
-    lm: Callable[[], FrozenLM]
-    batch: int
 
 
 def decode_chunks_of(
@@ -54,29 +47,32 @@ def decode_chunks_of(
     needed = [[chunks[index] for index in each] for each in segments]
     _check_fits(payload, needed, lm)
     rows = request.batch or _batch_rows(needed, payload.num_mem, lm)
-    attempts = deque([_Attempt(lm=lambda: lm, batch=rows), _Attempt(lm=lambda: lm, batch=1)])
+    # Loads a model, and rows at a time; the later ones are tried on segments whose check failed.
+    attempts: deque[tuple[Callable[[], FrozenLM], int]] = deque(
+        [(lambda: lm, rows), (lambda: lm, 1)]
+    )
     if model.fallback is not None and lm.device.type != "cpu":
-        attempts.append(_Attempt(lm=model.fallback, batch=1))
+        attempts.append((model.fallback, 1))
     texts = _Texts(chunks, segments, model.tokens, request, context)
     while attempts:
-        attempt = attempts.popleft()
+        load, batch = attempts.popleft()
         todo = [each for each in segments if any(texts.found[index] is None for index in each)]
         if not todo:
             break
         decode = partial(
             decode_segments,
-            attempt.lm(),
+            load(),
             [[_decode_chunk(chunks[index]) for index in each] for each in todo],
             start_id=payload.model.start_id,
-            batch=attempt.batch,
+            batch=batch,
             on_chunk=partial(texts.take, todo),
-            cancel=context.cancel,
+            context=context,
         )
-        error = out_of_room(decode, lm.device)
-        if error is not None and attempt.batch > 1:
-            attempts.appendleft(replace(attempt, batch=attempt.batch // 2))
+        error = out_of_memory_error(decode, lm.device)
+        if error is not None and batch > 1:
+            attempts.appendleft((load, batch // 2))
         elif error is not None and not attempts:
-            raise no_room("decoding one chunk") from error
+            raise too_little_memory("decoding one chunk") from error
     return texts.found
 
 
@@ -94,47 +90,31 @@ class _Texts:
         self.found: list[bytes | None] = [None] * len(chunks)
         self._chunks, self._tokens, self._request = chunks, tokens, request
         self._context = context
-        needed = [chunks[index] for each in segments for index in each]
-        self._progress = Progress(
-            stage=request.stage,
-            chunks_total=len(needed),
-            bytes_total=sum(chunk.num_bytes for chunk in needed),
-        )
+        sizes = [chunks[index].num_bytes for each in segments for index in each]
+        total, size = len(sizes), sum(sizes)
+        self._progress = Progress(stage=request.stage, chunks_total=total, bytes_total=size)
 
     def take(
-        self,
-        todo: Sequence[range],
-        segment: int,
-        place: int,
-        ids: list[int],
-        margins: list[float],
+        self, todo: Sequence[range], segment: int, place: int, ids: list[int], margins: list[float]
     ) -> bool:
         """What the decoder has made of a chunk of a segment. Returns whether its text is known, so
         that the segment may go on."""
         index = todo[segment][place]
         if self.found[index] is not None:
             return True
-        chunk = self._chunks[index]
-        self.found[index] = _checked_text(chunk, ids, self._tokens)
-        if self.found[index] is not None:
+        chunk, before = self._chunks[index], self._progress
+        is_right = False
+        with suppress(Corrupt):  # wrong tokens may be ones that stand for no bytes
+            text = self._tokens.bytes_of(ids)
+            is_right = len(text) == chunk.num_bytes and chunk_check(text) == chunk.check
+        if is_right:
+            self.found[index] = text
             if self._request.on_decoded is not None:
                 self._request.on_decoded(index, ids, margins)
-            self._progress = replace(
-                self._progress,
-                chunks_done=self._progress.chunks_done + 1,
-                bytes_done=self._progress.bytes_done + chunk.num_bytes,
-            )
+            done, num_bytes = before.chunks_done + 1, before.bytes_done + chunk.num_bytes
+            self._progress = replace(before, chunks_done=done, bytes_done=num_bytes)
         self._context.report(self._progress)
-        return self.found[index] is not None
-
-
-def _checked_text(chunk: Chunk, ids: list[int], tokens: Tokens) -> bytes | None:
-    try:
-        text = tokens.bytes_of(ids)
-    except Corrupt:  # wrong tokens may be ones that stand for no bytes
-        return None
-    same = len(text) == chunk.num_bytes and chunk_check(text) == chunk.check
-    return text if same else None
+        return is_right
 
 
 def _decode_chunk(chunk: Chunk) -> DecodeChunk:

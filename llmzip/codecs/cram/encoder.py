@@ -6,20 +6,17 @@ models are found, nor of who crams.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from llmzip.codecs.base import Draft, Source, stored_draft
 from llmzip.codecs.context import Context
-from llmzip.codecs.cram.checkpoint import unpack_crammed, unpack_state
-from llmzip.codecs.cram.chunking import Segment
+from llmzip.codecs.cram.checkpoint import EngineState, unpack_crammed, unpack_state
 from llmzip.codecs.cram.events import CramEvents
 from llmzip.codecs.cram.executor import KEPT, Executor, executor_of
 from llmzip.codecs.cram.groups import groups_of, unfinished
-from llmzip.codecs.cram.payload import assemble
+from llmzip.codecs.cram.payload import assemble, is_worth_cramming, smaller_draft
 from llmzip.codecs.cram.plan import Plan, make_plan
-from llmzip.codecs.cram.state import EngineState
 from llmzip.codecs.cram.tasks import Crammed
-from llmzip.codecs.cram.worth import is_worth_cramming, smaller_draft
 from llmzip.config import CompressSettings
 from llmzip.lm.loaded import LoadedModel
 from llmzip.progress import Progress
@@ -33,7 +30,7 @@ def encode_cram(
     source: Source, loaded: LoadedModel, settings: CompressSettings, context: Context
 ) -> Draft:
     """The container of a source; of all of it stored, where the vectors that nobody chose would
-    take more than the text (`worth`)."""
+    take more than the text (`payload.is_worth_cramming`)."""
     executor = executor_of(loaded, settings, context)
     plan = make_plan(source.parts, loaded, settings, context, executor.read)
     if not is_worth_cramming(source, plan, settings, mem_dim=loaded.decode_lm.dim):
@@ -43,11 +40,10 @@ def encode_cram(
     _report_unwanted(source, container, context)
 
     def read_back(packed: bytes, found: Container) -> Texts:
-        payload = found.payload
-        if payload is None:  # nothing was crammed in time
+        if found.payload is None:  # nothing was crammed in time
             return []
-        assert isinstance(payload, CramPayload)
-        return executor.decode(packed, payload)
+        assert isinstance(found.payload, CramPayload)
+        return executor.decode(packed, found.payload)
 
     draft = Draft(container=container, read_back=read_back)
     return smaller_draft(draft, source.data, settings)
@@ -58,7 +54,13 @@ def cram_plan(
 ) -> Iterator[Crammed]:
     """Finished chunks, in no fixed order; first those that the journal has."""
     events = CramEvents(plan, loaded.tokens, context)
-    kept, state = _work_so_far(plan.by_index, loaded, context)
+    by_index, journal = plan.by_index, context.journal
+    kept: list[Crammed] = []
+    state: EngineState | None = None
+    if journal is not None:  # of an earlier run
+        kept = [chunk for data in journal.kept(KEPT) for chunk in unpack_crammed(data, by_index)]
+        if packed := journal.state(KEPT):
+            state = unpack_state(packed, by_index, loaded.lm.device)
     events.resume(kept)
     yield from kept
     groups = unfinished(groups_of(plan, loaded.lm.device.type), kept)
@@ -72,15 +74,3 @@ def _report_unwanted(source: Source, container: Container, context: Context) -> 
     if unwanted:
         say = f"time budget: {unwanted:,} of {len(source.data):,} bytes are stored, not crammed"
         context.report(Progress(stage="cram", message=say))
-
-
-def _work_so_far(
-    by_index: Mapping[int, Segment], loaded: LoadedModel, context: Context
-) -> tuple[list[Crammed], EngineState | None]:
-    """Chunks that an earlier run finished, and what it had under way."""
-    journal = context.journal
-    if journal is None:
-        return [], None
-    kept = [chunk for data in journal.kept(KEPT) for chunk in unpack_crammed(data, by_index)]
-    packed = journal.state(KEPT)
-    return kept, unpack_state(packed, by_index, loaded.lm.device) if packed else None

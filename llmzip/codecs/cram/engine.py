@@ -2,7 +2,7 @@
 
 Owns the queue and the decisions: which chunks share a batch, when one has had enough steps, what is
 accepted, split or stored token by token. A finished chunk leaves at once and the next takes its
-place. Nothing is accepted before `decode.decode_chunks` reproduced it from the vectors as they will
+place. Nothing is accepted before `greedy.decode_chunks` reproduced it from the vectors as they will
 be stored. Knows nothing of files.
 """
 
@@ -11,30 +11,29 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import torch
 from torch import Tensor
 
-from llmzip.codecs.cram.contexts import Contexts
+from llmzip.codecs.context import Context
+from llmzip.codecs.cram.checkpoint import EngineState, OnSave, OnStep, OnTask, SlotView, num_right
 from llmzip.codecs.cram.greedy import decode_chunks
 from llmzip.codecs.cram.optimizer import Rows, Slot, as_stored, start_slot
 from llmzip.codecs.cram.presets import most_patches, stop_rule
 from llmzip.codecs.cram.rounding import GridGoal
-from llmzip.codecs.cram.settings import EngineSettings
-from llmzip.codecs.cram.state import EngineState, OnSave, OnStep, OnTask, SlotView, num_right
-from llmzip.codecs.cram.tasks import Crammed, Task, split, step_tokens
+from llmzip.codecs.cram.tasks import Contexts, Crammed, EngineSettings, Task, split, step_tokens
 from llmzip.errors import Interrupted
 from llmzip.lm.devices import (
     MemoryGauge,
     first_step_tokens,
-    no_room,
-    out_of_room,
-    steps_a_look,
+    out_of_memory_error,
+    steps_per_check,
+    too_little_memory,
     trim_heap,
 )
 from llmzip.lm.model import FrozenLM
-from llmzip.progress import check_cancelled
 from llmzip.store.residual import Ranked
 
 LITERAL_TOKENS = 8  # a stubborn chunk this short is stored token by token
@@ -48,10 +47,8 @@ _SAVE_SECONDS = 20.0  # between two times that what is under way is saved, if no
 
 
 class Engine:
-    """Crams chunks from a queue.
-
-    `lm` optimises, `decode_lm` (the decoder's numerics, fp32) certifies; often they are one model.
-    """
+    """Crams chunks from a queue. `lm` optimises, `decode_lm` (the decoder's numerics, fp32)
+    certifies; often they are one model."""
 
     def __init__(
         self,
@@ -68,7 +65,7 @@ class Engine:
         and when the run is cancelled, with no chunks."""
         self._lm, self._decode_lm, self._settings = lm, decode_lm, settings
         self._on_step, self._on_task, self._on_save = on_step, on_task, on_save
-        self._cancel = cancel
+        self._context = Context(cancel=cancel)
         self._saved_at = time.monotonic()
         self._contexts = Contexts(lm)
         self._judge_contexts = self._contexts if decode_lm is lm else Contexts(decode_lm)
@@ -124,8 +121,7 @@ class Engine:
         """Certify finished chunks, unless there is time to wait for more of them."""
         finished = state.finished
         self._num_right_waiting = sum(num_right(slot) for slot in finished)
-        over = self._is_late() or not state.slots
-        if not finished or not (over or not self._can_wait(finished)):
+        if not finished or (state.slots and not self._is_late() and self._can_wait(finished)):
             return []
         began = time.monotonic()
         outcomes = list(self._certify(finished))
@@ -176,20 +172,19 @@ class Engine:
             self._on_task("started", task, 0)
         return start_slot(self._lm, task, self._settings.num_mem, self._settings.seed, goal=goal)
 
-    def _fits(self, slots: Sequence[Slot], task: Task | Slot) -> bool:
-        new = task.task if isinstance(task, Slot) else task
-        together = [new, *(slot.task for slot in slots)]
+    def _fits(self, slots: Sequence[Slot], new: Task | Slot) -> bool:
+        together = [each.task if isinstance(each, Slot) else each for each in (new, *slots)]
         return step_tokens(together, self._settings.num_mem) <= self._batch_tokens
 
     def _advance(self, state: EngineState) -> None:
         """Step until some slot is settled, it is time to save, or time is up. For lack of memory,
         half of the slots are put off."""
         slots = state.slots
-        error = out_of_room(lambda: self._steps(slots), self._lm.device)
+        error = out_of_memory_error(lambda: self._steps(slots), self._lm.device)
         trim_heap(self._lm.device)
         if error is not None:
             if len(slots) == 1:
-                raise no_room("one chunk", hint="or a smaller --budget-bits") from error
+                raise too_little_memory("one chunk", hint="or a smaller --budget-bits") from error
             self._gauge = None  # the device has said what fits
             self._batch_tokens //= 2
             kept = len(slots) // 2
@@ -203,11 +198,11 @@ class Engine:
     def _steps(self, slots: Sequence[Slot]) -> None:
         grid = self._settings.grid
         rows = Rows(self._lm, self._contexts, slots, min_margin=self._wanted, plan=grid)
-        between_looks = steps_a_look(self._lm.device)
+        between_looks = steps_per_check(self._lm.device)
         while True:
             num_tokens = rows.num_tokens
             for _ in range(between_looks):
-                check_cancelled(self._cancel)
+                self._context.check()
                 rows.measure()
                 if grid is None:
                     rows.settle(self._may_stop)
@@ -216,14 +211,13 @@ class Engine:
             self.chunk_steps += between_looks * len(slots)
             self.token_steps += between_looks * num_tokens
             now_right = self._num_right_waiting + sum(num_right(slot) for slot in slots)
-            self._on_step(now_right, lambda: self._view(slots, rows))
+            self._on_step(
+                now_right,  # and the oldest chunk under way, right after a look
+                lambda: SlotView(slot=slots[0], margins=rows.margins(0), wanted=self._wanted),
+            )
             is_settled = any(slot.is_settled for slot in slots)
             if is_settled or self._is_save_due() or self._is_late():
                 return
-
-    def _view(self, slots: Sequence[Slot], rows: Rows) -> SlotView:
-        """The oldest chunk under way, right after a look."""
-        return SlotView(slot=slots[0], margins=rows.margins(0), wanted=self._wanted)
 
     def _can_wait(self, finished: Sequence[Slot]) -> bool:
         """Whether another chunk may join those that wait for certification."""
@@ -233,18 +227,15 @@ class Engine:
 
     @torch.no_grad()
     def _certify(self, slots: Sequence[Slot]) -> Iterator[Crammed | Task | Slot]:
-        """Decode finished chunks as the decompressor will.
-
-        Wrong and unsafe tokens become patches.
-        """
+        """Decode finished chunks as the decompressor will. Wrong and unsafe tokens become
+        patches."""
         stored = [as_stored(slot.mem) for slot in slots]
-        truth = [dict(enumerate(slot.task.ids)) for slot in slots]
         guard = self._settings.min_margin
         decoded, _ = decode_chunks(
             self._decode_lm, self._judge_contexts.before([slot.task for slot in slots]),
             [[] for _ in slots], torch.stack(stored),
-            [slot.task.num_tokens for slot in slots], truth,
-            rank_below=None if self._settings.grid is None else guard, cancel=self._cancel,
+            [(slot.task.num_tokens, dict(enumerate(slot.task.ids))) for slot in slots],
+            rank_below=None if self._settings.grid is None else guard, context=self._context,
         )  # fmt: skip
         for row, slot in enumerate(slots):
             margins = decoded.margins[row, : slot.task.num_tokens].tolist()
@@ -254,7 +245,8 @@ class Engine:
         self, slot: Slot, stored: Tensor, margins: list[float], ranked: Mapping[int, Ranked]
     ) -> Iterator[Crammed | Task | Slot]:
         """ranked: other names of tokens that have few bits."""
-        task, wanted = slot.task, self._settings.min_margin
+        task, wanted, grid = slot.task, self._settings.min_margin, self._settings.grid
+        last_step = self._settings.max_steps if grid is None else grid.last_step
         weak = [position for position, margin in enumerate(margins) if not margin >= wanted]
         steps = slot.grid_steps
         if len(weak) <= self._most_patches(task):
@@ -267,7 +259,7 @@ class Engine:
                 steps=slot.step,
                 grid_steps=None if steps is None else steps.cpu(),
             )
-        elif slot.step < self._last_step:
+        elif slot.step < last_step:
             self._on_task("refused", task, slot.step)
             yield self._once_more(slot)
         elif task.num_tokens <= LITERAL_TOKENS:
@@ -277,19 +269,11 @@ class Engine:
             self._on_task("split", task, slot.step)
             yield from split(task, context_tokens=self._settings.context_tokens)
 
-    @property
-    def _last_step(self) -> int:
-        grid = self._settings.grid
-        return self._settings.max_steps if grid is None else grid.last_step
-
     def _once_more(self, slot: Slot) -> Task | Slot:
         """What a chunk does next that the decoder has refused."""
         task, grid = slot.task, self._settings.grid
         if grid is None or slot.rounding is None:
-            return Task(
-                segment=task.segment, start=task.start, end=task.end,
-                warm_mem=slot.mem, steps_so_far=slot.step,
-            )  # fmt: skip
+            return replace(task, warm_mem=slot.mem, steps_so_far=slot.step)
         slot.rounding.refuse(slot.step, grid)
         slot.mem, slot.curvature = slot.rounding.starting_point()
         slot.is_settled = False

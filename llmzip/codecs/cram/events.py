@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from llmzip.codecs.context import Context
+from llmzip.codecs.cram.checkpoint import SlotView
 from llmzip.codecs.cram.payload import stored_bytes
 from llmzip.codecs.cram.plan import Plan
-from llmzip.codecs.cram.state import SlotView
 from llmzip.codecs.cram.tasks import Crammed, Task
 from llmzip.lm.tokens import Tokens
 from llmzip.progress import ChunkEvent, ChunkMode, ChunkView, Progress
@@ -22,7 +22,7 @@ class CramEvents:
     """How far the chunks of a plan are."""
 
     def __init__(self, plan: Plan, tokens: Tokens, context: Context) -> None:
-        self._tokens, self._tell = tokens, context.report
+        self._tokens, self._context = tokens, context
         self._finished_tokens = self._right_tokens = 0
         self._progress = Progress(
             stage="cram",
@@ -42,19 +42,17 @@ class CramEvents:
 
     def say(self, message: str) -> None:
         """Words for people."""
-        self._tell(replace(self._now(), message=message))
+        self._report(message=message)
 
     def step(self, num_right: int, view: Callable[[], SlotView]) -> None:
         """The optimiser has moved. num_right: tokens right among the chunks under way."""
         self._right_tokens = self._finished_tokens + num_right
-        self._tell(replace(self._now(), view=lambda: self._view(view())))
+        self._report(view=lambda: self._view(view()))
 
     def task(self, what: Literal["started", "refused", "split"], task: Task, steps: int) -> None:
         """Something has happened to a chunk that is not finished."""
-        event = ChunkEvent(
-            what=what, first_token=task.place, num_tokens=task.num_tokens, steps=steps
-        )
-        self._tell(replace(self._now(), chunk=event))
+        place, size = task.place, task.num_tokens
+        self._report(chunk=ChunkEvent(what=what, first_token=place, num_tokens=size, steps=steps))
 
     def accept(self, chunk: Crammed) -> None:
         """A chunk is finished."""
@@ -70,11 +68,11 @@ class CramEvents:
             stored_bytes=stored,
             min_margin=chunk.min_margin,
         )
-        self._tell(replace(self._now(), chunk=event))
+        self._report(chunk=event)
 
-    def _now(self) -> Progress:
+    def _report(self, **news: Any) -> None:
         right = max(self._right_tokens, self._finished_tokens)
-        return replace(self._progress, tokens_right=right)
+        self._context.report(replace(self._progress, tokens_right=right, **news))
 
     def _count(self, chunk: Crammed) -> int:
         """Take note of a finished chunk. Returns the bytes that it will take."""

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from llmzip.codecs.base import DecodingModel, Request
 from llmzip.codecs.context import Context, Workers
 from llmzip.codecs.cram.checkpoint import (
+    EngineState,
     pack_crammed,
     pack_state,
     unpack_crammed,
@@ -23,13 +24,11 @@ from llmzip.codecs.cram.checkpoint import (
 from llmzip.codecs.cram.chunking import Segment
 from llmzip.codecs.cram.decoder import decode_chunks_of
 from llmzip.codecs.cram.events import CramEvents
-from llmzip.codecs.cram.groups import Group, Hooks, make_engine, wanted_margin
-from llmzip.codecs.cram.plan import Cut, Plan
-from llmzip.codecs.cram.state import EngineState
+from llmzip.codecs.cram.groups import Group, Hooks, cram_seconds, make_engine, wanted_margin
+from llmzip.codecs.cram.plan import Blocks, BlocksRead, Cut, Plan
 from llmzip.codecs.cram.tasks import Crammed
-from llmzip.codecs.cram.timing import cram_seconds
 from llmzip.config import CompressSettings
-from llmzip.lm.devices import trim_heap
+from llmzip.lm.devices import Numerics, trim_heap
 from llmzip.lm.loaded import LoadedModel
 from llmzip.lm.zoo import DEFAULT_MODEL, MODELS, ModelFiles
 from llmzip.progress import Forecast, Progress
@@ -43,9 +42,7 @@ _SEGMENTS_A_JOB = 8  # decoded together, where workers do it
 class Executor(Protocol):
     """Does the three parts of cramming that take long."""
 
-    def read(
-        self, cut: Cut, blocks: Sequence[tuple[int, ...]]
-    ) -> Iterator[tuple[int, Sequence[Segment]]]:
+    def read(self, cut: Cut, blocks: Blocks) -> BlocksRead:
         """The number of each block of tokens and its segments, as they are read."""
 
     def cram(
@@ -66,9 +63,7 @@ class LocalExecutor:
     settings: CompressSettings
     context: Context
 
-    def read(
-        self, cut: Cut, blocks: Sequence[tuple[int, ...]]
-    ) -> Iterator[tuple[int, Sequence[Segment]]]:
+    def read(self, cut: Cut, blocks: Blocks) -> BlocksRead:
         """As `Executor.read`; of as many blocks as a tenth of the time budget leaves room for."""
         budget = self.settings.time_budget_s
         late = float("inf") if budget is None else time.monotonic() + _PLANNING_SHARE * budget
@@ -104,10 +99,10 @@ class LocalExecutor:
             deadline=self.context.deadline,
         )
         engine = make_engine(plan, self.loaded, self.settings, hooks=hooks)
+        begun = {} if state is None else {state.group: state}
         for group in groups:
-            is_begun = state is not None and state.group == group.index
-            begun = state if is_begun and state is not None else EngineState(group=group.index)
-            for chunk in engine.run(group.tasks, begun):
+            now = begun.get(group.index, EngineState(group=group.index))
+            for chunk in engine.run(group.tasks, now):
                 events.accept(chunk)
                 yield chunk
 
@@ -115,8 +110,8 @@ class LocalExecutor:
         """As `Executor.decode`."""
         trim_heap(self.loaded.decode_lm.device)
         model = DecodingModel(lm=self.loaded.decode_lm, tokens=self.loaded.tokens)
-        wanted = range(len(payload.chunks))
-        request = Request(wanted=wanted, batch=self.settings.compute.batch, stage="verify")
+        wanted, batch = range(len(payload.chunks)), self.settings.compute.batch
+        request = Request(wanted=wanted, batch=batch, stage="verify")
         return decode_chunks_of(payload, model, request, self.context)
 
 
@@ -126,7 +121,7 @@ class WorkerSettings:
 
     model: str  # what names it on another machine that shares this one's files, or the hub
     files: ModelFiles
-    numerics: str  # of the optimiser, see `lm.loaded.optimiser_numerics`
+    numerics: Numerics  # of the optimiser, see `lm.loaded.optimiser_numerics`
     min_margin: float  # logits
     settings: CompressSettings
 
@@ -147,16 +142,11 @@ class RemoteExecutor:
     shared: WorkerSettings
     context: Context
 
-    def read(
-        self, cut: Cut, blocks: Sequence[tuple[int, ...]]
-    ) -> Iterator[tuple[int, Sequence[Segment]]]:
+    def read(self, cut: Cut, blocks: Blocks) -> BlocksRead:
         """As `Executor.read`."""
         progress = Progress(stage="measure", tokens_total=sum(map(len, blocks)))
-
-        def say(message: str) -> None:
-            self.context.say(message, progress)
-
-        for number, packed in self._run("read", blocks, say, common=(cut,)):
+        read = self._run("read", blocks, lambda words: self.context.say(words, progress), cut)
+        for number, packed in read:
             (found,) = unpack_segments(packed, [blocks[number]])
             progress = replace(progress, tokens_right=progress.tokens_right + len(blocks[number]))
             self.context.report(progress)
@@ -167,13 +157,8 @@ class RemoteExecutor:
     ) -> Iterator[Crammed]:
         """As `Executor.cram`. What is under way is lost where the run ends early."""
         journal, by_index = self.context.journal, plan.by_index
-        jobs = [
-            # The group that was under way is gone on with; nobody's state is that of another one.
-            Job(group=group, state=pack_state(state))
-            if state is not None and state.group == group.index
-            else Job(group=group)
-            for group in groups
-        ]
+        begun = {} if state is None else {state.group: pack_state(state)}
+        jobs = [Job(group=group, state=begun.get(group.index, b"")) for group in groups]
         for _, data in self._run("cram", jobs, events.say):
             if journal is not None:
                 journal.keep(KEPT, data)
@@ -191,12 +176,10 @@ class RemoteExecutor:
         total = sum(chunk.num_bytes for chunk in chunks)
         progress = Progress(stage="verify", chunks_total=len(chunks), bytes_total=total)
         texts: list[bytes | None] = [None] * len(chunks)
-
-        def say(message: str) -> None:
-            self.context.say(message, progress)
-
         self.context.report(progress)
-        for number, found in self._run("decode", wanted, say, common=(packed,)):
+        say = self.context.say
+        decoded = self._run("decode", wanted, lambda words: say(words, progress), packed)
+        for number, found in decoded:
             where = wanted[number]
             texts[where.start : where.stop] = found
             progress = replace(
@@ -208,16 +191,10 @@ class RemoteExecutor:
         return texts
 
     def _run(
-        self,
-        name: str,
-        tasks: Sequence[Any],
-        say: Callable[[str], None],
-        *,
-        common: Sequence[Any] = (),
+        self, name: str, tasks: Sequence[Any], say: Callable[[str], None], *common: Any
     ) -> Iterator[tuple[int, Any]]:
-        return self.workers.run(
-            self.shared, name, tasks, common=common, say=say, cancel=self.context.cancel
-        )
+        cancel = self.context.cancel
+        return self.workers.run(self.shared, name, tasks, common=common, say=say, cancel=cancel)
 
 
 def executor_of(loaded: LoadedModel, settings: CompressSettings, context: Context) -> Executor:

@@ -8,7 +8,6 @@ or bytes.
 
 from __future__ import annotations
 
-import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +16,46 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from llmzip.codecs.cram.ranks import rank_of, token_at
+from llmzip.codecs.context import QUIET, Context
 from llmzip.lm.layout import pad_ids, segment_start, tokens_and_mem
 from llmzip.lm.model import FrozenLM, target_margins
 from llmzip.lm.state import State, stack_states
-from llmzip.progress import check_cancelled
-from llmzip.store.residual import Ranked
+from llmzip.store.residual import MAX_RANK, Ranked
+
+
+def rank_of(logits: Tensor, token: int, guard: float) -> Ranked | None:
+    """The name of a token, or None where it is ranked too low.
+
+    A name is a group of neighbours in the order of the logits, with gaps of at least `guard` before
+    and after it, and a place in it by id: noise below half of that moves no token across a gap, and
+    the order inside does not count. logits: [V].
+    """
+    values, ids = logits.topk(min(MAX_RANK + 1, len(logits)))
+    found = (ids == token).nonzero()
+    if not len(found):
+        return None
+    place = int(found[0, 0])
+    is_gap = (values[:-1] - values[1:] >= guard).tolist()  # after the token of this rank
+    first = place
+    while first > 0 and not is_gap[first - 1]:
+        first -= 1
+    last = place
+    while last < len(is_gap) and not is_gap[last]:
+        last += 1
+    if last == len(is_gap):  # no gap where the group must end
+        return None
+    group = sorted(ids[first : last + 1].tolist())
+    return Ranked(skip=first, size=len(group), index=group.index(token))
+
+
+def token_at(logits: Tensor, name: Ranked) -> int:
+    """The token of a name. logits: [V]. A name that this vocabulary has no token for gives 0; the
+    chunk then fails its check."""
+    if name.skip + name.size > len(logits):
+        return 0
+    ids = logits.topk(name.skip + name.size).indices[name.skip :]
+    return int(ids.sort().values[name.index])
+
 
 # Segments under way, in waves: more of them leave more choice of chunks of like length, and each
 # holds the memory of its context.
@@ -59,23 +92,24 @@ def decode_chunks(
     state: State,
     lead_ids: Sequence[Sequence[int]],
     mem: Tensor,
-    num_tokens: Sequence[int],
-    forced: Sequence[Mapping[int, int | Ranked]],
+    rows: Sequence[tuple[int, Mapping[int, int | Ranked]]],
     *,
     rank_below: float | None = None,
-    cancel: threading.Event | None = None,
+    context: Context = QUIET,
 ) -> tuple[Decoded, State]:
     """Decode one chunk in every row.
 
     state: contexts read so far, one a row. lead_ids: context tokens still to be read, a list a
-    row. mem: [B, K, D]. forced: position -> token, taken instead of the model's choice.
+    row. mem: [B, K, D]. rows: of each the number of tokens, and position -> token for those that
+    are taken instead of the model's choice.
     rank_below: find the ranks of tokens whose margin is below so many logits, where noise of half
     that size cannot change them. Returns the tokens and the state before mem.
     """
+    num_tokens, forced = [count for count, _ in rows], [tokens for _, tokens in rows]
     running, row_hidden = _read_mem(lm, [state], lead_ids, mem, max(num_tokens))
     if any(lead_ids):
         state = running.first(running.num_slots - mem.shape[1]).rows(range(len(lead_ids)))
-    decoded = _take_tokens(lm, running, row_hidden, num_tokens, forced, cancel, rank_below)
+    decoded = _take_tokens(lm, running, row_hidden, num_tokens, forced, context, rank_below)
     return decoded, state
 
 
@@ -101,7 +135,7 @@ def _take_tokens(
     row_hidden: Tensor,
     num_tokens: Sequence[int],
     forced: Sequence[Mapping[int, int | Ranked]],
-    cancel: threading.Event | None,
+    context: Context,
     rank_below: float | None = None,
 ) -> Decoded:
     """The token loop. running: the state after mem, spent here. row_hidden: [B, Dh]."""
@@ -120,7 +154,7 @@ def _take_tokens(
     margins = torch.zeros(wanted.shape, dtype=torch.float32, device=lm.device)
     rows = list(range(len(num_tokens)))  # rows that still decode
     for position in range(longest):
-        check_cancelled(cancel)
+        context.check()
         going = [i for i, row in enumerate(rows) if num_tokens[row] > position]
         # Without a room to move rows in, all are copied: worth it once many have finished.
         if len(going) < (0.75 if running.room is None else 1.0) * len(rows):
@@ -130,7 +164,9 @@ def _take_tokens(
         for index, token in by_rank[position].items():
             if index in rows:
                 wanted[index, position] = token_at(logits[rows.index(index)], token)
-        taken, margin = _choose(logits, wanted[rows, position])
+        asked = wanted[rows, position]
+        taken = torch.where(asked >= 0, asked, _most_likely(logits))
+        margin = target_margins(logits, taken)
         if rank_below is not None:
             for row in (margin < rank_below).nonzero()[:, 0].tolist():
                 found = rank_of(logits[row], int(taken[row]), rank_below)
@@ -142,13 +178,6 @@ def _take_tokens(
             hidden, running = lm.extend(running, lm.embed(taken)[:, None], one)
             row_hidden = hidden[:, -1]  # the row that predicts token position + 1
     return Decoded(ids=ids, margins=margins, ranked=ranked)
-
-
-def _choose(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """The token of each row (wanted where >= 0, else the most likely one) and its margin. logits:
-    [B, V]."""
-    taken = torch.where(wanted >= 0, wanted, _most_likely(logits))
-    return taken, target_margins(logits, taken)
 
 
 def _most_likely(logits: Tensor) -> Tensor:
@@ -172,10 +201,6 @@ class _Segment:
     def next_tokens(self) -> int:
         return self.chunks[self.place].num_tokens
 
-    @property
-    def tokens_left(self) -> int:
-        return _num_tokens(self.chunks[self.place :])
-
 
 def _num_tokens(chunks: Sequence[DecodeChunk]) -> int:
     return sum(chunk.num_tokens for chunk in chunks)
@@ -188,7 +213,7 @@ def decode_segments(
     start_id: int | None,
     batch: int,
     on_chunk: OnChunk,
-    cancel: threading.Event | None = None,
+    context: Context = QUIET,
 ) -> None:
     """Decode independent segments, `batch` chunks at a time; the chunks of a segment come in
     order."""
@@ -204,7 +229,7 @@ def decode_segments(
                 under_way.append(segment)
         if under_way:
             wave = _next_wave(under_way, batch)
-            _decode_wave(lm, wave, on_chunk, cancel)
+            _decode_wave(lm, wave, on_chunk, context)
             done = {s.index for s in wave if not _skip_literals(s, on_chunk)}
             under_way = [s for s in under_way if s.index not in done]
 
@@ -232,17 +257,13 @@ def _finish_chunk(
 def _next_wave(under_way: Sequence[_Segment], batch: int) -> list[_Segment]:
     """The segment with the most still to do, which would be the last, and those whose next chunks
     are most like its own in length."""
-    longest = max(segment.tokens_left for segment in under_way)
-    first = next(segment for segment in under_way if segment.tokens_left == longest)
+    first = max(under_way, key=lambda segment: _num_tokens(segment.chunks[segment.place :]))
     return sorted(under_way, key=lambda s: abs(s.next_tokens - first.next_tokens))[:batch]
 
 
 @torch.no_grad()
 def _decode_wave(
-    lm: FrozenLM,
-    wave: Sequence[_Segment],
-    on_chunk: OnChunk,
-    cancel: threading.Event | None,
+    lm: FrozenLM, wave: Sequence[_Segment], on_chunk: OnChunk, context: Context
 ) -> None:
     """Decode the next chunk of every segment."""
     chunks = [segment.chunks[segment.place] for segment in wave]
@@ -251,14 +272,13 @@ def _decode_wave(
     leads = [segment.lead for segment in wave]
     states = [segment.state for segment in wave]
     running, row_hidden = _read_mem(lm, states, leads, mem, max(num_tokens))
-    context = running.first(running.num_slots - mem.shape[1])
+    before_mem = running.first(running.num_slots - mem.shape[1])
     for row, segment in enumerate(wave):
         has_more = any(chunk.mem is not None for chunk in segment.chunks[segment.place + 1 :])
-        segment.state = context.row(row) if has_more else lm.empty(1)
+        segment.state = before_mem.row(row) if has_more else lm.empty(1)
         segment.lead = []
-    decoded = _take_tokens(
-        lm, running, row_hidden, num_tokens, [chunk.patches for chunk in chunks], cancel
-    )
+    forced = [chunk.patches for chunk in chunks]
+    decoded = _take_tokens(lm, running, row_hidden, num_tokens, forced, context)
     for row, segment in enumerate(wave):
         ids, margins = (each[row, : num_tokens[row]] for each in (decoded.ids, decoded.margins))
         _finish_chunk(segment, ids.tolist(), margins.tolist(), on_chunk)

@@ -1,27 +1,31 @@
 """Chunks in groups that are crammed apart from each other, here or elsewhere, to the same bits.
 
-Owns how a plan falls into groups, the work on one of them, and what is said while it goes on. A
-chunk's vectors depend in their last bits on which chunks share its batch; none ever shares one with
-a chunk of another group, so it does not matter where a group is crammed, nor in which order. Knows
-nothing of files or journals.
+Owns how a plan falls into groups, the engine for one of them, and how long cramming takes, from a
+few steps on its own first chunks. A chunk's vectors depend in their last bits on which chunks share
+its batch; none ever shares one with a chunk of another group, so it does not matter where a group
+is crammed, nor in which order. Knows nothing of files or journals.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Iterator
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from llmzip.codecs.cram.calibration import BF16_SAFE_MARGIN, calibration_of
+from llmzip.codecs.cram.checkpoint import OnSave, OnStep, OnTask
 from llmzip.codecs.cram.chunking import Segment
 from llmzip.codecs.cram.engine import Engine
+from llmzip.codecs.cram.optimizer import Rows, start_slot
 from llmzip.codecs.cram.plan import Plan
 from llmzip.codecs.cram.presets import EFFORTS
 from llmzip.codecs.cram.rounding import GridPlan
-from llmzip.codecs.cram.settings import EngineSettings
-from llmzip.codecs.cram.state import OnSave, OnStep, OnTask
-from llmzip.codecs.cram.tasks import Crammed, Task, tasks_of
-from llmzip.config import DEFAULT_MAX_STEPS, CompressSettings
+from llmzip.codecs.cram.tasks import Contexts, Crammed, EngineSettings, Task, tasks_of
+from llmzip.config import DEFAULT_MAX_STEPS, CompressSettings, Preset
+from llmzip.lm.devices import first_step_tokens
 from llmzip.lm.loaded import LoadedModel
 
 # Tokens of a group, several batches: a batch runs empty at a group's end. On an accelerator, whose
@@ -70,14 +74,13 @@ def groups_of(plan: Plan, device: str) -> list[Group]:
 
 def unfinished(groups: Iterable[Group], chunks: Collection[Crammed]) -> list[Group]:
     """The groups of which these chunks leave tokens out."""
-    held: dict[int, int] = {}
+    held: Counter[int] = Counter()
     for chunk in chunks:
-        index = chunk.task.segment.index
-        held[index] = held.get(index, 0) + chunk.task.num_tokens
+        held[chunk.task.segment.index] += chunk.task.num_tokens
     return [
         group
         for group in groups
-        if any(held.get(each.index, 0) < len(each.ids) for each in group.segments)
+        if any(held[each.index] < len(each.ids) for each in group.segments)
     ]
 
 
@@ -106,22 +109,60 @@ def make_engine(
     hooks: Hooks,
 ) -> Engine:
     """The engine for a plan's chunks. min_margin: None: of `wanted_margin`."""
+    own = EngineSettings(
+        num_mem=settings.num_mem,
+        max_steps=settings.max_steps or DEFAULT_MAX_STEPS,
+        seed=settings.seed,
+        context_tokens=plan.context_tokens,
+        min_margin=wanted_margin(loaded, settings) if min_margin is None else min_margin,
+        step_price_bits=EFFORTS[settings.preset].step_price_bits,
+        max_patches=settings.max_patches,
+        grid=plan.grid,
+        deadline=hooks.deadline,
+    )
     return Engine(
         loaded.lm,
         loaded.decode_lm,
-        EngineSettings(
-            num_mem=settings.num_mem,
-            max_steps=settings.max_steps or DEFAULT_MAX_STEPS,
-            seed=settings.seed,
-            context_tokens=plan.context_tokens,
-            min_margin=wanted_margin(loaded, settings) if min_margin is None else min_margin,
-            step_price_bits=EFFORTS[settings.preset].step_price_bits,
-            max_patches=settings.max_patches,
-            grid=plan.grid,
-            deadline=hooks.deadline,
-        ),
+        own,
         on_step=hooks.on_step,
         on_task=hooks.on_task,
         on_save=hooks.on_save,
         cancel=hooks.cancel,
     )
+
+
+_TIMED_STEPS = 2
+# Steps of a chunk, of the usual prose: with 16 bits; on a grid a plan's own number of them, nearly.
+_STEPS_AT_16_BITS: dict[Preset, int] = {"fast": 13, "balanced": 21, "small": 37}
+_DECODING = 1.1  # of the optimiser's time, with certifying and decoding once more
+
+
+def cram_seconds(groups: Sequence[Group], loaded: LoadedModel, settings: CompressSettings) -> float:
+    """About how long cramming these groups and decoding them once more takes here."""
+    tasks = [task for group in groups for task in group.tasks]
+    grid = groups[0].grid
+    steps = _STEPS_AT_16_BITS[settings.preset] if grid is None else grid.total_steps
+    tokens = sum(group.num_tokens for group in groups)
+    return _DECODING * steps * tokens * seconds_a_token_step(tasks, loaded, settings)
+
+
+def seconds_a_token_step(
+    tasks: Sequence[Task], loaded: LoadedModel, settings: CompressSettings
+) -> float:
+    """Seconds that a step takes for each token of a full batch."""
+    room = first_step_tokens(loaded.lm.device)
+    sizes = accumulate(settings.num_mem + task.num_tokens for task in tasks)
+    picked = tasks[: max(1, sum(size <= room for size in sizes))]
+    slots = [start_slot(loaded.lm, task, settings.num_mem, settings.seed) for task in picked]
+    for slot in slots:
+        slot.step = DEFAULT_MAX_STEPS  # long enough under way that every token is taken up
+    rows = Rows(loaded.lm, Contexts(loaded.lm), slots)
+    began = 0.0
+    for number in range(1 + _TIMED_STEPS):
+        if number == 1:  # the first step prepares the others, and is not timed
+            began = time.monotonic()
+        rows.measure()
+        rows.step()
+        rows.look()
+    tokens = sum(task.num_tokens for task in picked)
+    return (time.monotonic() - began) / _TIMED_STEPS / tokens

@@ -21,11 +21,10 @@ import torch
 from torch import Tensor
 
 from llmzip.codecs.cram.chunking import Segment
-from llmzip.codecs.cram.contexts import Contexts
 from llmzip.codecs.cram.curvature import Curvature
 from llmzip.codecs.cram.fixing import Fixing
 from llmzip.codecs.cram.rounding import Candidate, GridGoal, GridPlan, Rounding
-from llmzip.codecs.cram.tasks import Task
+from llmzip.codecs.cram.tasks import Contexts, Task
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows
 from llmzip.lm.model import FrozenLM
 
@@ -71,9 +70,7 @@ def start_slot(
     lm: FrozenLM, task: Task, num_mem: int, seed: int, *, goal: GridGoal | None = None
 ) -> Slot:
     """A slot for the task: its vectors at a random start, or where an earlier attempt left them.
-
-    goal: of the way to a grid; None: there is no grid.
-    """
+    goal: of the way to a grid; None: there is no grid."""
     if task.warm_mem is not None:
         mem = task.warm_mem.clone()
     else:

@@ -1,18 +1,22 @@
-"""Crammed chunks -> the container's own records.
+"""Crammed chunks as a container's payload, and whether they are worth their bytes.
 
-Owns how what the engine gives is laid out in a container, and about how many bytes a chunk will
-take there. Knows nothing of how chunks are crammed.
+Owns how what the engine gives is laid out in a container, about how many bytes a chunk will take
+there, and the rule by which a text is stored instead of crammed. The rule holds for the vectors of
+a preset; whoever names vectors (`num_mem`, `bits`, `budget_bits`) gets them, and who asks for
+`fast` spends bytes to save time: then only a small file may not grow. Knows nothing of how chunks
+are crammed.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 
 import numpy as np
 import torch
 
-from llmzip.codecs.base import Source, model_ref
+from llmzip.codecs.base import Draft, Source, model_ref, stored_draft
 from llmzip.codecs.cram.calibration import BF16_SAFE_MARGIN
 from llmzip.codecs.cram.chunking import Segment
 from llmzip.codecs.cram.plan import Plan
@@ -22,10 +26,10 @@ from llmzip.lm.loaded import LoadedModel
 from llmzip.lm.tokens import Tokens
 from llmzip.store.container import Container
 from llmzip.store.cram_payload import Chunk, CramPayload
-from llmzip.store.hashes import chunk_check
+from llmzip.store.original import chunk_check
 from llmzip.store.payload import Run, StoredRun, TextRun
 from llmzip.store.residual import pack_patches
-from llmzip.store.stored import container_with
+from llmzip.store.stored import container_with, pack_stored
 from llmzip.store.vectors import GridMem, MemBits
 
 _ID_BITS = 15.0  # of a token that is stored by its id in a coded file
@@ -39,7 +43,7 @@ def assemble(
     settings: CompressSettings,
 ) -> Container:
     """The container of a source. Tokens that no chunk holds are stored as bytes."""
-    by_segment: dict[int, list[Crammed]] = {segment.index: [] for segment in plan.segments}
+    by_segment: dict[int, list[Crammed]] = defaultdict(list)
     for chunk in crammed:
         by_segment[chunk.task.segment.index].append(chunk)
     runs: list[Run] = []
@@ -92,7 +96,7 @@ def stored_bytes(chunk: Crammed) -> int:
         ids = [(p, token) for p, token in chunk.patches if isinstance(token, int)]
         return vectors + len(pack_patches(ids))
     assert chunk.mem is not None
-    symbols = _grid_mem(chunk.mem, chunk.grid_steps).symbols
+    symbols = grid_mem(chunk.mem, chunk.grid_steps).symbols
     shares = np.unique(symbols, return_counts=True)[1] / symbols.size
     bits = -symbols.size * float((shares * np.log2(shares)).sum())
     length, num = chunk.task.num_tokens, len(chunk.patches)
@@ -102,7 +106,9 @@ def stored_bytes(chunk: Crammed) -> int:
     return round((bits + _ID_BITS * (num - len(ranks))) / 8)
 
 
-def _grid_mem(mem: torch.Tensor, steps: torch.Tensor) -> GridMem:
+def grid_mem(mem: torch.Tensor, steps: torch.Tensor) -> GridMem:
+    """Vectors that lie on a grid, as the container stores them. mem: [K, D]; steps: [K], of the
+    grid of each vector; both on the CPU."""
     symbols = torch.round(mem.float() / steps[:, None]).to(torch.int16).numpy()
     patterns = steps.to(torch.bfloat16).view(torch.uint16).numpy()
     return GridMem(symbols=symbols, steps=patterns)
@@ -112,7 +118,7 @@ def _chunk(chunk: Crammed, tokens: Tokens) -> Chunk:
     text = tokens.bytes_of(chunk.task.ids)
     mem: MemBits | GridMem | None = None
     if chunk.mem is not None and chunk.grid_steps is not None:
-        mem = _grid_mem(chunk.mem, chunk.grid_steps)
+        mem = grid_mem(chunk.mem, chunk.grid_steps)
     elif chunk.mem is not None:
         mem = chunk.mem.view(torch.uint16).numpy()
     return Chunk(
@@ -123,3 +129,45 @@ def _chunk(chunk: Crammed, tokens: Tokens) -> Chunk:
         patches=chunk.patches,
         mem=mem,
     )
+
+
+GROWTH_BYTES = 64  # more than its text has no file of a preset's vectors, if storing takes less
+SMALL_BYTES = 512  # of text
+_FILE_BYTES = 122  # header, columns and checksums
+# Of prose, measured (docs/LOG.md): bits of a coordinate, of those that a plan asks for; bits of a
+# patch. Nearly as many tokens are patched as may be.
+_BITS_SHARE, _PATCH_BITS = 1.1, 21.0
+
+
+def is_worth_cramming(
+    source: Source, plan: Plan, settings: CompressSettings, *, mem_dim: int
+) -> bool:
+    """Whether steps are spent on a text. Not where the file is expected to be larger than the text;
+    nor, of a small text or a single chunk, than the text stored without a model: few vectors have
+    to pay for the header's fields of the model."""
+    data = source.data
+    if _may_grow(data, settings) or plan.grid is None:
+        return True
+    tasks = list(plan.tasks)
+    vector_bits = len(tasks) * mem_dim * plan.grid.bits * _BITS_SHARE
+    num_patches = settings.max_patches * sum(task.num_tokens for task in tasks)
+    expected = _FILE_BYTES + (vector_bits + _PATCH_BITS * num_patches) / 8
+    expected += sum(len(part.data) for part, segments in plan.parts if not segments)
+    is_small = len(data) <= SMALL_BYTES or len(tasks) == 1
+    most = len(pack_stored(data)) if is_small else len(data) + GROWTH_BYTES
+    return expected < most
+
+
+def smaller_draft(draft: Draft, data: bytes, settings: CompressSettings) -> Draft:
+    """A draft of crammed text, or the text stored, where that keeps the file from growing."""
+    if _may_grow(data, settings) or draft.num_bytes <= len(data) + GROWTH_BYTES:
+        return draft
+    stored = stored_draft(data)
+    return stored if stored.num_bytes < draft.num_bytes else draft
+
+
+def _may_grow(data: bytes, settings: CompressSettings) -> bool:
+    """Whether somebody has chosen what the vectors take."""
+    is_fast = settings.preset == "fast" and len(data) > SMALL_BYTES
+    is_named = settings.bits is not None or settings.budget_bits is not None
+    return is_fast or is_named or settings.num_mem > 1

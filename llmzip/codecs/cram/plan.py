@@ -6,7 +6,7 @@ Knows nothing of optimisation or containers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
@@ -38,11 +38,10 @@ _BF16_SAFE_LOAD = 0.6  # of vectors on a grid, which hold less where margins are
 
 # Cuts one block of tokens: `plan_segments` with its settings, which can be sent elsewhere.
 Cut: TypeAlias = Callable[[FrozenLM, Sequence[int]], Iterator[Segment]]
-# Gives the number and the segments of each block, as they are read. No segment goes beyond its
-# block, so that it does not matter where a block is read.
-Read: TypeAlias = Callable[
-    [Cut, Sequence[tuple[int, ...]]], Iterable[tuple[int, Sequence[Segment]]]
-]
+Blocks: TypeAlias = Sequence[tuple[int, ...]]  # of tokens
+# The number and the segments of each block, as they are read. No segment goes beyond its block, so
+# that it does not matter where a block is read.
+BlocksRead: TypeAlias = Iterator[tuple[int, Sequence[Segment]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +72,7 @@ def make_plan(
     loaded: LoadedModel,
     settings: CompressSettings,
     context: Context,
-    read: Read,
+    read: Callable[[Cut, Blocks], BlocksRead],
 ) -> Plan:
     """Read every part with the model and cut it. A plan in the journal stays as it is."""
     journal = context.journal
@@ -82,9 +81,8 @@ def make_plan(
     grid = grid_plan(settings.preset, settings.bits, settings.max_steps)
     context_tokens = settings.context_tokens
     if context_tokens is None:
-        context_tokens = _default_context(
-            EFFORTS[settings.preset], num_tokens, is_grid=grid is not None
-        )
+        effort = EFFORTS[settings.preset]
+        context_tokens = _default_context(effort, num_tokens, is_grid=grid is not None)
     # The longest chunk and its vectors must still fit behind the start token and the context.
     room = loaded.decode_lm.max_positions - settings.num_mem - 1
     longest = min(longest_chunk(settings.num_mem), max(1, room // 2))
@@ -98,21 +96,21 @@ def make_plan(
             budget_bits=settings.budget_bits or _default_budget_bits(loaded, settings, grid),
             max_chunk_tokens=longest, spared=0.0 if grid is None else settings.max_patches,
         )  # fmt: skip
-        segments = _cut_parts(parts, cut, read)
+        segments = _cut_parts(parts, partial(read, cut))
         if journal:
             journal.keep(_KEPT, pack_segments(segments))
     planned = list(zip(parts, segments, strict=True))
     return Plan(parts=planned, context_tokens=context_tokens, grid=grid)
 
 
-def _cut_parts(parts: Sequence[Part], cut: Cut, read: Read) -> list[list[Segment]]:
+def _cut_parts(parts: Sequence[Part], read: Callable[[Blocks], BlocksRead]) -> list[list[Segment]]:
     """The segments of each part, numbered through."""
     blocks = [
         (number, offset, ids)
         for number, part in enumerate(parts)
         for offset, ids in _blocks(part.ids or ())
     ]
-    by_block: dict[int, Sequence[Segment]] = dict(read(cut, [ids for _, _, ids in blocks]))
+    by_block = dict(read([ids for _, _, ids in blocks]))
     found: list[list[Segment]] = [[] for _ in parts]
     index = 0
     for place, (number, offset, _) in enumerate(blocks):

@@ -90,8 +90,7 @@ def chunk_budget_bits(preset: Preset, plan: GridPlan | None, gain_bits: float) -
 
 def held_share(bits: float) -> float:
     """What a vector of so many bits a coordinate holds, of what one of many does."""
-    share: float = 1 - 2.0 ** (-_BITS_RATE * bits)
-    return share
+    return float(1 - 2.0 ** (-_BITS_RATE * bits))
 
 
 def stop_rule(
@@ -101,11 +100,8 @@ def stop_rule(
     patches: int | None = None,
     max_patches: float = DEFAULT_MAX_PATCHES,
 ) -> StopRule:
-    """The rule by which rows may stop.
-
-    patches: wrong tokens at which a chunk stops at once, whatever more steps would bring; None:
-    weigh them.
-    """
+    """The rule by which rows may stop. patches: wrong tokens at which a chunk stops at once,
+    whatever more steps would bring; None: weigh them."""
 
     def may_stop(wrong: Tensor, falling: Tensor, tokens: Tensor, steps: Tensor) -> Tensor:
         if patches is None:

@@ -105,16 +105,10 @@ class Rounding:
 
     @classmethod
     def start(
-        cls,
-        shape: tuple[int, int],
-        surprisal_bits: Tensor,
-        goal: GridGoal,
-        device: torch.device,
+        cls, shape: tuple[int, int], surprisal_bits: Tensor, goal: GridGoal, device: torch.device
     ) -> Rounding:
-        """Nothing is fixed; the tokens that the model expects least are given up.
-
-        shape: K and D. surprisal_bits: [L].
-        """
+        """Nothing is fixed; the tokens that the model expects least are given up. shape: K and D.
+        surprisal_bits: [L]."""
         given_up = torch.zeros(len(surprisal_bits), dtype=torch.bool)
         given_up[surprisal_bits.topk(goal.limit).indices] = True
         fixed = torch.zeros(shape, dtype=torch.bool, device=device)
@@ -198,13 +192,11 @@ class Rounding:
         """Start over on another grid, from the vectors as they were before the first one."""
         self.steps, self.best, self.passes = steps, None, 0
         self.deadline = max(plan.total_steps, step + 2 * plan.fixing_steps)
-        self._start_pass(
-            torch.zeros_like(self.fixed), lead=0, length=plan.fixing_steps, reach=_REACH
-        )
+        nothing = torch.zeros_like(self.fixed)
+        self._start_pass(nothing, lead=0, length=plan.fixing_steps, reach=_REACH)
 
     def _start_pass(self, fixed: Tensor, *, lead: int, length: int, reach: float) -> None:
-        self.fixed, self.clock, self.lead, self.length = fixed, 0, lead, length
-        self.reach = reach
+        self.fixed, self.clock, self.lead, self.length, self.reach = fixed, 0, lead, length, reach
         self.num_free = int((~fixed).sum())
 
     def starting_point(self) -> tuple[Tensor, Curvature]:
@@ -230,15 +222,9 @@ class Rounding:
     def _set_free_again(self, best: Candidate) -> None:
         """Free the coordinates that the loss pulls hardest, with some chance among them."""
         pull = best.gradient.abs().flatten()
-        pull = pull * (0.5 + torch.rand(pull.shape, generator=self._chance())).to(pull.device)
+        chance = torch.rand(pull.shape, generator=torch.Generator().manual_seed(self.passes))
+        pull = pull * (0.5 + chance).to(pull.device)
         fixed = torch.ones_like(self.fixed).flatten()
         fixed[pull.topk(max(1, int(_AGAIN_SHARE * len(pull)))).indices] = False
-        self._start_pass(
-            fixed.view_as(self.fixed),
-            lead=_AGAIN_LEAD,
-            length=_AGAIN_LEAD + _AGAIN_STEPS,
-            reach=_REACH_AGAIN,
-        )
-
-    def _chance(self) -> torch.Generator:
-        return torch.Generator().manual_seed(self.passes)
+        fixed, length = fixed.view_as(self.fixed), _AGAIN_LEAD + _AGAIN_STEPS
+        self._start_pass(fixed, lead=_AGAIN_LEAD, length=length, reach=_REACH_AGAIN)

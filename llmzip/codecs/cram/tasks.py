@@ -1,17 +1,84 @@
-"""The pieces of work that the cram engine takes and gives: chunks to be crammed, chunks crammed.
+"""What goes into the cram engine and comes out: its settings, chunks to be crammed, chunks crammed.
 
-Owns their data and how one is split in two. Knows nothing of optimisation.
+Owns these types, and the left contexts of the segments under way, which are read once each. Knows
+nothing of how chunks are crammed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from llmzip.codecs.cram.chunking import Segment
+from llmzip.codecs.cram.rounding import GridPlan
+from llmzip.config import DEFAULT_MAX_PATCHES
+from llmzip.lm.layout import pad_ids
+from llmzip.lm.model import FrozenLM
+from llmzip.lm.state import State, stack_states
 from llmzip.store.residual import Patch
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """How the engine spends its time. Nothing here changes what is exact."""
+
+    num_mem: int
+    max_steps: int
+    seed: int
+    context_tokens: int  # left context that no chunk exceeds, not even the second half of one
+    min_margin: float  # logits by which every unpatched token must lead
+    step_price_bits: float  # see `effort`
+    patches: int | None = None  # stop as soon as so few tokens are wrong, whatever steps cost
+    max_patches: float = DEFAULT_MAX_PATCHES  # share of a chunk's tokens
+    grid: GridPlan | None = None  # None: vectors are stored as bf16
+    # Vectors and tokens of one step; None: what the device has room for.
+    batch_tokens: int | None = None
+    deadline: float | None = None  # of `time.monotonic`; chunks not finished by then are left
+
+
+# Kept beside those of the largest batch so far: so many segments, or fewer if they are long.
+_SPARE_SEGMENTS, _SPARE_TOKENS = 16, 1024
+
+
+class Contexts:
+    """States of recently used segments under one model."""
+
+    def __init__(self, lm: FrozenLM) -> None:
+        self._lm = lm
+        self._states: OrderedDict[tuple[int, int], State] = OrderedDict()
+        self._starts: dict[tuple[int, ...], State] = {}  # after nothing but start tokens
+        self._largest_batch = 0
+
+    def before(self, tasks: Sequence[Task]) -> State:
+        """What the model remembers before each task's first token: a row a task."""
+        segments = {(t.segment.index, t.segment.offset) for t in tasks if t.start > 0}
+        self._largest_batch = max(self._largest_batch, len(segments))
+        return stack_states([self._before(task.segment, task.start) for task in tasks])
+
+    def _before(self, segment: Segment, start: int) -> State:
+        if start == 0:
+            if segment.start_ids not in self._starts:
+                self._starts[segment.start_ids] = self._read(segment.start_ids)
+            return self._starts[segment.start_ids]
+        key = (segment.index, segment.offset)
+        if key not in self._states:
+            # All but the last token: a chunk that is split may start at any token but the first.
+            self._states[key] = self._read([*segment.start_ids, *segment.ids[:-1]])
+            spare = min(_SPARE_SEGMENTS, 1 + _SPARE_TOKENS // len(segment.ids))
+            if len(self._states) > self._largest_batch + spare:
+                self._states.popitem(last=False)
+        self._states.move_to_end(key)
+        return self._states[key].first(len(segment.start_ids) + start)
+
+    @torch.no_grad()
+    def _read(self, tokens: Sequence[int]) -> State:
+        ids, live = pad_ids([tokens], self._lm.device)
+        _, state = self._lm.extend(self._lm.empty(1), self._lm.embed(ids), live)
+        return state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +135,9 @@ def step_tokens(tasks: Iterable[Task], num_mem: int) -> int:
 
 
 def split(task: Task, *, context_tokens: int) -> Iterator[Task]:
-    """Two tasks of about equal surprisal, each at least one token.
-
-    Where the second half would see more than `context_tokens` of left context, it becomes a segment
-    of its own.
-    """
-    segment = task.segment
-    bits = task.surprisal_bits
+    """Two tasks of about equal surprisal, each at least one token. Where the second half would see
+    more than `context_tokens` of left context, it becomes a segment of its own."""
+    segment, bits = task.segment, task.surprisal_bits
     half, so_far, middle = sum(bits) / 2, 0.0, task.start + 1
     for offset, token_bits in enumerate(bits[:-1]):
         so_far += token_bits

@@ -1,11 +1,15 @@
-"""The hash of an original, and the short checks of its parts.
+"""What a container says of its original: its hash, the checks of its parts, its name's suffix.
 
-Owns which hash it is and how many of its bytes stand for a part.
+Owns which hash it is, how many of its bytes stand for a part, and which suffixes may be kept, so
+that a file can never name a path.
 """
 
 from __future__ import annotations
 
+import re
 from hashlib import blake2b
+
+from llmzip.errors import Corrupt
 
 HASH_BYTES = 32
 
@@ -31,3 +35,19 @@ def chunk_check(data: bytes) -> int:
 def segment_check(data: bytes) -> int:
     """32 bits to find the segment that went wrong: the first four bytes of `content_hash`."""
     return int.from_bytes(content_hash(data)[:4], "little")
+
+
+_MOST_BYTES = 16  # with its dot
+_SUFFIX = re.compile(r"\.[A-Za-z0-9_+-]+")
+
+
+def is_suffix(text: str) -> bool:
+    """Whether a container can keep this suffix: a dot, then ASCII letters, digits, "_", "+", "-";
+    16 characters at most."""
+    return _SUFFIX.fullmatch(text) is not None and len(text) <= _MOST_BYTES
+
+
+def check_suffix(suffix: str) -> None:
+    """Raise Corrupt for a suffix that is not allowed."""
+    if not is_suffix(suffix):
+        raise Corrupt("the suffix of the original's name is not allowed")

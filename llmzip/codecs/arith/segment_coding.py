@@ -1,7 +1,7 @@
-"""Streams to tokens, the language model read a token at a time: the decompressor's only path.
+"""One segment to its stream, and streams to tokens, the language model read a token at a time.
 
-Owns how lanes of several segments are read side by side, in rows of one batch. Does not know files
-or checks.
+Owns how a stream is written from known tokens and their log-odds, and how lanes of several segments
+are read side by side, in rows of one batch: the decompressor's only path. Knows nothing of files.
 """
 
 from __future__ import annotations
@@ -10,16 +10,99 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from llmzip.codecs.arith.lanes import Lanes
+from llmzip.codecs.arith.line_breaks import walk_flags
 from llmzip.codecs.arith.reader import Reader, Steps
-from llmzip.codecs.arith.stream import SegmentCoder, without_model
-from llmzip.codecs.arith.token_odds import Floats, TokenOdds
+from llmzip.codecs.arith.segments import Lanes, Segment
+from llmzip.codecs.arith.stream import GRIDS, NO_OFFSET, OFFSET_TOKENS, SegmentCoder, without_model
+from llmzip.codecs.arith.token_odds import Floats, TokenOdds, Tree
+from llmzip.codecs.context import QUIET, Context
 from llmzip.errors import Corrupt
 from llmzip.progress import check_cancelled
-from llmzip.store.range_coder import RangeReader
+from llmzip.store.arith_payload import least_stream_bytes
+from llmzip.store.range_coder import RangeReader, RangeWriter
+
+_TOKENS_BETWEEN_LOOKS = 256
+
+
+def encode_segment(
+    tree: Tree,
+    segment: Segment,
+    odds: Floats,
+    *,
+    guard: float,
+    on_tokens: Callable[[int], None] = lambda num_tokens: None,
+) -> bytes:
+    """The stream. odds: [N, depth], of every decision; a decoder whose own differ from them by less
+    than `guard` reads the same tokens. on_tokens: gets how many are coded, and may raise."""
+    writer = RangeWriter()
+    ids, lanes = segment.ids, segment.lanes
+    coder = SegmentCoder(writer, tree, lanes.num_lanes)
+    is_decision = tree.nodes[np.asarray(ids)] >= 0  # [N, depth]
+    spans = lanes.spans
+    # Of the blocks under way: a row a token, the rounded log-odds of its decisions.
+    blocks: list[list[list[int]]] = [[] for _ in spans]
+    for number, (lane, place) in enumerate(lanes.order):
+        if number % _TOKENS_BETWEEN_LOOKS == 0:
+            on_tokens(number)
+        index = len(coder.predictor.pasts[lane])
+        if index % OFFSET_TOKENS == 0:
+            places = slice(place, min(place + OFFSET_TOKENS, spans[lane][1]))
+            offset = safe_offset(odds[places], is_decision[places], guard=guard)
+            coder.offset(lane, offset)
+            rounded: npt.NDArray[np.int32] = np.zeros(odds[places].shape, dtype=np.int32)
+            if offset != NO_OFFSET:
+                rounded = GRIDS[offset].values(odds[places])
+            blocks[lane] = rounded.tolist()
+        row = blocks[lane][index % OFFSET_TOKENS]
+        coder.token(lane, _given(row), ids[place])
+    if segment.flags is not None:
+        walk_flags(writer, segment.unwrapped, segment.flags)
+    return writer.finish(least_bytes=least_stream_bytes(len(ids)))
+
+
+def replay_segment(
+    tree: Tree,
+    segment: Segment,
+    odds: Floats,
+    stream: bytes,
+    *,
+    on_tokens: Callable[[int], None] = lambda num_tokens: None,
+) -> bool:
+    """Whether a decoder with these log-odds reads the segment's own tokens and line ends."""
+    reader = RangeReader(stream, what="stream")
+    lanes = segment.lanes
+    coder = SegmentCoder(reader, tree, lanes.num_lanes)
+    for number, (lane, place) in enumerate(lanes.order):
+        if number % _TOKENS_BETWEEN_LOOKS == 0:
+            on_tokens(number)
+        grid, own = coder.read_grid(lane), odds[place].tolist()
+        rounded = [] if grid is None else [grid.value(x) for x in own]
+        token = coder.token(lane, without_model if grid is None else _given(rounded), None)
+        if token != segment.ids[place]:
+            return False
+    if segment.flags is None:
+        return True
+    return np.array_equal(walk_flags(reader, segment.unwrapped, None), segment.flags)
+
+
+def _given(row: Sequence[int]) -> Callable[[int, int], int]:
+    """The log-odds of a token's decisions, by their depth."""
+    return lambda depth, _node: row[depth]
+
+
+def safe_offset(odds: Floats, is_decision: npt.NDArray[np.bool_], *, guard: float) -> int:
+    """The first offset that leaves no edge within the guard of any decision of a block, or
+    NO_OFFSET. odds, is_decision: [n, depth]."""
+    decisions = odds[is_decision]
+    for offset, grid in enumerate(GRIDS):
+        if not len(decisions) or float(grid.distances(decisions).min()) > guard:
+            return offset
+    return NO_OFFSET
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +149,7 @@ class SegmentDecoder:
         return [token for past in self._coder.predictor.pasts for token in past]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Row:
+class _Row(NamedTuple):
     segment: SegmentDecoder
     lane: int
     num_tokens: int
@@ -90,13 +172,13 @@ def decode_wave(
     for segment in segments:
         lanes = segment.lanes
         steps = reader.open_prefix(lanes.prefix_tokens)
+        own = [_Row(segment, lane, last - first) for lane, (first, last) in enumerate(lanes.spans)]
         for _ in range(lanes.prefix_tokens):
             check_cancelled(cancel)
-            steps.read(_take([_Row(segment=segment, lane=0, num_tokens=0)], steps))
+            steps.read(_take(own[:1], steps))
         on_tokens(lanes.prefix_tokens)
-        for lane, (first, last) in enumerate(lanes.spans):
-            rows.append(_Row(segment=segment, lane=lane, num_tokens=last - first))
-            prefixes.append(steps)
+        rows += own
+        prefixes += [steps] * len(own)
     # Rows of one batch share their slots: only those with as long a prefix can.
     groups: list[tuple[list[_Row], Steps]] = []
     for slots in sorted({steps.state.num_slots for steps in prefixes}):
@@ -115,8 +197,7 @@ def decode_wave(
             if not going:
                 continue
             if len(going) < len(group):
-                order = steps.keep(going)
-                group = [group[i] for i in order]
+                group = [group[i] for i in steps.keep(going)]
                 groups[at] = (group, steps)
             ids = _take(group, steps)
             num_read += len(ids)
@@ -130,8 +211,7 @@ def _take(rows: Sequence[_Row], steps: Steps) -> list[int]:
     """The next token of each row, read from its segment's stream."""
     masses = steps.masses()
     ids = [0] * len(rows)
-    for i in sorted(range(len(rows)), key=lambda i: rows[i].lane):  # the stream's order
-        row = rows[i]
+    for i, row in sorted(enumerate(rows), key=lambda entry: entry[1].lane):  # the stream's order
         ids[i] = row.segment.next_token(row.lane, None if masses is None else masses[i])
     return ids
 
@@ -144,7 +224,7 @@ def measure_noise(
     odds: Floats,
     *,
     num_steps: int,
-    cancel: threading.Event | None = None,
+    context: Context = QUIET,
 ) -> float:
     """How far the decoder's log-odds are from `odds` at most, over the prefix and the first steps
     of all lanes, read side by side and one by one. In nats."""
@@ -159,14 +239,13 @@ def measure_noise(
 
     prefix = reader.open_prefix(lanes.prefix_tokens)
     for place in range(lanes.prefix_tokens):
-        check_cancelled(cancel)
+        context.check()
         note(prefix, [place])
         prefix.read([ids[place]])
-    spans = lanes.spans
-    for group in (spans, spans[:1]):
+    for group in (lanes.spans, lanes.spans[:1]):
         steps = reader.open_lanes([prefix] * len(group), num_steps)
         for step in range(min(num_steps, *(last - first for first, last in group), 1 << 30)):
-            check_cancelled(cancel)
+            context.check()
             places = [first + step for first, _ in group]
             note(steps, places)
             steps.read([ids[i] for i in places])
