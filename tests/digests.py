@@ -91,6 +91,8 @@ def digests() -> Iterator[tuple[str, str]]:
                 mock.patch.object(calibration, "cache_dir", lambda cache=cache: cache),
             ):
                 for name, data, settings in cases(root / "models"):
+                    if dtype == torch.bfloat16 and not name.startswith("cram llama"):
+                        continue  # what else there is depends little on the optimiser's dtype
                     packed = llmzip.compress(data, threads=1, device="cpu", **settings)
                     digest = hashlib.blake2b(packed, digest_size=12).hexdigest()
                     yield f"{name}, {name_of_dtype}", f"{len(packed)} {digest}"
