@@ -117,7 +117,7 @@ def engine_job(text: bytes, preset: Preset, machine: Machine) -> Sample:
     found = read_container(packed)
     texts: Texts = []
     if found.payload is not None:
-        model = DecodingModel(lm=loaded.decode_lm, tokens=loaded.tokens)
+        model = DecodingModel.of(loaded)
         request = Request(wanted=range(len(found.payload.pieces)))
         texts = CODECS["cram"].decode(found, model, request, QUIET)
     is_exact = restore(found, texts) == text

@@ -231,7 +231,7 @@ class ToyCodec(Codec):
                 pieces.append(ToyPiece(ids=ids, num_bytes=len(text), check=chunk_check(text)))
                 context.report(Progress(stage="code", chunks_done=len(pieces)))
         payload = ToyPayload(model=model_ref(loaded), handfuls=tuple(pieces))
-        model = DecodingModel(lm=loaded.decode_lm, tokens=loaded.tokens)
+        model = DecodingModel.of(loaded)
 
         def read_back(packed: bytes, found: Container) -> Texts:
             request = Request(wanted=range(len(pieces)), stage="verify")

@@ -48,11 +48,11 @@ def compress_bytes(
     """
     encoder = encoder_named(settings.codec)
     encoder.check(settings, context)
+    if settings.time_budget_s is not None:
+        context = replace(context, deadline=time.monotonic() + settings.time_budget_s)
     facts = _facts(data, settings) if context.journal else {}
     if context.journal:
         context.journal.check(facts)
-    if settings.time_budget_s is not None:
-        context = replace(context, deadline=time.monotonic() + settings.time_budget_s)
     models = models or ModelCache()
     draft: Draft | None = None
     digest = b""
@@ -123,11 +123,17 @@ def seal(
     return packed
 
 
-def memory_forecast(files: ModelFiles, device: str, *, optimises: bool) -> Forecast:
-    """The memory that a model will take on a device, and what there is."""
-    return Forecast(
-        needs_bytes=needed_bytes(files, optimises=optimises),
-        free_bytes=free_bytes(pick_device(device)),
+def forecast_memory(
+    files: ModelFiles, device: str, models: ModelCache, context: Context, *, optimises: bool
+) -> None:
+    """Send the memory that a model will take on a device and what there is, unless it is loaded."""
+    if context.on_forecast is None or models.has(files):
+        return
+    context.forecast(
+        Forecast(
+            needs_bytes=needed_bytes(files, optimises=optimises),
+            free_bytes=free_bytes(pick_device(device)),
+        )
     )
 
 
@@ -168,8 +174,7 @@ def _loaded(
     models: ModelCache,
     context: Context,
 ) -> LoadedModel:
-    if context.on_forecast is not None and not models.has(files):
-        context.forecast(memory_forecast(files, settings.compute.device, optimises=True))
+    forecast_memory(files, settings.compute.device, models, context, optimises=True)
     loaded = models.loaded(files, settings.compute, numerics)
     context.check()
     return loaded

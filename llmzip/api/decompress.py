@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from llmzip.api.compress import memory_forecast
+from llmzip.api.compress import forecast_memory
 from llmzip.codecs.base import DecodingModel, Request
 from llmzip.codecs.context import QUIET, Context
 from llmzip.codecs.table import CODECS
@@ -67,7 +67,7 @@ def decompress_bytes(
     wanted = pieces.wanted(*(span or (0, container.original_bytes)))
     texts: Texts = []
     if wanted:
-        request = Request(wanted=wanted, batch=settings.compute.batch, perturb=settings.perturb)
+        request = Request(wanted=wanted)
         texts = decode_pieces(container, settings, request, context, models=models)
     return restore(container, texts, span)
 
@@ -83,14 +83,14 @@ def decode_pieces(
     """The text of each piece that is wanted, by the model that the container was made with; None
     where it fails its check, and of pieces that are unreadable or depend on one.
 
-    Raises ModelUnavailable, ModelMismatch, Corrupt, Interrupted.
+    request: its batch and its noise are those of the settings. Raises ModelUnavailable,
+    ModelMismatch, Corrupt, Interrupted.
     """
     assert container.payload is not None, "there are pieces"
     models = models or ModelCache()
     with models.locked(context.cancel), borrowed_torch(settings.compute.threads):
         files = matching_model(container.payload.model, settings)
-        if context.on_forecast is not None and not models.has(files):
-            context.forecast(memory_forecast(files, settings.compute.device, optimises=False))
+        forecast_memory(files, settings.compute.device, models, context, optimises=False)
         tokens = models.tokens(files)
         lm = models.decoder(files, settings.compute, pick_device(settings.compute.device))
 
@@ -101,7 +101,8 @@ def decode_pieces(
             )  # fmt: skip
 
         model = DecodingModel(lm=lm, tokens=tokens, fallback=fallback)
-        return CODECS[container.payload.codec].decode(container, model, request, context)
+        own = replace(request, batch=settings.compute.batch, perturb=settings.perturb)
+        return CODECS[container.payload.codec].decode(container, model, own, context)
 
 
 def matching_model(needed: ModelRef, settings: DecompressSettings) -> ModelFiles:
@@ -167,12 +168,7 @@ def salvage_bytes(
     container, pieces, unreadable = _open(data, settings)
     texts: Texts = [None] * pieces.num_pieces
     if pieces.num_pieces:
-        request = Request(
-            wanted=range(pieces.num_pieces),
-            unreadable=unreadable,
-            batch=settings.compute.batch,
-            perturb=settings.perturb,
-        )
+        request = Request(wanted=range(pieces.num_pieces), unreadable=unreadable)
         texts = decode_pieces(container, settings, request, context, models=models)
     found = _gather(container, pieces, texts)
     if found.gaps and found.num_lost_bytes == found.original_bytes:

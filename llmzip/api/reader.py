@@ -201,11 +201,12 @@ class CrmReader(io.RawIOBase):
         from llmzip.lm.loaded import ModelCache
 
         self._models = self._models or ModelCache()
-        request = Request(
-            wanted=wanted, batch=self._settings.compute.batch, perturb=self._settings.perturb
-        )
         texts = decode_pieces(
-            self._container, self._settings, request, self._context, models=self._models
+            self._container,
+            self._settings,
+            Request(wanted=wanted),
+            self._context,
+            models=self._models,
         )
         found = ((index, texts[index]) for index in wanted)
         return {index: text for index, text in found if text is not None}

@@ -17,9 +17,10 @@ from llmzip.cli.console import say
 from llmzip.cli.files import Target
 from llmzip.config import CompressSettings
 from llmzip.errors import LimitExceeded
-from llmzip.inspect.report import MODEL_NOT_COUNTED, STORED
+from llmzip.inspect.report import MODEL_NOT_COUNTED
 from llmzip.progress import Forecast
 from llmzip.store.atomic import directory_of
+from llmzip.store.figures import STORED
 
 if TYPE_CHECKING:
     from llmzip.codecs.base import Estimate

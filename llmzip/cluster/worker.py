@@ -72,7 +72,7 @@ class Worker:
             loaded = self._loaded(shared)
             payload = read_container(packed).payload
             assert isinstance(payload, CramPayload)
-            model = DecodingModel(lm=loaded.decode_lm, tokens=loaded.tokens)
+            model = DecodingModel.of(loaded)
             request = Request(wanted=wanted, batch=shared.settings.compute.batch)
             texts = decode_chunks_of(payload, model, request, Context(cancel=cancel))
             return texts[wanted.start : wanted.stop]

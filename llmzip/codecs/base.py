@@ -20,6 +20,7 @@ from llmzip.lm.model import FrozenLM
 from llmzip.lm.tokens import Tokens
 from llmzip.progress import Stage
 from llmzip.store.container import Container, write_container
+from llmzip.store.figures import STORED, ratio
 from llmzip.store.header import SETTINGS_BYTES
 from llmzip.store.model_ref import ModelRef
 from llmzip.store.pieces import Texts
@@ -66,7 +67,7 @@ class Estimate:
     """A forecast. seconds: of the whole run, start-up included, however short a time budget is.
     Counts of chunks and vectors are 0 where a codec has none."""
 
-    codec: str  # "stored": nothing is worth the model, and the figures are exact
+    codec: str  # STORED: nothing is worth the model, and the figures are exact
     original_bytes: int
     container_bytes: int
     xz_bytes: int  # what `xz -9e` makes of the original
@@ -82,13 +83,13 @@ class Estimate:
 
     def bits_per_byte(self, num_bytes: int) -> float | None:
         """Bits that `num_bytes` are for each byte of the original; None for an empty original."""
-        return 8 * num_bytes / self.original_bytes if self.original_bytes else None
+        return ratio(8 * num_bytes, self.original_bytes)
 
 
 def estimate_stored(data: bytes) -> Estimate:
     """The forecast where nothing is worth the model: exact, and done in no time."""
     return Estimate(
-        codec="stored",
+        codec=STORED,
         original_bytes=len(data),
         container_bytes=len(pack_stored(data)) + SETTINGS_BYTES,
         xz_bytes=xz_bytes(data),
@@ -116,6 +117,11 @@ class DecodingModel:
     lm: FrozenLM
     tokens: Tokens
     fallback: Callable[[], FrozenLM] | None = None
+
+    @classmethod
+    def of(cls, loaded: LoadedModel) -> DecodingModel:
+        """That of a model loaded to compress, by which its containers are read back."""
+        return cls(lm=loaded.decode_lm, tokens=loaded.tokens)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,12 +62,7 @@ def explain_pieces(
         if kept:
             margins[index] = min(kept)
 
-    request = Request(
-        wanted=range(len(payload.pieces)),
-        batch=settings.compute.batch,
-        perturb=settings.perturb,
-        on_decoded=note,
-    )
+    request = Request(wanted=range(len(payload.pieces)), on_decoded=note)
     texts = decode_pieces(container, settings, request, context, models=models)
     for piece in pieces:
         if piece.kind != "stored" and texts[piece.number - 1] is None:

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES
 from llmzip.store.cram_figures import CramFigures
-from llmzip.store.figures import Figures, count_text, ratio
+from llmzip.store.figures import STORED, Figures, count_text, ratio
 
 if TYPE_CHECKING:
     from llmzip.store.container import Summary
 
 MODEL_NOT_COUNTED = "model not counted"
 SCHEMA = 1
-STORED = "stored"  # in the place of a codec's name
 
 
 class BitCounts(dict[str, int]):
@@ -191,9 +190,9 @@ def larger_text(report: Report) -> str:
 
 
 def _bits_text(report: Report) -> str:
-    shares, payload = report.bit_counts.shares(), report.payload
+    shares = report.bit_counts.shares()
     # All planes that crammed files have, whatever is in them; of others, those with bytes.
-    shown = payload.shown_planes if payload else ("vectors", "patches", "stored", "metadata")
+    shown = (report.payload or _NO_CHUNKS).shown_planes
     return ", ".join(
         f"{name} {count:,} ({100 * shares[name]:.1f} %)"
         for name, count in report.bit_counts.items()

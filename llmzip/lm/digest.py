@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmzip.errors import ModelUnavailable
-from llmzip.store.atomic import write_file
+from llmzip.store.atomic import write_cache
 
 _DIGEST_BYTES = 16
 _SINGLE_FILE, _INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
@@ -164,9 +164,7 @@ def remember_identity(directory: Path, digest: bytes, *, cache: Path) -> None:
     """Store a digest that was just computed. A cache that cannot be written is not an error."""
     entry = _entry_path(directory, cache)
     note = {"path": str(directory), "files": _stamps(directory), "digest": digest.hex()}
-    with suppress(OSError):
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        write_file(entry, json.dumps(note).encode())
+    write_cache(entry, json.dumps(note).encode())
 
 
 def _entry_path(directory: Path, cache: Path) -> Path:

@@ -126,6 +126,14 @@ def write_file(path: str | Path, data: bytes, *, replace: bool = True) -> None:
         file.publish(replace=replace)
 
 
+def write_cache(path: Path, data: bytes) -> None:
+    """Write a file of a cache, and make its directory. One that cannot be written costs time, never
+    a result."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, data)
+
+
 def remove_stale(path: str) -> None:
     """Remove the temporary file that a killed run has left of `new_file(path, is_locked=True)`.
     Raises InputError where a run is still writing it, OSError."""

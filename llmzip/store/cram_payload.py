@@ -31,7 +31,7 @@ from llmzip.store.vectors import (
     mem_bits,
 )
 
-_ID_BITS, _RANK_BITS = 15.0, 3.0  # of a patch that names its token by id, by rank: usual figures
+ID_BITS, _RANK_BITS = 15.0, 3.0  # of a patch that names its token by id, by rank: usual figures
 
 
 def vector_weights(mems: Sequence[MemBits | GridMem | None]) -> list[float]:
@@ -52,7 +52,7 @@ def patch_weight(patches: Sequence[Patch], num_tokens: int) -> float:
     """In proportion to what a chunk's patches take: a place and a name each."""
     if not patches:
         return 0.0
-    names = sum(_ID_BITS if isinstance(token, int) else _RANK_BITS for _, token in patches)
+    names = sum(ID_BITS if isinstance(token, int) else _RANK_BITS for _, token in patches)
     return names + math.log2(max(2, math.comb(num_tokens, len(patches))))
 
 

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+STORED = "stored"  # in the place of a codec's name, where no model holds the text
 PieceKind = Literal["crammed", "patched", "literal", "segment", "stored"]
 
 

@@ -212,7 +212,7 @@ def _read_back(
     assert isinstance(payload, ArithPayload)
     num_tokens = sum(len(segment.ids) for segment in segments)
     if work.settings.verify == "full" or num_tokens <= _FULLY_VERIFIED_TOKENS:
-        model = DecodingModel(lm=work.loaded.decode_lm, tokens=work.loaded.tokens)
+        model = DecodingModel.of(work.loaded)
         wanted, batch = range(len(payload.segments)), work.settings.compute.batch
         request = Request(wanted=wanted, batch=batch, stage="verify")
         return decode_segments_of(payload, model, request, work.context)

@@ -7,7 +7,6 @@ Owns the probe and the margin that follows from the noise. Knows nothing of cont
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows
 from llmzip.lm.loaded import LoadedModel
 from llmzip.lm.model import FrozenLM, target_margins
 from llmzip.lm.zoo import MODELS, cache_dir
-from llmzip.store.atomic import write_file
+from llmzip.store.atomic import write_cache
 
 PROBE_STEPS = 32
 BF16_SAFE_MARGIN = 2.0  # logits; bf16 differs from fp32 by 1 to 2 at most with vectors this large
@@ -76,9 +75,7 @@ def remembered_calibration(
     found = _recall(cache)
     if found is None:
         found = calibrate(lm, decode_lm, ids, start_id=start_id)
-        with suppress(OSError):  # an unwritable cache costs time, never a result
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            write_file(cache, json.dumps(asdict(found)).encode())
+        write_cache(cache, json.dumps(asdict(found)).encode())
     return found
 
 

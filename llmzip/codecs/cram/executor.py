@@ -109,7 +109,7 @@ class LocalExecutor:
     def decode(self, packed: bytes, payload: CramPayload) -> list[bytes | None]:
         """As `Executor.decode`."""
         trim_heap(self.loaded.decode_lm.device)
-        model = DecodingModel(lm=self.loaded.decode_lm, tokens=self.loaded.tokens)
+        model = DecodingModel.of(self.loaded)
         wanted, batch = range(len(payload.chunks)), self.settings.compute.batch
         request = Request(wanted=wanted, batch=batch, stage="verify")
         return decode_chunks_of(payload, model, request, self.context)

@@ -23,7 +23,7 @@ from llmzip.codecs.cram.optimizer import Rows, start_slot
 from llmzip.codecs.cram.plan import Plan
 from llmzip.codecs.cram.presets import EFFORTS
 from llmzip.codecs.cram.rounding import GridPlan
-from llmzip.codecs.cram.tasks import Contexts, Crammed, EngineSettings, Task, tasks_of
+from llmzip.codecs.cram.tasks import Contexts, Crammed, EngineSettings, Task, step_tokens, tasks_of
 from llmzip.config import DEFAULT_MAX_STEPS, CompressSettings, Preset
 from llmzip.lm.devices import first_step_tokens
 from llmzip.lm.loaded import LoadedModel
@@ -151,7 +151,7 @@ def seconds_a_token_step(
 ) -> float:
     """Seconds that a step takes for each token of a full batch."""
     room = first_step_tokens(loaded.lm.device)
-    sizes = accumulate(settings.num_mem + task.num_tokens for task in tasks)
+    sizes = accumulate(step_tokens([task], settings.num_mem) for task in tasks)
     picked = tasks[: max(1, sum(size <= room for size in sizes))]
     slots = [start_slot(loaded.lm, task, settings.num_mem, settings.seed) for task in picked]
     for slot in slots:

@@ -25,14 +25,12 @@ from llmzip.config import CompressSettings
 from llmzip.lm.loaded import LoadedModel
 from llmzip.lm.tokens import Tokens
 from llmzip.store.container import Container
-from llmzip.store.cram_payload import Chunk, CramPayload
+from llmzip.store.cram_payload import ID_BITS, Chunk, CramPayload
 from llmzip.store.original import chunk_check
 from llmzip.store.payload import Run, StoredRun, TextRun
 from llmzip.store.residual import pack_patches
 from llmzip.store.stored import container_with, pack_stored
 from llmzip.store.vectors import GridMem, MemBits
-
-_ID_BITS = 15.0  # of a token that is stored by its id in a coded file
 
 
 def assemble(
@@ -103,7 +101,7 @@ def stored_bytes(chunk: Crammed) -> int:
     bits += math.log2(math.comb(length, num))
     ranks = [token for _, token in chunk.patches if not isinstance(token, int)]
     bits += sum(1 + 1.5 * math.log2(1 + rank.skip) for rank in ranks)
-    return round((bits + _ID_BITS * (num - len(ranks))) / 8)
+    return round((bits + ID_BITS * (num - len(ranks))) / 8)
 
 
 def grid_mem(mem: torch.Tensor, steps: torch.Tensor) -> GridMem:
