@@ -27,10 +27,10 @@ from llmzip.codecs.cram.engine import Engine
 from llmzip.codecs.cram.executor import LocalExecutor
 from llmzip.codecs.cram.greedy import decode_chunks
 from llmzip.codecs.cram.groups import Hooks, make_engine
-from llmzip.codecs.cram.optimizer import as_stored
 from llmzip.codecs.cram.payload import assemble
 from llmzip.codecs.cram.plan import make_plan
 from llmzip.codecs.cram.presets import EFFORTS
+from llmzip.codecs.cram.slots import as_stored
 from llmzip.codecs.cram.tasks import Crammed, EngineSettings, Task
 from llmzip.codecs.input import split_stretches, tokenised_parts
 from llmzip.codecs.table import CODECS

@@ -41,9 +41,9 @@ from llmzip.codecs.cram.checkpoint import (
 from llmzip.codecs.cram.chunking import Segment, plan_segments
 from llmzip.codecs.cram.curvature import Curvature
 from llmzip.codecs.cram.engine import Engine
-from llmzip.codecs.cram.optimizer import Slot
 from llmzip.codecs.cram.presets import grid_plan
 from llmzip.codecs.cram.rounding import GridGoal, Rounding
+from llmzip.codecs.cram.slots import Slot
 from llmzip.codecs.cram.tasks import Crammed, EngineSettings, Task, split
 from llmzip.config import CompressSettings
 from llmzip.errors import Corrupt, Interrupted, ResumeRefused

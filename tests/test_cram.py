@@ -14,7 +14,7 @@ import torch
 from llmzip.codecs.cram.chunking import MAX_CHUNK_TOKENS, TAIL_LOAD, Segment, Span, plan_segments
 from llmzip.codecs.cram.engine import Engine
 from llmzip.codecs.cram.greedy import DecodeChunk, decode_chunks, decode_segments
-from llmzip.codecs.cram.optimizer import as_stored
+from llmzip.codecs.cram.slots import as_stored
 from llmzip.codecs.cram.tasks import Crammed, EngineSettings, Task, split
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows
 from llmzip.lm.model import FrozenLM, load_model, target_margins

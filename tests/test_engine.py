@@ -23,8 +23,9 @@ from llmzip.codecs.cram.checkpoint import EngineState
 from llmzip.codecs.cram.chunking import Segment, plan_segments
 from llmzip.codecs.cram.engine import Engine
 from llmzip.codecs.cram.greedy import decode_chunks
-from llmzip.codecs.cram.optimizer import Rows, Slot, start_slot
+from llmzip.codecs.cram.optimizer import Rows
 from llmzip.codecs.cram.presets import most_patches, stop_rule
+from llmzip.codecs.cram.slots import Slot, start_slot
 from llmzip.codecs.cram.tasks import Contexts, Crammed, EngineSettings, Task
 from llmzip.config import CompressSettings, DecompressSettings
 from llmzip.errors import LimitExceeded

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from llmzip.codecs.cram.optimizer import as_stored
+from llmzip.codecs.cram.slots import as_stored
 from llmzip.errors import InputError, Interrupted
 from llmzip.lab.folder import Row, read_rows
 from llmzip.lab.geometry import PAIR_MEASURES, PATH_MEASURES, geometry_summary, measure_geometry

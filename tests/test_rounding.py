@@ -16,7 +16,6 @@ from llmzip.codecs.cram.chunking import Segment, plan_segments
 from llmzip.codecs.cram.engine import Engine
 from llmzip.codecs.cram.fixing import fix_some, fixed_share
 from llmzip.codecs.cram.greedy import decode_chunks
-from llmzip.codecs.cram.optimizer import as_stored
 from llmzip.codecs.cram.presets import EFFORTS, chunk_budget_bits, grid_plan
 from llmzip.codecs.cram.rounding import (
     Candidate,
@@ -26,6 +25,7 @@ from llmzip.codecs.cram.rounding import (
     next_steps,
     round_steps,
 )
+from llmzip.codecs.cram.slots import as_stored
 from llmzip.codecs.cram.tasks import Crammed, EngineSettings, Task
 from llmzip.config import CompressSettings, DecompressSettings
 from llmzip.lm.model import FrozenLM

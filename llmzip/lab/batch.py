@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from llmzip.codecs.cram.greedy import decode_chunks
-from llmzip.codecs.cram.optimizer import as_stored
+from llmzip.codecs.cram.slots import as_stored
 from llmzip.lab.recipes import Recipe
 from llmzip.lab.trials import Greedy, Outcome, Plain
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows, segment_start

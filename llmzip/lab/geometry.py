@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmzip.codecs.cram.optimizer import as_stored, seeded
+from llmzip.codecs.cram.slots import as_stored, seeded
 from llmzip.lab.folder import Row
 from llmzip.lab.measures import Spread, greedy_accuracy, grouped, mean_of, number, spread_of
 from llmzip.lab.paths import OptimiserPath, num_components, write_paths

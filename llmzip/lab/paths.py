@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmzip.codecs.cram.optimizer import as_stored
+from llmzip.codecs.cram.slots import as_stored
 from llmzip.errors import InputError
 from llmzip.lab.folder import read_json, write_json
 from llmzip.lab.measures import evenly

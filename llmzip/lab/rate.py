@@ -15,10 +15,12 @@ from itertools import chain
 from typing import Any
 
 from llmzip.codecs.cram.chunking import Segment, Span
-from llmzip.codecs.cram.optimizer import Rows, Slot, as_stored, start_slot
+from llmzip.codecs.cram.optimizer import Rows
 from llmzip.codecs.cram.payload import grid_mem
 from llmzip.codecs.cram.presets import grid_plan, held_share
 from llmzip.codecs.cram.rounding import GridGoal, GridPlan
+from llmzip.codecs.cram.signs import SignPlan
+from llmzip.codecs.cram.slots import Slot, as_stored, start_slot
 from llmzip.codecs.cram.tasks import Contexts, Task
 from llmzip.config import Preset
 from llmzip.lab.capacity import search_exact
@@ -147,7 +149,7 @@ def _side_by_side(
     slots = [
         start_slot(
             study.loaded.lm, _task(study, trial, index, runner.plain(trial.ids).bits.tolist()),
-            trial.num_mem, trial.seed, goal=goal,
+            trial.num_mem, trial.seed, plan=plan, goal=goal,
         )
         for index, trial in enumerate(trials)
     ]  # fmt: skip
@@ -174,7 +176,9 @@ def _task(study: Study, trial: Trial, index: int, bits: list[float]) -> Task:
     return Task(segment=segment, start=0, end=trial.num_tokens, warm_mem=trial.warm_mem)
 
 
-def _optimise(study: Study, slots: Sequence[Slot], plan: GridPlan, wanted: float) -> None:
+def _optimise(
+    study: Study, slots: Sequence[Slot], plan: GridPlan | SignPlan, wanted: float
+) -> None:
     """Step until every slot is settled: it is right, or it has had its last step."""
     lm = study.loaded.lm
     going = list(slots)

@@ -24,10 +24,8 @@ from llmzip.codecs.cram.optimizer import (
     MARGIN_GOAL,
     STEP_OF_INIT_RMS,
     TEMPERATURE,
-    init_rms,
-    random_start,
-    seeded,
 )
+from llmzip.codecs.cram.slots import init_rms, random_start, seeded
 from llmzip.errors import SettingsError
 from llmzip.lm.model import FrozenLM
 

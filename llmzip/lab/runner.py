@@ -17,7 +17,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from llmzip.codecs.cram.optimizer import as_stored
+from llmzip.codecs.cram.slots import as_stored
 from llmzip.lab.batch import Batch, plain_text
 from llmzip.lab.recipes import Optimiser, Recipe
 from llmzip.lab.trials import Outcome, Plain, Trial

@@ -27,6 +27,9 @@ from llmzip.lm.zoo import ModelFiles
 
 # Rows of logits in memory at a time: 64 x 49152 in fp32 take 12 MiB.
 _LOGIT_ROWS = {"cpu": 64, "cuda": 2048, "mps": 512}
+# Probabilities below this count as 0 in a gradient. Products with subnormal numbers, which a sharp
+# softmax is full of, take many times as long on most CPUs.
+_NEGLIGIBLE = 1e-9
 
 
 class Backend(Protocol):
@@ -117,39 +120,42 @@ class FrozenLM:
         hidden: Tensor,
         targets: Tensor,
         *,
-        margin_goal: float,
-        temperature: float = 1.0,
+        margin_goal: float | Tensor,
+        temperature: float | Tensor = 1.0,
         asked: Tensor | None = None,
     ) -> Prediction:
         """The margins of the target tokens, and the gradient of the cross-entropy in the rows whose
         margin is below `margin_goal`.
 
-        hidden: [N, Dh], targets: [N]. asked: [N] bool, the rows that may get a gradient; None for
-        all. The gradient is that of logits divided by `temperature`, up to a constant factor. It is
-        computed without autograd, so that the logits of only one block are in memory at a time.
+        hidden: [N, Dh], targets: [N]; margin_goal, temperature: [N], or one for all rows. asked:
+        [N] bool, the rows that may get a gradient; None for all. The gradient is that of logits
+        divided by `temperature`, up to a constant factor. It is computed without autograd, so that
+        the logits of only one block are in memory at a time.
         """
-        num_rows = len(hidden)
+        num_rows, device = len(hidden), hidden.device
         missing = whole_rows(num_rows) - num_rows
         hidden, targets = F.pad(hidden, (0, 0, 0, missing)), F.pad(targets, (0, missing))
         if asked is None:
-            asked = torch.ones(num_rows, dtype=torch.bool, device=hidden.device)
-        asked = F.pad(asked, (0, missing))
-        margins, gradients = [], []
-        blocks = zip(
-            *(whole.split(self._logit_rows) for whole in (hidden, targets, asked)), strict=True
+            asked = torch.ones(num_rows, dtype=torch.bool, device=device)
+        goals, temperatures = (
+            F.pad(torch.as_tensor(each, device=device).expand(num_rows), (0, missing), value=1.0)
+            for each in (margin_goal, temperature)
         )
-        for rows, ids, may_ask in blocks:
+        whole = (hidden, targets, F.pad(asked, (0, missing)), goals, temperatures)
+        margins, gradients = [], []
+        blocks = zip(*(each.split(self._logit_rows) for each in whole), strict=True)
+        for rows, ids, may_ask, goal, warmth in blocks:
             logits = self.logits(rows)  # [n, V]
             margin = target_margins(logits, ids)
-            short = (margin < margin_goal) & may_ask
+            short = (margin < goal) & may_ask
             gradient = torch.zeros_like(rows)
             if not self._picks_rows:
-                error = self._error(logits, ids, temperature) * short[:, None]
+                error = self._error(logits, ids, warmth) * short[:, None]
                 gradient = self._head.product_back(error)
             elif num_short := int(short.sum()):
                 # The rows that need a gradient first, then others up to a whole number of rows.
                 picked = (~short).to(torch.uint8).argsort(stable=True)[: whole_rows(num_short)]
-                error = self._error(logits[picked], ids[picked], temperature)
+                error = self._error(logits[picked], ids[picked], warmth[picked])
                 gradient[picked] = self._head.product_back(error.mul_(short[picked, None]))
             margins.append(margin)
             gradients.append(gradient)
@@ -157,10 +163,11 @@ class FrozenLM:
             margins=torch.cat(margins)[:num_rows], gradient=torch.cat(gradients)[:num_rows]
         )
 
-    def _error(self, logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    def _error(self, logits: Tensor, targets: Tensor, temperature: Tensor) -> Tensor:
         """softmax(logits / temperature) - one_hot(targets), in the model's dtype. Overwrites
         logits."""
-        error = torch.softmax(logits.div_(temperature), dim=1)
+        warm = logits.div_(temperature[:, None])
+        error = F.threshold(torch.softmax(warm, dim=1), _NEGLIGIBLE, 0.0, inplace=True)
         error.scatter_add_(1, targets[:, None], error.new_full((len(targets), 1), -1.0))
         return error.to(self.dtype)
 

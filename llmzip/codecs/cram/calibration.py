@@ -14,7 +14,8 @@ import torch
 
 from llmzip.codecs.cram.chunking import Segment, plan_segments
 from llmzip.codecs.cram.greedy import decode_chunks
-from llmzip.codecs.cram.optimizer import as_stored, init_rms, probe_gain_bits
+from llmzip.codecs.cram.optimizer import probe_gain_bits
+from llmzip.codecs.cram.slots import as_stored, init_rms
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows
 from llmzip.lm.loaded import LoadedModel
 from llmzip.lm.model import FrozenLM, target_margins

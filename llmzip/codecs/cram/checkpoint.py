@@ -19,8 +19,9 @@ from torch import Tensor
 
 from llmzip.codecs.cram.chunking import Segment, Span
 from llmzip.codecs.cram.curvature import Curvature
-from llmzip.codecs.cram.optimizer import Slot
 from llmzip.codecs.cram.rounding import Candidate, Rounding
+from llmzip.codecs.cram.signs import Signs
+from llmzip.codecs.cram.slots import Slot
 from llmzip.codecs.cram.tasks import Crammed, Task
 from llmzip.store.journal_records import invalid_record
 from llmzip.store.residual import Ranked
@@ -64,7 +65,8 @@ def num_right(slot: Slot) -> int:
 
 _PLAIN = "plain"
 _KINDS = {
-    kind.__name__: kind for kind in (Candidate, Crammed, Curvature, EngineState, Rounding, Slot)
+    kind.__name__: kind
+    for kind in (Candidate, Crammed, Curvature, EngineState, Rounding, Signs, Slot)
 }
 # Tensors that stay on the CPU wherever the model is.
 _ON_CPU = {"Rounding.given_up", "Candidate.margins", "Crammed.mem", "Crammed.grid_steps"}

@@ -20,9 +20,10 @@ from torch import Tensor
 from llmzip.codecs.context import Context
 from llmzip.codecs.cram.checkpoint import EngineState, OnSave, OnStep, OnTask, SlotView, num_right
 from llmzip.codecs.cram.greedy import decode_chunks
-from llmzip.codecs.cram.optimizer import Rows, Slot, as_stored, start_slot
+from llmzip.codecs.cram.optimizer import Rows
 from llmzip.codecs.cram.presets import most_patches, stop_rule
-from llmzip.codecs.cram.rounding import GridGoal
+from llmzip.codecs.cram.rounding import WIDER, GridGoal, GridPlan
+from llmzip.codecs.cram.slots import Slot, as_stored, start_slot
 from llmzip.codecs.cram.tasks import Contexts, Crammed, EngineSettings, Task, split, step_tokens
 from llmzip.errors import Interrupted
 from llmzip.lm.devices import (
@@ -170,7 +171,10 @@ class Engine:
             goal = GridGoal(limit=self._most_patches(task), wanted=self._wanted)
         if not task.steps_so_far:
             self._on_task("started", task, 0)
-        return start_slot(self._lm, task, self._settings.num_mem, self._settings.seed, goal=goal)
+        return start_slot(
+            self._lm, task, self._settings.num_mem, self._settings.seed,
+            plan=self._settings.grid, goal=goal,
+        )  # fmt: skip
 
     def _fits(self, slots: Sequence[Slot], new: Task | Slot) -> bool:
         together = [each.task if isinstance(each, Slot) else each for each in (new, *slots)]
@@ -272,7 +276,11 @@ class Engine:
     def _once_more(self, slot: Slot) -> Task | Slot:
         """What a chunk does next that the decoder has refused."""
         task, grid = slot.task, self._settings.grid
-        if grid is None or slot.rounding is None:
+        if slot.signs is not None:
+            slot.signs.refuse(WIDER)
+            slot.is_settled = False
+            return slot
+        if not isinstance(grid, GridPlan) or slot.rounding is None:
             return replace(task, warm_mem=slot.mem, steps_so_far=slot.step)
         slot.rounding.refuse(slot.step, grid)
         slot.mem, slot.curvature = slot.rounding.starting_point()
@@ -284,6 +292,8 @@ class Engine:
 
     def _may_do(self, slot: Slot) -> bool:
         """Whether a chunk that has not settled has few enough wrong tokens to be worth a trial."""
+        if slot.signs is not None:
+            return int(slot.signs.best_wrong) <= int(slot.signs.limit)
         if slot.rounding is not None:  # only vectors on the grid can be stored
             if slot.rounding.held is None:
                 return False

@@ -19,10 +19,12 @@ from llmzip.codecs.cram.calibration import BF16_SAFE_MARGIN, calibration_of
 from llmzip.codecs.cram.checkpoint import OnSave, OnStep, OnTask
 from llmzip.codecs.cram.chunking import Segment
 from llmzip.codecs.cram.engine import Engine
-from llmzip.codecs.cram.optimizer import Rows, start_slot
+from llmzip.codecs.cram.optimizer import Rows
 from llmzip.codecs.cram.plan import Plan
 from llmzip.codecs.cram.presets import EFFORTS
 from llmzip.codecs.cram.rounding import GridPlan
+from llmzip.codecs.cram.signs import SignPlan
+from llmzip.codecs.cram.slots import start_slot
 from llmzip.codecs.cram.tasks import Contexts, Crammed, EngineSettings, Task, step_tokens, tasks_of
 from llmzip.config import DEFAULT_MAX_STEPS, CompressSettings, Preset
 from llmzip.lm.devices import first_step_tokens
@@ -39,7 +41,7 @@ class Group:
 
     segments: tuple[Segment, ...]
     context_tokens: int
-    grid: GridPlan | None  # None: vectors are stored as bf16
+    grid: GridPlan | SignPlan | None  # None: vectors are stored as bf16
 
     @property
     def index(self) -> int:

@@ -1,6 +1,6 @@
 """The optimiser: moves mem vectors until the model's own choices give back the chunk.
 
-Owns the recipe (start, loss, step) and one batch of chunks laid out as rows. Only `look` reads a
+Owns the recipe (loss, step) and one batch of chunks laid out as rows. Only `look` reads a
 result back from the device: a row that has had enough is frozen where it was measured, and the
 engine looks when it likes. Knows nothing of queues, acceptance or files.
 
@@ -13,8 +13,6 @@ Figures: docs/LOG.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import TypeAlias
 
 import torch
@@ -23,15 +21,13 @@ from torch import Tensor
 from llmzip.codecs.cram.chunking import Segment
 from llmzip.codecs.cram.curvature import Curvature
 from llmzip.codecs.cram.fixing import Fixing
-from llmzip.codecs.cram.rounding import Candidate, GridGoal, GridPlan, Rounding
+from llmzip.codecs.cram.rounding import Candidate, GridPlan, Rounding, round_steps
+from llmzip.codecs.cram.signs import SignPlan, Signs
+from llmzip.codecs.cram.slots import Slot, as_stored, init_rms, start_slot
 from llmzip.codecs.cram.tasks import Contexts, Task
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows
 from llmzip.lm.model import FrozenLM
 
-# The model sees mem through its norm layers, so only its direction and its size against the
-# layers' updates count: a start at several hundred times the embeddings' rms (64 on the default
-# model) needs a third of the steps of a start at 1 times.
-INIT_RMS_OF_EMBEDDINGS = 470.0
 STEP_OF_INIT_RMS = 0.35  # of a coordinate, until the path has told something of the curvature
 LONGEST_STEP_OF_INIT_RMS = 0.5
 MARGIN_GOAL = 1.0  # logits beyond the margin asked for; tokens this safe ask for no more gradient
@@ -47,57 +43,6 @@ _MEMORY = 0.8  # of the running mean of how fast wrong tokens vanish
 StopRule: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-@dataclass(kw_only=True)
-class Slot:
-    """A chunk under way: what must survive when the batch around it changes."""
-
-    task: Task
-    mem: Tensor  # [K, D] fp32, what the optimiser moves
-    curvature: Curvature  # of its path, one row
-    step: int = 0
-    num_wrong: int = -1  # at the last look; -1: never measured
-    falling: float = field(default=float("nan"))  # wrong tokens fewer a step, running mean
-    is_settled: bool = False
-    rounding: Rounding | None = None  # where the vectors are to end on a grid
-
-    @property
-    def grid_steps(self) -> Tensor | None:
-        """[K], the step of each vector's grid; None: there is no grid."""
-        return None if self.rounding is None else self.rounding.steps
-
-
-def start_slot(
-    lm: FrozenLM, task: Task, num_mem: int, seed: int, *, goal: GridGoal | None = None
-) -> Slot:
-    """A slot for the task: its vectors at a random start, or where an earlier attempt left them.
-    goal: of the way to a grid; None: there is no grid."""
-    if task.warm_mem is not None:
-        mem = task.warm_mem.clone()
-    else:
-        # Seeded by place, so that batch size and order of work do not change a chunk's start.
-        place = f"{seed} {task.segment.index} {task.place} {task.num_tokens}"
-        mem = random_start(lm, num_mem, place).to(lm.device)
-    curvature = Curvature.empty(mem.numel(), lm.device)
-    rounding = None
-    if goal is not None:
-        bits = torch.tensor(task.surprisal_bits)
-        rounding = Rounding.start((num_mem, lm.dim), bits, goal, lm.device)
-    return Slot(task=task, mem=mem, curvature=curvature, step=task.steps_so_far, rounding=rounding)
-
-
-def random_start(lm: FrozenLM, num_mem: int, seed: str) -> Tensor:
-    """Vectors to begin with, the same on every device: [K, D] fp32 on the CPU."""
-    mem = torch.randn(num_mem, lm.dim, generator=seeded(seed))
-    start: Tensor = mem * (init_rms(lm) / mem.square().mean(dim=1, keepdim=True).sqrt())
-    return start
-
-
-def seeded(text: str) -> torch.Generator:
-    """A generator of random numbers for whatever a text names."""
-    number = int.from_bytes(blake2b(text.encode(), digest_size=7).digest(), "little")
-    return torch.Generator().manual_seed(number)
-
-
 class Rows:
     """One batch: the slots' chunks laid out as rows, measured and moved together."""
 
@@ -108,9 +53,9 @@ class Rows:
         slots: Sequence[Slot],
         *,
         min_margin: float = 0.0,
-        plan: GridPlan | None = None,
+        plan: GridPlan | SignPlan | None = None,
     ) -> None:
-        """plan: of the grid, where the slots have a `rounding`."""
+        """plan: of the grid, where the slots have a `rounding` or `signs`."""
         self._lm, self._slots, self._min_margin, self._plan = lm, slots, min_margin, plan
         device = lm.device
         self._context = contexts.before([slot.task for slot in slots])
@@ -128,9 +73,15 @@ class Rows:
         self._step_size = STEP_OF_INIT_RMS * init_rms(lm)
         self._longest_step = LONGEST_STEP_OF_INIT_RMS * init_rms(lm)
         self._fixing: Fixing | None = None
-        if plan is not None:
+        self._signs: Signs | None = None
+        self._asked: Tensor | None = None  # [B, L] tokens that may ask for a gradient; None: all
+        if isinstance(plan, GridPlan):
             roundings = [slot.rounding for slot in slots if slot.rounding is not None]
             self._fixing = Fixing(roundings, self._whole)
+        elif plan is not None:
+            self._signs = Signs.stack([slot.signs for slot in slots if slot.signs is not None])
+            self._sign_step = round_steps(torch.tensor(init_rms(lm))).to(device)
+            self._asked = self._whole & ~_least_expected(slots, self._signs.limit.tolist(), device)
         self._attend_to([slot.step for slot in slots])
 
     @property
@@ -161,19 +112,32 @@ class Rows:
         self._leaf, self._rows = self._forward()
         self._measured = self._live, self._places
         hidden = self._rows.detach().flatten(0, 1)[self._places]
-        asked = None
+        length, asked = self._live.shape[1], self._asked
+        wanted: float | Tensor = self._min_margin
+        goal: float | Tensor = self._margin_goal
+        temperature: float | Tensor = TEMPERATURE
         if self._fixing is not None:
-            asked = self._fixing.kept[:, : self._live.shape[1]].flatten()[self._places]
+            asked = self._fixing.kept
+        elif self._signs is not None and isinstance(self._plan, SignPlan):
+            row = self._places // length  # [N] of each token
+            goals, temperatures = self._signs.loss_settings(self._plan)
+            wanted, goal = self._signs.wanted[row], goals[row]
+            temperature = temperatures[row]
+        if asked is not None:
+            asked = asked[:, :length].flatten()[self._places]
         self._found = self._lm.predict(
-            hidden,
-            self._targets,
-            margin_goal=self._margin_goal,
-            temperature=TEMPERATURE,
-            asked=asked,
+            hidden, self._targets, margin_goal=goal, temperature=temperature, asked=asked
         )
         right = torch.zeros_like(self._live).flatten()
-        right[self._places] = self._found.margins >= self._min_margin
-        wrong = self._tokens - right.view_as(self._live).sum(dim=1)
+        right[self._places] = self._found.margins >= wanted
+        is_right = right.view_as(self._live)  # [B, L']
+        wrong = self._tokens - is_right.sum(dim=1)
+        if self._signs is not None and isinstance(self._plan, SignPlan):
+            assert self._asked is not None
+            wrong_asked = (self._asked.sum(dim=1)) - (self._asked[:, :length] & is_right).sum(dim=1)
+            self._signs.note(wrong, self._plan)
+            self._settled |= self._signs.may_leave(wrong_asked, self._plan)
+            wrong = torch.minimum(wrong, self._signs.best_wrong)
         fewer = (self._wrong - wrong).float()
         # The first difference there is starts the mean.
         mean = torch.where(
@@ -198,6 +162,9 @@ class Rows:
         grad = self._leaf.grad.float()  # straight through the rounding to stored precision
         point, moving = self._mem.flatten(1), ~self._settled
         self._steps = self._steps + moving
+        if self._signs is not None and isinstance(self._plan, SignPlan):
+            self._signs.move(grad.flatten(1), moving, self._plan)
+            return
         if self._fixing is not None:
             self._gradient = grad  # [B, K, D]
             moved = self._fixing.move(
@@ -219,15 +186,24 @@ class Rows:
             slot.curvature = self._curvature.row(row)
             slot.step, slot.num_wrong, slot.falling = steps[row], wrong[row], falling[row]
             slot.is_settled = settled[row]
+        if self._signs is not None:
+            self._hand_back_signs(self._signs)
         if self._fixing is not None:
             self._fixing.hand_back()
             self._decide()
         if not self._is_whole:
             self._attend_to(steps)
 
+    def _hand_back_signs(self, signs: Signs) -> None:
+        """Give the slots their hidden numbers, and the best signs there were."""
+        found = signs.best.view_as(self._mem) * self._sign_step
+        for row, slot in enumerate(self._slots):
+            slot.signs, slot.mem = signs.row(row), found[row]
+            slot.sign_steps = self._sign_step.expand(found.shape[1])
+
     def _decide(self) -> None:
         """Begin, decode_lm and renew the passes in which coordinates are fixed."""
-        assert self._fixing is not None and self._plan is not None
+        assert self._fixing is not None and isinstance(self._plan, GridPlan)
         changed = []
         for row, slot in enumerate(self._slots):
             rounding = slot.rounding
@@ -247,7 +223,7 @@ class Rows:
 
     def _decode_lm(self, slot: Slot, row: int, rounding: Rounding) -> None:
         """After a pass: keep the better vectors, and go on from them or settle."""
-        assert rounding.steps is not None and self._plan is not None
+        assert rounding.steps is not None and isinstance(self._plan, GridPlan)
         found = Candidate(
             mem=as_stored(slot.mem),
             steps=rounding.steps,
@@ -285,10 +261,22 @@ class Rows:
 
     def _forward(self) -> tuple[Tensor, Tensor]:
         """The vectors as stored, [B, K, D], and the rows that predict the chunks, [B, L, Dh]."""
-        leaf = as_stored(self._mem).to(self._lm.dtype).requires_grad_(True)
+        mem = self._mem
+        if self._signs is not None and isinstance(self._plan, SignPlan):
+            mem = self._signs.seen(self._plan).view_as(mem) * self._sign_step
+        leaf = as_stored(mem).to(self._lm.dtype).requires_grad_(True)
         embeds, _ = mem_and_chunk(leaf, self._chunk_embeds[:, : self._live.shape[1]], self._live)
         hidden, _ = self._lm.extend(self._context, embeds, self._live_new)
         return leaf, predicting_rows(hidden, leaf.shape[1])
+
+
+def _least_expected(slots: Sequence[Slot], counts: Sequence[int], device: torch.device) -> Tensor:
+    """Of each chunk so many tokens, those that the model expects least: [B, L] bool."""
+    longest = max(slot.task.num_tokens for slot in slots)
+    found = torch.zeros(len(slots), longest, dtype=torch.bool)
+    for row, (slot, count) in enumerate(zip(slots, counts, strict=True)):
+        found[row, torch.tensor(slot.task.surprisal_bits).topk(count).indices] = True
+    return found.to(device)
 
 
 def probe_gain_bits(lm: FrozenLM, segment: Segment, *, steps: int) -> float:
@@ -300,13 +288,3 @@ def probe_gain_bits(lm: FrozenLM, segment: Segment, *, steps: int) -> float:
         rows.measure()
         rows.step()
     return first.surprisal_bits - rows.surprisal_bits()
-
-
-def as_stored(mem: Tensor) -> Tensor:
-    """What the container gives back for these vectors: [.., K, D] fp32 holding bf16 values."""
-    return mem.to(torch.bfloat16).float()
-
-
-def init_rms(lm: FrozenLM) -> float:
-    """Root mean square of a starting vector's coordinates, in proportion to the embeddings'."""
-    return INIT_RMS_OF_EMBEDDINGS * lm.embedding_rms

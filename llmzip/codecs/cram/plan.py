@@ -17,6 +17,7 @@ from llmzip.codecs.cram.checkpoint import pack_segments, unpack_segments
 from llmzip.codecs.cram.chunking import Segment, longest_chunk, plan_segments
 from llmzip.codecs.cram.presets import EFFORTS, Effort, chunk_budget_bits, grid_plan
 from llmzip.codecs.cram.rounding import GridPlan
+from llmzip.codecs.cram.signs import SignPlan
 from llmzip.codecs.cram.tasks import Task, tasks_of
 from llmzip.codecs.input import Part
 from llmzip.config import CompressSettings
@@ -50,7 +51,7 @@ class Plan:
 
     parts: Sequence[tuple[Part, Sequence[Segment]]]
     context_tokens: int
-    grid: GridPlan | None  # None: vectors are stored as bf16
+    grid: GridPlan | SignPlan | None  # None: vectors are stored as bf16
 
     @property
     def segments(self) -> list[Segment]:
@@ -137,7 +138,7 @@ def _default_context(effort: Effort, num_tokens: int, *, is_grid: bool) -> int:
 
 
 def _default_budget_bits(
-    loaded: LoadedModel, settings: CompressSettings, grid: GridPlan | None
+    loaded: LoadedModel, settings: CompressSettings, grid: GridPlan | SignPlan | None
 ) -> float:
     """The surprisal that a chunk should hold: the preset's share of what its vectors hold."""
     bits = chunk_budget_bits(settings.preset, grid, calibration_of(loaded).gain_bits)

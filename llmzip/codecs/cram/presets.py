@@ -12,6 +12,7 @@ from torch import Tensor
 
 from llmzip.codecs.cram.optimizer import StopRule
 from llmzip.codecs.cram.rounding import GridPlan
+from llmzip.codecs.cram.signs import SignPlan, sign_plan
 from llmzip.config import DEFAULT_MAX_PATCHES, Preset
 
 _PATCH_BITS = 24.0  # what a patch takes in the container
@@ -37,23 +38,25 @@ class Effort:
     free_steps: int  # see `rounding.GridPlan`
     fixing_steps: int
     total_steps: int
+    sign_load: float  # surprisal of a sign vector, as a share of the bits that one vector gains
+    sign_steps: int
 
 
 EFFORTS: dict[Preset, Effort] = {
     "fast": Effort(
         load=0.4, step_price_bits=1.0, longest_context_tokens=0,
         grid_bits=3.0, grid_load=0.6, grid_context_tokens=128,
-        free_steps=30, fixing_steps=24, total_steps=60,
+        free_steps=30, fixing_steps=24, total_steps=60, sign_load=0.36, sign_steps=50,
     ),
     "balanced": Effort(
         load=1.0, step_price_bits=1.0, longest_context_tokens=0,
         grid_bits=2.0, grid_load=1.0, grid_context_tokens=384,
-        free_steps=40, fixing_steps=40, total_steps=110,
+        free_steps=40, fixing_steps=40, total_steps=110, sign_load=0.5, sign_steps=120,
     ),
     "small": Effort(
         load=1.8, step_price_bits=0.3, longest_context_tokens=256,
         grid_bits=1.6, grid_load=1.25, grid_context_tokens=1024,
-        free_steps=60, fixing_steps=96, total_steps=420,
+        free_steps=60, fixing_steps=96, total_steps=420, sign_load=0.62, sign_steps=360,
     ),
 }  # fmt: skip
 
@@ -63,13 +66,17 @@ _MOST_HELD, _BITS_RATE = 1.7, 0.73
 _LAST_STEP = 3  # times a plan's total: a chunk that does not fit by then is split
 
 
-def grid_plan(preset: Preset, bits: int | None, max_steps: int | None) -> GridPlan | None:
+def grid_plan(
+    preset: Preset, bits: int | None, max_steps: int | None
+) -> GridPlan | SignPlan | None:
     """How vectors come to a grid of `bits` bits (None: the preset's); None where they are stored
     as they are."""
     if bits == 16:
         return None
     effort = EFFORTS[preset]
     last = _LAST_STEP * effort.total_steps if max_steps is None else max_steps
+    if bits == 1:
+        return sign_plan(steps=effort.sign_steps, last_step=last)
     third = max(1, last // 3)  # room for the first pass, however few steps there are
     return GridPlan(
         bits=effort.grid_bits if bits is None else float(bits),
@@ -80,11 +87,13 @@ def grid_plan(preset: Preset, bits: int | None, max_steps: int | None) -> GridPl
     )
 
 
-def chunk_budget_bits(preset: Preset, plan: GridPlan | None, gain_bits: float) -> float:
+def chunk_budget_bits(preset: Preset, plan: GridPlan | SignPlan | None, gain_bits: float) -> float:
     """Surprisal with which one vector is filled. gain_bits: of the model's calibration."""
     effort = EFFORTS[preset]
     if plan is None:
         return effort.load * gain_bits
+    if isinstance(plan, SignPlan):
+        return effort.sign_load * gain_bits
     return effort.grid_load * _MOST_HELD * gain_bits * held_share(plan.bits)
 
 

@@ -34,7 +34,7 @@ _SCORE_CAP = 1.5  # logits short of that which count for one token at most
 # Of a grid's step: the root mean square, over the coordinates that are free, by which they move at
 # most. A step before the path has told of the curvature is half as long.
 _REACH, _REACH_AGAIN = 0.1, 0.2
-_WIDER = 0.25  # logits that are asked for in addition after a refusal
+WIDER = 0.25  # logits that are asked for in addition after a refusal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ class Rounding:
         """The winner failed where it is decoded: ask for wider margins, and go on from it."""
         best = self.leave()
         self.held, self.best = None, best
-        self.wanted += _WIDER
+        self.wanted += WIDER
         self.deadline = step + plan.fixing_steps
         self._set_free_again(best)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from llmzip.codecs.cram.chunking import Segment
 from llmzip.codecs.cram.rounding import GridPlan
+from llmzip.codecs.cram.signs import SignPlan
 from llmzip.config import DEFAULT_MAX_PATCHES
 from llmzip.lm.layout import pad_ids
 from llmzip.lm.model import FrozenLM
@@ -34,7 +35,7 @@ class EngineSettings:
     step_price_bits: float  # see `effort`
     patches: int | None = None  # stop as soon as so few tokens are wrong, whatever steps cost
     max_patches: float = DEFAULT_MAX_PATCHES  # share of a chunk's tokens
-    grid: GridPlan | None = None  # None: vectors are stored as bf16
+    grid: GridPlan | SignPlan | None = None  # None: vectors are stored as bf16
     # Vectors and tokens of one step; None: what the device has room for.
     batch_tokens: int | None = None
     deadline: float | None = None  # of `time.monotonic`; chunks not finished by then are left
