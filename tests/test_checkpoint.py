@@ -63,6 +63,7 @@ SETTINGS = EngineSettings(
 KINDS = {
     "bf16": SETTINGS,
     "grid": replace(SETTINGS, grid=grid_plan("fast", 4, 60)),
+    "signs": replace(SETTINGS, grid=grid_plan("fast", 1, 60)),
     "few steps": replace(SETTINGS, max_steps=3),  # all of it is split, to the end
 }
 

@@ -25,6 +25,8 @@ from llmzip.codecs.cram.engine import Engine
 from llmzip.codecs.cram.greedy import decode_chunks
 from llmzip.codecs.cram.optimizer import Rows
 from llmzip.codecs.cram.presets import most_patches, stop_rule
+from llmzip.codecs.cram.rounding import GridGoal
+from llmzip.codecs.cram.signs import SignPlan
 from llmzip.codecs.cram.slots import Slot, start_slot
 from llmzip.codecs.cram.tasks import Contexts, Crammed, EngineSettings, Task
 from llmzip.config import CompressSettings, DecompressSettings
@@ -198,6 +200,51 @@ class TestRows:
             )
             asks = found[False].gradient.abs().sum(dim=1) > 0
             assert asks.tolist() == (margins < goal).tolist()
+
+    def test_a_sharp_loss_has_no_subnormal_gradient(self, lm: FrozenLM) -> None:
+        """Products with subnormal numbers take many times as long."""
+        logits = -torch.arange(64.0)[None].repeat(3, 1)
+        targets, temperature = torch.tensor([0, 5, 63]), torch.tensor([0.3, 1.0, 0.3])
+        sharp = torch.softmax(logits / 0.3, dim=1)
+        assert sharp[sharp > 0].min() < 1e-30  # subnormal once it is multiplied
+        error = lm._error(logits.clone(), targets, temperature)
+        expected = torch.softmax(logits / temperature[:, None], dim=1)
+        expected[torch.arange(3), targets] -= 1
+        torch.testing.assert_close(error, expected, atol=2e-9, rtol=0.0)
+        sizes = error.abs()
+        assert ((sizes == 0) | (sizes > 1e-10)).all()
+
+    def test_each_token_has_its_own_goal_and_temperature(
+        self, lm: FrozenLM, ids: tuple[int, ...]
+    ) -> None:
+        block, live = pad_ids([ids], CPU)
+        with torch.no_grad():
+            hidden, _ = lm.extend(lm.empty(1), lm.embed(block), live)
+        rows, targets = hidden[0, :-1], block[0, 1:]
+        middle = float(lm.predict(rows, targets, margin_goal=0.0).margins.median())
+        first = torch.arange(len(rows)) % 3 == 0
+        goals = torch.where(first, torch.tensor(1e9), torch.tensor(middle))
+        warmth = torch.where(first, torch.tensor(0.3), torch.tensor(2.0))
+        mixed = lm.predict(rows, targets, margin_goal=goals, temperature=warmth).gradient
+        one = lm.predict(rows, targets, margin_goal=1e9, temperature=0.3).gradient
+        other = lm.predict(rows, targets, margin_goal=middle, temperature=2.0).gradient
+        expected = torch.where(first[:, None], one, other)
+        torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=1e-5)
+
+    def test_steps_to_signs_never_wait_for_an_accelerator(
+        self, lm: FrozenLM, segments: list[Segment], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lm, "_picks_rows", False)
+        plan = SignPlan(soft_steps=2, total_steps=6, last_step=6)
+        goal = GridGoal(limit=1, wanted=0.05)
+        slots = [start_slot(lm, task, 2, 0, plan=plan, goal=goal) for task in tasks_of(segments)]
+        rows = Rows(lm, Contexts(lm), slots, min_margin=0.05, plan=plan)
+        rows.measure()
+        with _HostReads() as reads:
+            for _ in range(4):
+                rows.step()
+                rows.measure()
+        assert reads.found == []
 
     def test_steps_never_wait_for_an_accelerator(
         self, lm: FrozenLM, segments: list[Segment], monkeypatch: pytest.MonkeyPatch

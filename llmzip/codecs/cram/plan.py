@@ -32,7 +32,7 @@ _SHORTEST_CONTEXT_TOKENS = 64  # a shorter one only makes chunks wait for each o
 # Tokens that are read apart from others: enough for the segments that end with them, too early, to
 # be few.
 _BLOCK_TOKENS = 16384
-_LOWEST_BUDGET_BITS = 48.0
+_LOWEST_BUDGET_BITS, _LOWEST_SIGN_BUDGET_BITS = 48.0, 12.0
 _KEPT = "plan"  # in the journal
 _BF16_SAFE_LOAD = 0.6  # of vectors on a grid, which hold less where margins are to be wide
 
@@ -144,4 +144,5 @@ def _default_budget_bits(
     bits = chunk_budget_bits(settings.preset, grid, calibration_of(loaded).gain_bits)
     if grid is not None and settings.bf16_safe:
         bits *= _BF16_SAFE_LOAD
-    return max(_LOWEST_BUDGET_BITS, bits * settings.num_mem)
+    lowest = _LOWEST_SIGN_BUDGET_BITS if isinstance(grid, SignPlan) else _LOWEST_BUDGET_BITS
+    return max(lowest, bits * settings.num_mem)
