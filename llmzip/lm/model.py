@@ -27,8 +27,8 @@ from llmzip.lm.zoo import ModelFiles
 
 # Rows of logits in memory at a time: 64 x 49152 in fp32 take 12 MiB.
 _LOGIT_ROWS = {"cpu": 64, "cuda": 2048, "mps": 512}
-# Probabilities below this count as 0 in a gradient. A sharp softmax is full of numbers so small that
-# products with them are subnormal, and many CPUs take several times as long for those.
+# Probabilities below this count as 0 in a gradient. A sharp softmax is full of numbers so small
+# that products with them are subnormal, and many CPUs take several times as long for those.
 _NEGLIGIBLE = 1e-9
 
 

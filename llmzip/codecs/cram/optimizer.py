@@ -199,7 +199,7 @@ class Rows:
         found = signs.best.view_as(self._mem) * self._sign_step
         for row, slot in enumerate(self._slots):
             slot.signs, slot.mem = signs.row(row), found[row]
-            slot.sign_steps = self._sign_step.expand(found.shape[1])
+            slot.sign_steps = self._sign_step.repeat(found.shape[1])
 
     def _decide(self) -> None:
         """Begin, decode_lm and renew the passes in which coordinates are fixed."""
