@@ -23,6 +23,7 @@ from bench_speed import bf16_flops
 
 from llmzip.codecs.cram.calibration import calibration_of
 from llmzip.codecs.cram.chunking import plan_segments
+from llmzip.codecs.cram.engine import OPTIMISER_SLACK
 from llmzip.codecs.cram.optimizer import Rows
 from llmzip.codecs.cram.presets import EFFORTS, most_patches
 from llmzip.codecs.cram.rounding import GridGoal
@@ -38,7 +39,6 @@ TEXTS = sorted((Path(__file__).resolve().parent / "texts").glob("*.txt"))
 CONTEXT_TOKENS = 256
 FIRST_TOKENS = 64  # of left context that a chunk has at least
 PATCH_BITS, CHUNK_BITS = 21.0, 20.0  # of a patch, of a chunk's metadata: usual figures
-SLACK = 0.2  # logits beyond the margin asked for, as the engine has it
 STEPS = (60, 120, 360)
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -98,7 +98,7 @@ def run_variant(
 ) -> Result:
     """One variant from its start to its end. `variant` is left empty."""
     lm = loaded.lm
-    wanted = calibration_of(loaded).min_margin + SLACK
+    wanted = calibration_of(loaded).min_margin + OPTIMISER_SLACK
     limits = [int(most_patches(torch.tensor(task.num_tokens), max_patches)) for task in tasks]
     slots = [
         start_slot(lm, task, 1, seed, plan=plan, goal=GridGoal(limit=limit, wanted=wanted))

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from llmzip.codecs.cram.engine import OPTIMISER_SLACK
 from llmzip.errors import InputError, Interrupted
 from llmzip.lab.folder import read_rows
 from llmzip.lab.greedy import greedy_summary, measure_greedy, stop_settings
 from llmzip.lab.recipes import Recipe
-from llmzip.lab.runner import OPTIMISER_SLACK, TrialRunner
+from llmzip.lab.runner import TrialRunner
 from llmzip.lm.loaded import LoadedModel
 from tests.lab_study import (
     BF16_ARCH,

@@ -17,6 +17,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from llmzip.codecs.cram.engine import OPTIMISER_SLACK
 from llmzip.codecs.cram.slots import as_stored
 from llmzip.lab.batch import Batch, plain_text
 from llmzip.lab.recipes import Optimiser, Recipe
@@ -26,7 +27,6 @@ from llmzip.lm.layout import segment_start
 from llmzip.lm.model import FrozenLM
 from llmzip.progress import check_cancelled
 
-OPTIMISER_SLACK = 0.2  # logits by which the optimiser's numerics may differ from the decoder's
 NO_ROOM_HINT = "fewer --tokens or a smaller model"
 _PACE_STEPS, _LAST_TOKENS = 25, 2
 # Tokens of one step: on a CPU always, elsewhere until it is known how much memory a step takes.

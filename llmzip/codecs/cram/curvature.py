@@ -10,11 +10,12 @@ where a multiple of the identity does not, and the damping against that same sca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+
+from llmzip.codecs.cram.row_state import RowState
 
 NUM_PAIRS = 12  # gradients remembered
 _SCALE_MEMORY = 0.9  # of the running mean of squared gradients
@@ -23,7 +24,7 @@ _EPSILON = 1e-12
 
 
 @dataclass(kw_only=True)
-class Curvature:
+class Curvature(RowState):
     """What is remembered of each row's path. P coordinates a row, M pairs; empty pairs are zero."""
 
     num_steps: Tensor  # [B] int64
@@ -46,17 +47,6 @@ class Curvature:
             moves=pairs,
             changes=pairs.clone(),
         )
-
-    @classmethod
-    def stack(cls, rows: Sequence[Curvature]) -> Curvature:
-        """The rows of several as one."""
-        return cls(
-            **{f.name: torch.cat([getattr(row, f.name) for row in rows]) for f in fields(cls)}
-        )
-
-    def row(self, index: int) -> Curvature:
-        """One row of several."""
-        return Curvature(**{f.name: getattr(self, f.name)[index : index + 1] for f in fields(self)})
 
     def put(self, index: int, row: Curvature) -> None:
         """Replace one row of several."""

@@ -43,7 +43,7 @@ LITERAL_TOKENS = 8  # a stubborn chunk this short is stored token by token
 _CERTIFY_POSITIONS = 2048
 _CERTIFY_ROWS = 24
 _HURRIED_STEP_TOKENS = 128
-_OPTIMISER_SLACK = 0.2  # logits
+OPTIMISER_SLACK = 0.2  # logits by which the numerics of the optimiser may differ from the decoder's
 _SAVE_SECONDS = 20.0  # between two times that what is under way is saved, if no chunk is accepted
 
 
@@ -82,7 +82,7 @@ class Engine:
             max_patches=settings.max_patches,
         )
         # The optimiser's own numerics are off by so much now and then.
-        slack = _OPTIMISER_SLACK if settings.grid is not None and decode_lm is not lm else 0.0
+        slack = OPTIMISER_SLACK if settings.grid is not None and decode_lm is not lm else 0.0
         self._wanted = settings.min_margin + slack
         self._gauge = MemoryGauge(lm.device) if settings.batch_tokens is None else None
         self._batch_tokens = settings.batch_tokens or first_step_tokens(lm.device)

@@ -21,7 +21,13 @@ from torch import Tensor
 from llmzip.codecs.cram.chunking import Segment
 from llmzip.codecs.cram.curvature import Curvature
 from llmzip.codecs.cram.fixing import Fixing
-from llmzip.codecs.cram.rounding import Candidate, GridPlan, Rounding, round_steps
+from llmzip.codecs.cram.rounding import (
+    Candidate,
+    GridPlan,
+    Rounding,
+    least_expected,
+    round_steps,
+)
 from llmzip.codecs.cram.signs import SignPlan, Signs
 from llmzip.codecs.cram.slots import Slot, as_stored, init_rms, start_slot
 from llmzip.codecs.cram.tasks import Contexts, Task
@@ -81,7 +87,12 @@ class Rows:
         elif plan is not None:
             self._signs = Signs.stack([slot.signs for slot in slots if slot.signs is not None])
             self._sign_step = round_steps(torch.tensor(init_rms(lm))).to(device)
-            self._asked = self._whole & ~_least_expected(slots, self._signs.limit.tolist(), device)
+            self._asked = self._whole.clone()
+            for row, (slot, limit) in enumerate(
+                zip(slots, self._signs.limit.tolist(), strict=True)
+            ):
+                given_up = least_expected(torch.tensor(slot.task.surprisal_bits), limit)
+                self._asked[row, : len(given_up)] = ~given_up.to(device)
         self._attend_to([slot.step for slot in slots])
 
     @property
@@ -181,25 +192,21 @@ class Rows:
         """Write the state of every row into its slot; waits for the device."""
         settled, wrong, steps = self._settled.tolist(), self._wrong.tolist(), self._steps.tolist()
         falling = self._falling.tolist()
+        if self._signs is not None:  # what leaves is the best that was measured
+            self._mem = self._signs.best.view_as(self._mem) * self._sign_step
         for row, slot in enumerate(self._slots):
             slot.mem = self._mem[row]
             slot.curvature = self._curvature.row(row)
             slot.step, slot.num_wrong, slot.falling = steps[row], wrong[row], falling[row]
             slot.is_settled = settled[row]
-        if self._signs is not None:
-            self._hand_back_signs(self._signs)
+            if self._signs is not None:
+                slot.signs = self._signs.row(row)
+                slot.sign_steps = self._sign_step.repeat(self._mem.shape[1])
         if self._fixing is not None:
             self._fixing.hand_back()
             self._decide()
         if not self._is_whole:
             self._attend_to(steps)
-
-    def _hand_back_signs(self, signs: Signs) -> None:
-        """Give the slots their hidden numbers, and the best signs there were."""
-        found = signs.best.view_as(self._mem) * self._sign_step
-        for row, slot in enumerate(self._slots):
-            slot.signs, slot.mem = signs.row(row), found[row]
-            slot.sign_steps = self._sign_step.repeat(found.shape[1])
 
     def _decide(self) -> None:
         """Begin, decode_lm and renew the passes in which coordinates are fixed."""
@@ -268,15 +275,6 @@ class Rows:
         embeds, _ = mem_and_chunk(leaf, self._chunk_embeds[:, : self._live.shape[1]], self._live)
         hidden, _ = self._lm.extend(self._context, embeds, self._live_new)
         return leaf, predicting_rows(hidden, leaf.shape[1])
-
-
-def _least_expected(slots: Sequence[Slot], counts: Sequence[int], device: torch.device) -> Tensor:
-    """Of each chunk so many tokens, those that the model expects least: [B, L] bool."""
-    longest = max(slot.task.num_tokens for slot in slots)
-    found = torch.zeros(len(slots), longest, dtype=torch.bool)
-    for row, (slot, count) in enumerate(zip(slots, counts, strict=True)):
-        found[row, torch.tensor(slot.task.surprisal_bits).topk(count).indices] = True
-    return found.to(device)
 
 
 def probe_gain_bits(lm: FrozenLM, segment: Segment, *, steps: int) -> float:

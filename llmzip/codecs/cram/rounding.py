@@ -65,6 +65,13 @@ def next_steps(steps: Tensor, direction: int) -> Tensor:
     return round_steps(steps * 2.0 ** (direction / _STEPS_AN_OCTAVE))
 
 
+def least_expected(surprisal_bits: Tensor, count: int) -> Tensor:
+    """So many tokens, those that the model expects least. surprisal_bits: [L] -> [L] bool."""
+    found = torch.zeros(len(surprisal_bits), dtype=torch.bool)
+    found[surprisal_bits.topk(count).indices] = True
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class GridGoal:
     """When the vectors of one chunk are good enough."""
@@ -109,8 +116,7 @@ class Rounding:
     ) -> Rounding:
         """Nothing is fixed; the tokens that the model expects least are given up. shape: K and D.
         surprisal_bits: [L]."""
-        given_up = torch.zeros(len(surprisal_bits), dtype=torch.bool)
-        given_up[surprisal_bits.topk(goal.limit).indices] = True
+        given_up = least_expected(surprisal_bits, goal.limit)
         fixed = torch.zeros(shape, dtype=torch.bool, device=device)
         return cls(given_up=given_up, limit=goal.limit, wanted=goal.wanted, fixed=fixed)
 

@@ -15,12 +15,13 @@ scaling of Adam (Kingma and Ba 2015).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+from llmzip.codecs.cram.row_state import RowState
 
 # Of the coordinates, how many are undecided, as the sum of 1 - tanh^2: at the first step, and at
 # the last of those that see the tanh.
@@ -50,7 +51,7 @@ class SignPlan:
 
 
 @dataclass(kw_only=True)
-class Signs:
+class Signs(RowState):
     """The hidden numbers of B rows with P coordinates each, and how far they are."""
 
     hidden: Tensor  # [B, P] fp32
@@ -76,17 +77,6 @@ class Signs:
             limit=torch.tensor([limit], device=device),
             wanted=torch.tensor([wanted], device=device),
         )
-
-    @classmethod
-    def stack(cls, rows: Sequence[Signs]) -> Signs:
-        """The rows of several as one."""
-        return cls(
-            **{f.name: torch.cat([getattr(row, f.name) for row in rows]) for f in fields(cls)}
-        )
-
-    def row(self, index: int) -> Signs:
-        """One row of several."""
-        return Signs(**{f.name: getattr(self, f.name)[index : index + 1] for f in fields(self)})
 
     def is_hard(self, plan: SignPlan) -> Tensor:
         """Rows whose signs the model sees, [B] bool."""
