@@ -27,7 +27,8 @@ SIZE = 192
 
 def start(seed: int, *, limit: int = 0) -> Signs:
     generator = torch.Generator().manual_seed(seed)
-    return Signs.start(torch.randn(SIZE, generator=generator), limit=limit, wanted=0.0)
+    hidden = torch.randn(SIZE, generator=generator)
+    return Signs.start(hidden, PLAN, limit=limit, wanted=0.0)
 
 
 class Perceptron:
@@ -133,11 +134,9 @@ def test_a_row_that_does_not_move_stays() -> None:
         (PLAN.soft_steps - 1, 1 << 30, 0, False),  # right, but not with signs
         (PLAN.soft_steps, 2, 0, True),  # every token that is kept is right
         (PLAN.soft_steps, 2, 1, False),
+        (PLAN.soft_steps, 3, 0, False),  # but others are not, too many of them
         (PLAN.total_steps - 1, 2, 1, False),
-        (PLAN.total_steps, 2, 1, True),  # few enough are wrong
-        (PLAN.total_steps, 3, 1, False),  # too many: more steps
-        (PLAN.last_step - 1, 3, 1, False),
-        (PLAN.last_step, 3, 1, True),  # to be split
+        (PLAN.total_steps, 3, 1, True),  # it is due, however many are wrong
     ],
 )
 def test_when_a_chunk_leaves(clock: int, best: int, wrong_kept: int, leaves: bool) -> None:
@@ -146,10 +145,24 @@ def test_when_a_chunk_leaves(clock: int, best: int, wrong_kept: int, leaves: boo
     assert bool(signs.may_leave(torch.tensor([wrong_kept]), PLAN)) == leaves
 
 
-def test_what_is_refused_is_forgotten_and_margins_grow() -> None:
+def test_a_row_that_is_sent_back_has_a_few_more_steps_to_get_better() -> None:
+    signs = start(0, limit=2)
+    signs.clock, signs.best_wrong = torch.tensor([PLAN.total_steps]), torch.tensor([2])
+    signs.refuse(2, PLAN)
+    assert float(signs.wanted) == 0.0
+    assert PLAN.total_steps < int(signs.due) < PLAN.last_step
+    assert not signs.may_leave(torch.tensor([0]), PLAN)
+    signs.note(torch.tensor([1]), PLAN)
+    assert signs.may_leave(torch.tensor([0]), PLAN)
+    for _ in range(9):
+        signs.refuse(2, PLAN)
+    assert int(signs.due) == PLAN.last_step
+
+
+def test_what_is_wrong_where_it_is_decoded_is_forgotten_and_margins_grow() -> None:
     signs = start(0, limit=2)
     signs.clock, signs.best_wrong = torch.tensor([PLAN.total_steps]), torch.tensor([1])
-    signs.refuse(0.25)
+    signs.refuse(3, PLAN)
     assert float(signs.wanted) == 0.25
     assert not signs.may_leave(torch.tensor([0]), PLAN)
     signs.note(torch.tensor([2]), PLAN)
@@ -167,8 +180,8 @@ def test_the_loss_sharpens() -> None:
 
 def test_plans() -> None:
     for preset, effort in EFFORTS.items():
-        plan = grid_plan(preset, 1, None)
-        assert isinstance(plan, SignPlan)
+        plan = grid_plan(preset, None, None)
+        assert isinstance(plan, SignPlan) and plan == grid_plan(preset, 1, None)
         assert plan.soft_steps < plan.total_steps == effort.sign_steps < plan.last_step
         assert chunk_budget_bits(preset, plan, 100.0) == pytest.approx(100 * effort.sign_load)
     assert sign_plan(steps=120, last_step=1) == SignPlan(soft_steps=1, total_steps=1, last_step=1)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from llmzip.codecs.cram.chunking import Segment, Span
 from llmzip.codecs.cram.curvature import Curvature
+from llmzip.codecs.cram.lanes import Ledger
 from llmzip.codecs.cram.rounding import Candidate, Rounding
 from llmzip.codecs.cram.signs import Signs
 from llmzip.codecs.cram.slots import Slot
@@ -37,6 +38,7 @@ class EngineState:
     again: list[Task | Slot] = field(default_factory=list)  # sent back, split or put off; first
     slots: list[Slot] = field(default_factory=list)
     finished: list[Slot] = field(default_factory=list)  # wait for certification
+    ledger: Ledger = field(default_factory=Ledger)
 
 
 # Takes the chunks just accepted, and what is under way then.
@@ -66,7 +68,7 @@ def num_right(slot: Slot) -> int:
 _PLAIN = "plain"
 _KINDS = {
     kind.__name__: kind
-    for kind in (Candidate, Crammed, Curvature, EngineState, Rounding, Signs, Slot)
+    for kind in (Candidate, Crammed, Curvature, EngineState, Ledger, Rounding, Signs, Slot)
 }
 # Tensors that stay on the CPU wherever the model is.
 _ON_CPU = {"Rounding.given_up", "Candidate.margins", "Crammed.mem", "Crammed.grid_steps"}
@@ -180,7 +182,7 @@ def _pack(value: object) -> bytes:
             return {"tensor": len(tensors) - 1}
         if isinstance(value, Task):
             place = (value.segment.index, value.segment.offset, value.start, value.end)
-            return {"task": [*place, value.steps_so_far, plain(value.warm_mem)]}
+            return {"task": [*place, value.lane_end, value.steps_so_far, plain(value.warm_mem)]}
         if isinstance(value, Ranked):
             return {"rank": [value.skip, value.size, value.index]}
         if isinstance(value, (list, tuple)):
@@ -211,11 +213,11 @@ def _unpack(data: bytes, segments: Mapping[int, Segment], device: torch.device) 
             return found if name in _ON_CPU else found.to(device)
         if "rank" in value:
             return Ranked(*value["rank"])
-        index, offset, start, end, steps, mem = value["task"]
+        index, offset, start, end, lane_end, steps, mem = value["task"]
         segment = segments[index]
         return Task(
             segment=segment.from_token(offset - segment.offset), start=start, end=end,
-            warm_mem=full(mem), steps_so_far=steps,
+            warm_mem=full(mem), steps_so_far=steps, lane_end=lane_end,
         )  # fmt: skip
 
     with _sound():

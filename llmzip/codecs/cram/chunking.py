@@ -59,8 +59,8 @@ class Segment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Rule:
-    """When chunks and segments close."""
+class CutRule:
+    """When chunks and segments close. Settings as those of `plan_segments`."""
 
     context_tokens: int
     budget_bits: float
@@ -116,7 +116,7 @@ def plan_segments(
 ) -> Iterator[Segment]:
     """Cut tokens into segments and chunks, in order; every token is in exactly one chunk. spared:
     share of a chunk's tokens, the least expected, that count nothing."""
-    rule = _Rule(
+    rule = CutRule(
         context_tokens=context_tokens,
         budget_bits=budget_bits,
         max_chunk_tokens=max_chunk_tokens,
@@ -140,7 +140,7 @@ def plan_segments(
         begin += num_tokens
 
 
-def _next_spans(reader: _Reader, num_tokens: int, rule: _Rule) -> list[Span]:
+def _next_spans(reader: _Reader, num_tokens: int, rule: CutRule) -> list[Span]:
     """The chunks of the segment that begins where the reader does. num_tokens: left of the text."""
     spans: list[Span] = []
     start, load, takes_tail = 0, _Load(), False
@@ -161,7 +161,7 @@ def _next_spans(reader: _Reader, num_tokens: int, rule: _Rule) -> list[Span]:
     return spans
 
 
-def _tail_fits(reader: _Reader, start: int, position: int, end: int, rule: _Rule) -> bool:
+def _tail_fits(reader: _Reader, start: int, position: int, end: int, rule: CutRule) -> bool:
     """Whether the text ends so soon that its last bits go into the open chunk, over budget. A
     vector of their own would be wasted on them."""
     if end - position > _TAIL_TOKENS or end - start > rule.max_chunk_tokens:
@@ -171,7 +171,7 @@ def _tail_fits(reader: _Reader, start: int, position: int, end: int, rule: _Rule
     return sum(kept) <= TAIL_LOAD * rule.budget_bits
 
 
-def _evened(spans: list[Span], bits: Sequence[float], rule: _Rule) -> list[Span]:
+def _evened(spans: list[Span], bits: Sequence[float], rule: CutRule) -> list[Span]:
     """As many chunks of more equal load, so that the last one of a text is not a small rest that
     takes a vector all the same."""
     low, high = 0.0, TAIL_LOAD * rule.budget_bits
@@ -185,7 +185,12 @@ def _evened(spans: list[Span], bits: Sequence[float], rule: _Rule) -> list[Span]
     return spans
 
 
-def _cut(bits: Sequence[float], rule: _Rule) -> list[Span]:
+def first_of_even(bits: Sequence[float], rule: CutRule) -> int:
+    """Tokens of the first chunk, where all of them are cut to chunks of about equal load."""
+    return _evened(_cut(bits, rule), bits, rule)[0].end
+
+
+def _cut(bits: Sequence[float], rule: CutRule) -> list[Span]:
     spans: list[Span] = []
     start, load = 0, _Load()
     for position, token_bits in enumerate(bits):

@@ -1,30 +1,26 @@
 """The cram engine: many chunks under way at once, each until it is exact.
 
-Owns the queue and the decisions: which chunks share a batch, when one has had enough steps, what is
-accepted, split or stored token by token. A finished chunk leaves at once and the next takes its
-place. Nothing is accepted before `greedy.decode_chunks` reproduced it from the vectors as they will
-be stored. Knows nothing of files.
+Owns the queue, which chunks share a batch, and when one has had enough steps. A finished chunk
+leaves at once and the next takes its place; what becomes of it, `verdict` says. Knows nothing of
+files.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from itertools import islice
-
-import torch
-from torch import Tensor
 
 from llmzip.codecs.context import Context
 from llmzip.codecs.cram.checkpoint import EngineState, OnSave, OnStep, OnTask, SlotView, num_right
-from llmzip.codecs.cram.greedy import decode_chunks
 from llmzip.codecs.cram.optimizer import Rows
-from llmzip.codecs.cram.presets import most_patches, stop_rule
-from llmzip.codecs.cram.rounding import WIDER, GridGoal, GridPlan
-from llmzip.codecs.cram.slots import Slot, as_stored, start_slot
-from llmzip.codecs.cram.tasks import Contexts, Crammed, EngineSettings, Task, split, step_tokens
+from llmzip.codecs.cram.presets import most_patched, stop_rule
+from llmzip.codecs.cram.rounding import GridGoal
+from llmzip.codecs.cram.signs import SignPlan
+from llmzip.codecs.cram.slots import Slot, start_slot
+from llmzip.codecs.cram.tasks import Contexts, Crammed, EngineSettings, Task, step_tokens
+from llmzip.codecs.cram.verdict import Judge
 from llmzip.errors import Interrupted
 from llmzip.lm.devices import (
     MemoryGauge,
@@ -35,14 +31,13 @@ from llmzip.lm.devices import (
     trim_heap,
 )
 from llmzip.lm.model import FrozenLM
-from llmzip.store.residual import Ranked
 
-LITERAL_TOKENS = 8  # a stubborn chunk this short is stored token by token
 # Chunks certified together, by the positions that the decoder holds for them: a step for many rows
 # costs little more than one for a few, but each position takes memory.
 _CERTIFY_POSITIONS = 2048
 _CERTIFY_ROWS = 24
 _HURRIED_STEP_TOKENS = 128
+_MOST_IN_A_HURRY = 2  # times the share of tokens that may be patched: worth decoding
 OPTIMISER_SLACK = 0.2  # logits by which the numerics of the optimiser may differ from the decoder's
 _SAVE_SECONDS = 20.0  # between two times that what is under way is saved, if no chunk is accepted
 
@@ -69,7 +64,13 @@ class Engine:
         self._context = Context(cancel=cancel)
         self._saved_at = time.monotonic()
         self._contexts = Contexts(lm)
-        self._judge_contexts = self._contexts if decode_lm is lm else Contexts(decode_lm)
+        self._judge = Judge(
+            decode_lm,
+            self._contexts if decode_lm is lm else Contexts(decode_lm),
+            settings,
+            on_task=on_task,
+            context=self._context,
+        )
         self._num_right_waiting = 0  # tokens of chunks that wait for certification
         self.certify_seconds = 0.0  # spent in decoding finished chunks
         self._last_certify_seconds = 0.0
@@ -112,7 +113,7 @@ class Engine:
                 if state.slots and not self._is_late():
                     self._advance(state)
                 if self._is_late():  # what is nearly right may still do, with more patches
-                    state.finished.extend(slot for slot in state.slots if self._may_do(slot))
+                    self._finish([slot for slot in state.slots if self._may_do(slot)], state)
                     state.slots = []
             except Interrupted:
                 self._save([], state)
@@ -125,7 +126,7 @@ class Engine:
         if not finished or (state.slots and not self._is_late() and self._can_wait(finished)):
             return []
         began = time.monotonic()
-        outcomes = list(self._certify(finished))
+        outcomes = list(self._judge.outcomes(finished, state.ledger))
         self._last_certify_seconds = time.monotonic() - began
         self.certify_seconds += self._last_certify_seconds
         trim_heap(self._decode_lm.device)
@@ -149,7 +150,7 @@ class Engine:
                 task = next(queue, None)
                 if task is None:
                     return True
-                state.again.append(task)
+                state.again.append(self._judge.next(task, task.start, state.ledger) or task)
                 state.taken += 1
             if state.slots and not self._fits(state.slots, state.again[0]):
                 return False
@@ -168,7 +169,9 @@ class Engine:
     def _start(self, task: Task) -> Slot:
         goal = None
         if self._settings.grid is not None:
-            goal = GridGoal(limit=self._most_patches(task), wanted=self._wanted)
+            goal = GridGoal(
+                limit=most_patched(task.num_tokens, self._settings.max_patches), wanted=self._wanted
+            )
         if not task.steps_so_far:
             self._on_task("started", task, 0)
         return start_slot(
@@ -196,8 +199,17 @@ class Engine:
             del slots[kept:]
         elif self._gauge is not None:
             self._batch_tokens = self._gauge.step_tokens(self._batch_tokens)
-        state.finished.extend(slot for slot in slots if slot.is_settled)
+        self._finish([slot for slot in slots if slot.is_settled], state)
         state.slots = [slot for slot in slots if not slot.is_settled]
+
+    def _finish(self, settled: Sequence[Slot], state: EngineState) -> None:
+        """Chunks that have had their steps wait to be decoded; lanes go on at once."""
+        if not isinstance(self._settings.grid, SignPlan):
+            state.finished.extend(settled)
+        elif settled:
+            ready, onward = self._judge.decide(settled, state.ledger, is_last_try=self._is_late())
+            state.finished.extend(ready)
+            state.again.extend(onward)
 
     def _steps(self, slots: Sequence[Slot]) -> None:
         grid = self._settings.grid
@@ -229,74 +241,15 @@ class Engine:
         positions = (len(finished) + 1) * (longest + self._settings.num_mem)
         return positions <= _CERTIFY_POSITIONS and len(finished) < _CERTIFY_ROWS
 
-    @torch.no_grad()
-    def _certify(self, slots: Sequence[Slot]) -> Iterator[Crammed | Task | Slot]:
-        """Decode finished chunks as the decompressor will. Wrong and unsafe tokens become
-        patches."""
-        stored = [as_stored(slot.mem) for slot in slots]
-        guard = self._settings.min_margin
-        decoded, _ = decode_chunks(
-            self._decode_lm, self._judge_contexts.before([slot.task for slot in slots]),
-            [[] for _ in slots], torch.stack(stored),
-            [(slot.task.num_tokens, dict(enumerate(slot.task.ids))) for slot in slots],
-            rank_below=None if self._settings.grid is None else guard, context=self._context,
-        )  # fmt: skip
-        for row, slot in enumerate(slots):
-            margins = decoded.margins[row, : slot.task.num_tokens].tolist()
-            yield from self._verdict(slot, stored[row], margins, decoded.ranked[row])
-
-    def _verdict(
-        self, slot: Slot, stored: Tensor, margins: list[float], ranked: Mapping[int, Ranked]
-    ) -> Iterator[Crammed | Task | Slot]:
-        """ranked: other names of tokens that have few bits."""
-        task, wanted, grid = slot.task, self._settings.min_margin, self._settings.grid
-        last_step = self._settings.max_steps if grid is None else grid.last_step
-        weak = [position for position, margin in enumerate(margins) if not margin >= wanted]
-        steps = slot.grid_steps
-        if len(weak) <= self._most_patches(task):
-            kept = set(range(task.num_tokens)) - set(weak)
-            yield Crammed(
-                task=task,
-                mem=stored.to("cpu", torch.bfloat16),
-                patches=tuple((p, ranked.get(p, task.ids[p])) for p in weak),
-                min_margin=min((margins[position] for position in kept), default=None),
-                steps=slot.step,
-                grid_steps=None if steps is None else steps.cpu(),
-            )
-        elif slot.step < last_step:
-            self._on_task("refused", task, slot.step)
-            yield self._once_more(slot)
-        elif task.num_tokens <= LITERAL_TOKENS:
-            patches = tuple(enumerate(task.ids))
-            yield Crammed(task=task, mem=None, patches=patches, min_margin=None, steps=slot.step)
-        else:
-            self._on_task("split", task, slot.step)
-            yield from split(task, context_tokens=self._settings.context_tokens)
-
-    def _once_more(self, slot: Slot) -> Task | Slot:
-        """What a chunk does next that the decoder has refused."""
-        task, grid = slot.task, self._settings.grid
-        if slot.signs is not None:
-            slot.signs.refuse(WIDER)
-            slot.is_settled = False
-            return slot
-        if not isinstance(grid, GridPlan) or slot.rounding is None:
-            return replace(task, warm_mem=slot.mem, steps_so_far=slot.step)
-        slot.rounding.refuse(slot.step, grid)
-        slot.mem, slot.curvature = slot.rounding.starting_point()
-        slot.is_settled = False
-        return slot
-
-    def _most_patches(self, task: Task) -> int:
-        return int(most_patches(torch.tensor(task.num_tokens), self._settings.max_patches))
-
     def _may_do(self, slot: Slot) -> bool:
         """Whether a chunk that has not settled has few enough wrong tokens to be worth a trial."""
         if slot.signs is not None:
-            return int(slot.signs.best_wrong) <= int(slot.signs.limit)
+            most = _MOST_IN_A_HURRY * self._settings.max_patches * slot.task.num_tokens
+            return int(slot.signs.best_wrong) <= most
         if slot.rounding is not None:  # only vectors on the grid can be stored
             if slot.rounding.held is None:
                 return False
             slot.mem = slot.rounding.leave().mem
             return True
-        return 0 <= slot.num_wrong <= self._most_patches(slot.task)
+        most = most_patched(slot.task.num_tokens, self._settings.max_patches)
+        return 0 <= slot.num_wrong <= most

@@ -19,20 +19,29 @@ from llmzip.codecs.cram.calibration import BF16_SAFE_MARGIN, calibration_of
 from llmzip.codecs.cram.checkpoint import OnSave, OnStep, OnTask
 from llmzip.codecs.cram.chunking import Segment
 from llmzip.codecs.cram.engine import Engine
+from llmzip.codecs.cram.lanes import lanes_of
 from llmzip.codecs.cram.optimizer import Rows
 from llmzip.codecs.cram.plan import Plan
 from llmzip.codecs.cram.presets import EFFORTS
 from llmzip.codecs.cram.rounding import GridPlan
 from llmzip.codecs.cram.signs import SignPlan
 from llmzip.codecs.cram.slots import start_slot
-from llmzip.codecs.cram.tasks import Contexts, Crammed, EngineSettings, Task, step_tokens, tasks_of
+from llmzip.codecs.cram.tasks import (
+    Contexts,
+    Crammed,
+    EngineSettings,
+    LaneRule,
+    Task,
+    step_tokens,
+    tasks_of,
+)
 from llmzip.config import DEFAULT_MAX_STEPS, CompressSettings, Preset
 from llmzip.lm.devices import first_step_tokens
 from llmzip.lm.loaded import LoadedModel
 
 # Tokens of a group, several batches: a batch runs empty at a group's end. On an accelerator, whose
 # batches grow with its memory, an empty one costs as much as a full one.
-_GROUP_TOKENS = {"cpu": 1024, "cuda": 1 << 17, "mps": 8192}
+_GROUP_TOKENS = {"cpu": 4096, "cuda": 1 << 17, "mps": 8192}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +51,7 @@ class Group:
     segments: tuple[Segment, ...]
     context_tokens: int
     grid: GridPlan | SignPlan | None  # None: vectors are stored as bf16
+    lanes: LaneRule | None  # None: chunks stay as they were cut
 
     @property
     def index(self) -> int:
@@ -54,8 +64,8 @@ class Group:
 
     @property
     def tasks(self) -> Iterator[Task]:
-        """Every chunk, in order."""
-        return tasks_of(self.segments)
+        """Every chunk, or the first one of every lane, in order."""
+        return tasks_of(self.segments) if self.lanes is None else lanes_of(self.segments)
 
 
 def groups_of(plan: Plan, device: str) -> list[Group]:
@@ -69,7 +79,12 @@ def groups_of(plan: Plan, device: str) -> list[Group]:
         groups[-1].append(segment)
         room -= len(segment.ids)
     return [
-        Group(segments=tuple(found), context_tokens=plan.context_tokens, grid=plan.grid)
+        Group(
+            segments=tuple(found),
+            context_tokens=plan.context_tokens,
+            grid=plan.grid,
+            lanes=plan.lanes,
+        )
         for found in groups
     ]
 
@@ -120,6 +135,7 @@ def make_engine(
         step_price_bits=EFFORTS[settings.preset].step_price_bits,
         max_patches=settings.max_patches,
         grid=plan.grid,
+        lanes=plan.lanes,
         deadline=hooks.deadline,
     )
     return Engine(

@@ -14,11 +14,11 @@ from typing import TypeAlias
 from llmzip.codecs.context import Context
 from llmzip.codecs.cram.calibration import calibration_of
 from llmzip.codecs.cram.checkpoint import pack_segments, unpack_segments
-from llmzip.codecs.cram.chunking import Segment, longest_chunk, plan_segments
+from llmzip.codecs.cram.chunking import CutRule, Segment, longest_chunk, plan_segments
 from llmzip.codecs.cram.presets import EFFORTS, Effort, chunk_budget_bits, grid_plan
 from llmzip.codecs.cram.rounding import GridPlan
 from llmzip.codecs.cram.signs import SignPlan
-from llmzip.codecs.cram.tasks import Task, tasks_of
+from llmzip.codecs.cram.tasks import LaneRule, Task, tasks_of
 from llmzip.codecs.input import Part
 from llmzip.config import CompressSettings
 from llmzip.lm.loaded import LoadedModel
@@ -52,6 +52,7 @@ class Plan:
     parts: Sequence[tuple[Part, Sequence[Segment]]]
     context_tokens: int
     grid: GridPlan | SignPlan | None  # None: vectors are stored as bf16
+    lanes: LaneRule | None  # None: chunks stay as they were cut
 
     @property
     def segments(self) -> list[Segment]:
@@ -88,20 +89,28 @@ def make_plan(
     room = loaded.decode_lm.max_positions - settings.num_mem - 1
     longest = min(longest_chunk(settings.num_mem), max(1, room // 2))
     context_tokens = max(0, min(context_tokens, room - longest))
+    rule = CutRule(
+        context_tokens=context_tokens,
+        budget_bits=settings.budget_bits or _default_budget_bits(loaded, settings, grid),
+        max_chunk_tokens=longest,
+        spared=0.0 if grid is None else settings.max_patches,
+    )
     kept = journal.kept(_KEPT) if journal else []
     if kept:
         segments = unpack_segments(kept[-1], [part.ids for part in parts])
     else:
         cut = partial(
             plan_segments, start_id=loaded.start_id, context_tokens=context_tokens,
-            budget_bits=settings.budget_bits or _default_budget_bits(loaded, settings, grid),
-            max_chunk_tokens=longest, spared=0.0 if grid is None else settings.max_patches,
+            budget_bits=rule.budget_bits, max_chunk_tokens=longest, spared=rule.spared,
         )  # fmt: skip
         segments = _cut_parts(parts, partial(read, cut))
         if journal:
             journal.keep(_KEPT, pack_segments(segments))
     planned = list(zip(parts, segments, strict=True))
-    return Plan(parts=planned, context_tokens=context_tokens, grid=grid)
+    lanes = None
+    if isinstance(grid, SignPlan):
+        lanes = LaneRule(cut=rule, adapts=settings.budget_bits is None)
+    return Plan(parts=planned, context_tokens=context_tokens, grid=grid, lanes=lanes)
 
 
 def _cut_parts(parts: Sequence[Part], read: Callable[[Blocks], BlocksRead]) -> list[list[Segment]]:

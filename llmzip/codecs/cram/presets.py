@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from llmzip.codecs.cram.optimizer import StopRule
@@ -32,7 +33,6 @@ class Effort:
     # Left context that a chunk may see at most, in tokens: it lowers the surprisal, so that a
     # vector holds more tokens, but makes chunks wait for each other when they are decoded.
     longest_context_tokens: int
-    grid_bits: float  # of a coordinate, where the user names none
     grid_load: float  # share of what a vector of so many bits holds
     grid_context_tokens: int
     free_steps: int  # see `rounding.GridPlan`
@@ -45,18 +45,18 @@ class Effort:
 EFFORTS: dict[Preset, Effort] = {
     "fast": Effort(
         load=0.4, step_price_bits=1.0, longest_context_tokens=0,
-        grid_bits=3.0, grid_load=0.6, grid_context_tokens=128,
-        free_steps=30, fixing_steps=24, total_steps=60, sign_load=0.36, sign_steps=50,
+        grid_load=0.6, grid_context_tokens=512,
+        free_steps=30, fixing_steps=24, total_steps=60, sign_load=0.50, sign_steps=60,
     ),
     "balanced": Effort(
         load=1.0, step_price_bits=1.0, longest_context_tokens=0,
-        grid_bits=2.0, grid_load=1.0, grid_context_tokens=384,
-        free_steps=40, fixing_steps=40, total_steps=110, sign_load=0.5, sign_steps=120,
+        grid_load=1.0, grid_context_tokens=1024,
+        free_steps=40, fixing_steps=40, total_steps=110, sign_load=0.60, sign_steps=180,
     ),
     "small": Effort(
         load=1.8, step_price_bits=0.3, longest_context_tokens=256,
-        grid_bits=1.6, grid_load=1.25, grid_context_tokens=1024,
-        free_steps=60, fixing_steps=96, total_steps=420, sign_load=0.62, sign_steps=360,
+        grid_load=1.25, grid_context_tokens=1024,
+        free_steps=60, fixing_steps=96, total_steps=420, sign_load=0.70, sign_steps=540,
     ),
 }  # fmt: skip
 
@@ -64,22 +64,24 @@ EFFORTS: dict[Preset, Effort] = {
 # on the default model at 1.5 and 2 bits (docs/LOG.md), and what one of many bits holds at most.
 _MOST_HELD, _BITS_RATE = 1.7, 0.73
 _LAST_STEP = 3  # times a plan's total: a chunk that does not fit by then is split
+_LAST_SIGN_STEP = 1.5  # the same for signs
 
 
 def grid_plan(
     preset: Preset, bits: int | None, max_steps: int | None
 ) -> GridPlan | SignPlan | None:
-    """How vectors come to a grid of `bits` bits (None: the preset's); None where they are stored
-    as they are."""
+    """How vectors come to a grid of `bits` bits (None: 1, signs); None where they are stored as
+    they are."""
     if bits == 16:
         return None
     effort = EFFORTS[preset]
-    last = _LAST_STEP * effort.total_steps if max_steps is None else max_steps
-    if bits == 1:
+    if bits is None or bits == 1:
+        last = int(_LAST_SIGN_STEP * effort.sign_steps) if max_steps is None else max_steps
         return sign_plan(steps=effort.sign_steps, last_step=last)
+    last = _LAST_STEP * effort.total_steps if max_steps is None else max_steps
     third = max(1, last // 3)  # room for the first pass, however few steps there are
     return GridPlan(
-        bits=effort.grid_bits if bits is None else float(bits),
+        bits=float(bits),
         free_steps=min(effort.free_steps, third),
         fixing_steps=min(effort.fixing_steps, third),
         total_steps=min(effort.total_steps, last),
@@ -128,3 +130,8 @@ def most_patches(tokens: Tensor, max_patches: float = DEFAULT_MAX_PATCHES) -> Te
     share is 0, never all."""
     share = (tokens * max_patches).long().clamp(min=1 if max_patches else 0)
     return share.minimum(tokens - 1)
+
+
+def most_patched(num_tokens: int, max_patches: float) -> int:
+    """`most_patches` of one chunk."""
+    return int(most_patches(torch.tensor(num_tokens), max_patches))

@@ -21,6 +21,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from llmzip.codecs.cram.rounding import WIDER
 from llmzip.codecs.cram.row_state import RowState
 
 # Of the coordinates, how many are undecided, as the sum of 1 - tanh^2: at the first step, and at
@@ -31,6 +32,7 @@ _HIDDEN_STEP = 0.4  # of a hidden number, while the model sees the tanh
 _MOMENTUM, _SQUARES_MEMORY = 0.6, 0.9
 _SLOPE_RANGE, _SLOPE_HALVINGS = (-6.0, 9.0), 24  # natural logarithm of the tanh's slope
 _EPSILON = 1e-12
+_MORE_STEPS = 1 / 4  # of all, when a chunk is sent back
 _NEVER = 1 << 30  # wrong tokens of signs that were not measured yet
 
 
@@ -39,8 +41,8 @@ class SignPlan:
     """How the vectors of a run become signs."""
 
     soft_steps: int  # in which the model sees the tanh
-    total_steps: int  # when a chunk leaves that fits
-    last_step: int  # when a chunk leaves that does not fit
+    total_steps: int  # when a chunk leaves to be decoded
+    last_step: int  # when it leaves at the latest, where decoding has sent it back
     # Margin that a token may ask for and temperature of the loss: first and last soft step, then
     # all hard ones.
     margin_goals: tuple[float, float, float] = (4.0, 2.0, 1.0)
@@ -60,11 +62,12 @@ class Signs(RowState):
     clock: Tensor  # [B] int64, steps taken
     best: Tensor  # [B, P] -1 or +1
     best_wrong: Tensor  # [B] int64, wrong tokens of `best`
-    limit: Tensor  # [B] int64, tokens that may be wrong
+    limit: Tensor  # [B] int64, wrong tokens with which a row may leave before it is due
+    due: Tensor  # [B] int64, the step at which it leaves
     wanted: Tensor  # [B] fp32, logits by which every other token must lead
 
     @classmethod
-    def start(cls, start: Tensor, *, limit: int, wanted: float) -> Signs:
+    def start(cls, start: Tensor, plan: SignPlan, *, limit: int, wanted: float) -> Signs:
         """One row at its start. start: [P], normally distributed."""
         own, device = _HIDDEN_SPREAD * start[None], start.device
         return cls(
@@ -75,6 +78,7 @@ class Signs(RowState):
             best=_signs_of(own),
             best_wrong=torch.full((1,), _NEVER, device=device),
             limit=torch.tensor([limit], device=device),
+            due=torch.tensor([plan.total_steps], device=device),
             wanted=torch.tensor([wanted], device=device),
         )
 
@@ -106,10 +110,8 @@ class Signs(RowState):
     def may_leave(self, wrong_kept: Tensor, plan: SignPlan) -> Tensor:
         """Rows that are done, [B] bool. wrong_kept: [B], wrong ones among the tokens that ask for a
         gradient."""
-        fits = self.best_wrong <= self.limit
         is_right = self.is_hard(plan) & (wrong_kept == 0)
-        has_time = self.clock < torch.where(fits, plan.total_steps, plan.last_step)
-        return (fits & is_right) | ~has_time
+        return (is_right & (self.best_wrong <= self.limit)) | (self.clock >= self.due)
 
     def move(self, gradient: Tensor, moving: Tensor, plan: SignPlan) -> None:
         """One step of the rows that are moving. gradient: [B, P] of what the model saw; moving: [B]
@@ -138,10 +140,19 @@ class Signs(RowState):
             setattr(self, name, torch.where(moving[:, None], new, getattr(self, name)))
         self.clock = self.clock + moving
 
-    def refuse(self, wider: float) -> None:
-        """What was best failed where it is decoded: ask for margins so much wider."""
+    def restart(self, limit: int) -> None:
+        """Go on with other tokens."""
         self.best_wrong = torch.full_like(self.best_wrong, _NEVER)
-        self.wanted = self.wanted + wider
+        self.limit = torch.full_like(self.limit, limit)
+
+    def refuse(self, num_wrong: int, plan: SignPlan) -> None:
+        """What was best has too many wrong tokens where it is decoded: go on for some steps, with
+        wider margins if they were not wrong here."""
+        self.due = (self.due + math.ceil(_MORE_STEPS * plan.total_steps)).clamp(max=plan.last_step)
+        if num_wrong > int(self.best_wrong):
+            self.best_wrong = torch.full_like(self.best_wrong, _NEVER)
+            self.wanted = self.wanted + WIDER
+        self.limit = self.limit.clamp(max=num_wrong - 1)
 
     def _soft_share(self, plan: SignPlan) -> Tensor:
         """How far the soft steps are, 0 to 1: [B]."""
@@ -163,7 +174,7 @@ class Signs(RowState):
     def _turning_step(self, hidden: Tensor, direction: Tensor, plan: SignPlan) -> Tensor:
         """The step length that turns as many signs as are due: [B, 1]."""
         length = max(1, plan.total_steps - plan.soft_steps - 1)
-        share = ((self.clock - plan.soft_steps) / length).clamp(0.0, 1.0)
+        share = (1 - (self.due - 1 - self.clock) / length).clamp(0.0, 1.0)
         first, last = plan.turned
         due = (hidden.shape[1] * first * (last / first) ** share).round().clamp(min=1).long()
         # A number with the direction's sign crosses 0 after a step of their ratio.

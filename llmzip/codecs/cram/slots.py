@@ -6,6 +6,7 @@ precision that vectors are stored in. Knows nothing of batches or steps.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -15,8 +16,9 @@ from torch import Tensor
 from llmzip.codecs.cram.curvature import Curvature
 from llmzip.codecs.cram.rounding import GridGoal, GridPlan, Rounding
 from llmzip.codecs.cram.signs import SignPlan, Signs
-from llmzip.codecs.cram.tasks import Task
+from llmzip.codecs.cram.tasks import Crammed, Task
 from llmzip.lm.model import FrozenLM
+from llmzip.store.residual import Ranked
 
 # The model sees mem through its norm layers, so only its direction and its size against the
 # layers' updates count: a start at several hundred times the embeddings' rms (64 on the default
@@ -37,12 +39,36 @@ class Slot:
     is_settled: bool = False
     rounding: Rounding | None = None  # where the vectors are to end on a grid
     signs: Signs | None = None  # where they are to end as signs, one row
+    num_booked: int = 0  # of a chunk of signs that waits to be decoded: patches it was promised
     sign_steps: Tensor | None = None  # [K], what the signs of each vector are times; None: not yet
 
     @property
     def grid_steps(self) -> Tensor | None:
         """[K], the step of each vector's grid; None: there is no grid, or not yet."""
         return self.sign_steps if self.rounding is None else self.rounding.steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """What came of decoding a slot's vectors as the decompressor will."""
+
+    mem: Tensor  # [K, D] as stored
+    margins: list[float]
+    weak: list[int]  # positions of the tokens that have to be patched
+    ranked: Mapping[int, Ranked]  # other names of tokens that have few bits
+
+    def crammed(self, slot: Slot) -> Crammed:
+        """The slot as a finished chunk."""
+        task, steps = slot.task, slot.grid_steps
+        kept = set(range(task.num_tokens)) - set(self.weak)
+        return Crammed(
+            task=task,
+            mem=self.mem.to("cpu", torch.bfloat16),
+            patches=tuple((p, self.ranked.get(p, task.ids[p])) for p in self.weak),
+            min_margin=min((self.margins[position] for position in kept), default=None),
+            steps=slot.step,
+            grid_steps=None if steps is None else steps.cpu(),
+        )
 
 
 def start_slot(
@@ -67,7 +93,7 @@ def start_slot(
     if isinstance(plan, SignPlan):
         assert goal is not None
         hidden = mem.flatten() / mem.square().mean().sqrt()
-        slot.signs = Signs.start(hidden, limit=goal.limit, wanted=goal.wanted)
+        slot.signs = Signs.start(hidden, plan, limit=goal.limit, wanted=goal.wanted)
     elif goal is not None:
         bits = torch.tensor(task.surprisal_bits)
         slot.rounding = Rounding.start((num_mem, lm.dim), bits, goal, lm.device)
