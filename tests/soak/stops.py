@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmzip.codecs.cram.engine import Engine
+from llmzip.codecs.cram.verdict import Judge
 from llmzip.lm import loaded as models
 from tests.soak import faults, forks
 from tests.soak.forks import Child, Ended, told_chunks
@@ -106,7 +106,7 @@ STAGES = {
 }
 LONG_CALLS: dict[str, tuple[Any, str]] = {
     "the model is loaded": (models, "load_for_compression"),
-    "chunks are certified": (Engine, "_certify"),
+    "chunks are certified": (Judge, "outcomes"),
 }
 
 

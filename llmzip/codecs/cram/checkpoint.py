@@ -19,8 +19,8 @@ from torch import Tensor
 
 from llmzip.codecs.cram.chunking import Segment, Span
 from llmzip.codecs.cram.curvature import Curvature
-from llmzip.codecs.cram.lanes import Ledger
 from llmzip.codecs.cram.rounding import Candidate, Rounding
+from llmzip.codecs.cram.sequences import Ledger
 from llmzip.codecs.cram.signs import Signs
 from llmzip.codecs.cram.slots import Slot
 from llmzip.codecs.cram.tasks import Crammed, Task
@@ -182,7 +182,7 @@ def _pack(value: object) -> bytes:
             return {"tensor": len(tensors) - 1}
         if isinstance(value, Task):
             place = (value.segment.index, value.segment.offset, value.start, value.end)
-            return {"task": [*place, value.lane_end, value.steps_so_far, plain(value.warm_mem)]}
+            return {"task": [*place, value.sequence_end, value.steps_so_far, plain(value.warm_mem)]}
         if isinstance(value, Ranked):
             return {"rank": [value.skip, value.size, value.index]}
         if isinstance(value, (list, tuple)):
@@ -213,11 +213,11 @@ def _unpack(data: bytes, segments: Mapping[int, Segment], device: torch.device) 
             return found if name in _ON_CPU else found.to(device)
         if "rank" in value:
             return Ranked(*value["rank"])
-        index, offset, start, end, lane_end, steps, mem = value["task"]
+        index, offset, start, end, sequence_end, steps, mem = value["task"]
         segment = segments[index]
         return Task(
             segment=segment.from_token(offset - segment.offset), start=start, end=end,
-            warm_mem=full(mem), steps_so_far=steps, lane_end=lane_end,
+            warm_mem=full(mem), steps_so_far=steps, sequence_end=sequence_end,
         )  # fmt: skip
 
     with _sound():

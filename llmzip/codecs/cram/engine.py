@@ -113,8 +113,9 @@ class Engine:
                 if state.slots and not self._is_late():
                     self._advance(state)
                 if self._is_late():  # what is nearly right may still do, with more patches
-                    self._finish([slot for slot in state.slots if self._may_do(slot)], state)
+                    hurried = [slot for slot in state.slots if self._may_do(slot)]
                     state.slots = []
+                    self._finish(hurried, state)
             except Interrupted:
                 self._save([], state)
                 raise
@@ -199,11 +200,12 @@ class Engine:
             del slots[kept:]
         elif self._gauge is not None:
             self._batch_tokens = self._gauge.step_tokens(self._batch_tokens)
-        self._finish([slot for slot in slots if slot.is_settled], state)
+        settled = [slot for slot in slots if slot.is_settled]
         state.slots = [slot for slot in slots if not slot.is_settled]
+        self._finish(settled, state)
 
     def _finish(self, settled: Sequence[Slot], state: EngineState) -> None:
-        """Chunks that have had their steps wait to be decoded; lanes go on at once."""
+        """Chunks that have had their steps wait to be decoded; sequences go on at once."""
         if not isinstance(self._settings.grid, SignPlan):
             state.finished.extend(settled)
         elif settled:

@@ -19,18 +19,18 @@ from llmzip.codecs.cram.calibration import BF16_SAFE_MARGIN, calibration_of
 from llmzip.codecs.cram.checkpoint import OnSave, OnStep, OnTask
 from llmzip.codecs.cram.chunking import Segment
 from llmzip.codecs.cram.engine import Engine
-from llmzip.codecs.cram.lanes import lanes_of
 from llmzip.codecs.cram.optimizer import Rows
 from llmzip.codecs.cram.plan import Plan
 from llmzip.codecs.cram.presets import EFFORTS
 from llmzip.codecs.cram.rounding import GridPlan
+from llmzip.codecs.cram.sequences import sequences_of
 from llmzip.codecs.cram.signs import SignPlan
 from llmzip.codecs.cram.slots import start_slot
 from llmzip.codecs.cram.tasks import (
     Contexts,
     Crammed,
     EngineSettings,
-    LaneRule,
+    SequenceRule,
     Task,
     step_tokens,
     tasks_of,
@@ -51,7 +51,7 @@ class Group:
     segments: tuple[Segment, ...]
     context_tokens: int
     grid: GridPlan | SignPlan | None  # None: vectors are stored as bf16
-    lanes: LaneRule | None  # None: chunks stay as they were cut
+    sequences: SequenceRule | None  # None: chunks stay as they were cut
 
     @property
     def index(self) -> int:
@@ -64,8 +64,8 @@ class Group:
 
     @property
     def tasks(self) -> Iterator[Task]:
-        """Every chunk, or the first one of every lane, in order."""
-        return tasks_of(self.segments) if self.lanes is None else lanes_of(self.segments)
+        """Every chunk, or the first one of every sequence, in order."""
+        return tasks_of(self.segments) if self.sequences is None else sequences_of(self.segments)
 
 
 def groups_of(plan: Plan, device: str) -> list[Group]:
@@ -83,7 +83,7 @@ def groups_of(plan: Plan, device: str) -> list[Group]:
             segments=tuple(found),
             context_tokens=plan.context_tokens,
             grid=plan.grid,
-            lanes=plan.lanes,
+            sequences=plan.sequences,
         )
         for found in groups
     ]
@@ -135,7 +135,7 @@ def make_engine(
         step_price_bits=EFFORTS[settings.preset].step_price_bits,
         max_patches=settings.max_patches,
         grid=plan.grid,
-        lanes=plan.lanes,
+        sequences=plan.sequences,
         deadline=hooks.deadline,
     )
     return Engine(

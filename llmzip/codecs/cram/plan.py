@@ -18,7 +18,7 @@ from llmzip.codecs.cram.chunking import CutRule, Segment, longest_chunk, plan_se
 from llmzip.codecs.cram.presets import EFFORTS, Effort, chunk_budget_bits, grid_plan
 from llmzip.codecs.cram.rounding import GridPlan
 from llmzip.codecs.cram.signs import SignPlan
-from llmzip.codecs.cram.tasks import LaneRule, Task, tasks_of
+from llmzip.codecs.cram.tasks import SequenceRule, Task, tasks_of
 from llmzip.codecs.input import Part
 from llmzip.config import CompressSettings
 from llmzip.lm.loaded import LoadedModel
@@ -52,7 +52,7 @@ class Plan:
     parts: Sequence[tuple[Part, Sequence[Segment]]]
     context_tokens: int
     grid: GridPlan | SignPlan | None  # None: vectors are stored as bf16
-    lanes: LaneRule | None  # None: chunks stay as they were cut
+    sequences: SequenceRule | None  # None: chunks stay as they were cut
 
     @property
     def segments(self) -> list[Segment]:
@@ -107,10 +107,10 @@ def make_plan(
         if journal:
             journal.keep(_KEPT, pack_segments(segments))
     planned = list(zip(parts, segments, strict=True))
-    lanes = None
+    sequences = None
     if isinstance(grid, SignPlan):
-        lanes = LaneRule(cut=rule, adapts=settings.budget_bits is None)
-    return Plan(parts=planned, context_tokens=context_tokens, grid=grid, lanes=lanes)
+        sequences = SequenceRule(cut=rule, adapts=settings.budget_bits is None)
+    return Plan(parts=planned, context_tokens=context_tokens, grid=grid, sequences=sequences)
 
 
 def _cut_parts(parts: Sequence[Part], read: Callable[[Blocks], BlocksRead]) -> list[list[Segment]]:

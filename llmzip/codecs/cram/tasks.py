@@ -24,8 +24,8 @@ from llmzip.store.residual import Patch
 
 
 @dataclass(frozen=True, kw_only=True)
-class LaneRule:
-    """How the chunks of a lane are cut while it is crammed (`cram.lanes`)."""
+class SequenceRule:
+    """How the chunks of a sequence are cut while it is crammed (`cram.sequences`)."""
 
     cut: CutRule
     adapts: bool  # whether the budget follows what vectors turn out to hold
@@ -44,7 +44,7 @@ class EngineSettings:
     patches: int | None = None  # stop as soon as so few tokens are wrong, whatever steps cost
     max_patches: float = DEFAULT_MAX_PATCHES  # share of a chunk's tokens
     grid: GridPlan | SignPlan | None = None  # None: vectors are stored as bf16
-    lanes: LaneRule | None = None  # of chunks that have one
+    sequences: SequenceRule | None = None  # of chunks that have one
     # Vectors and tokens of one step; None: what the device has room for.
     batch_tokens: int | None = None
     deadline: float | None = None  # of `time.monotonic`; chunks not finished by then are left
@@ -100,9 +100,9 @@ class Task:
     end: int
     warm_mem: Tensor | None = None  # [K, D] to go on from
     steps_so_far: int = 0
-    # Where its lane ends, whose next chunk begins where this one is found to end. None: it has to
+    # Where its sequence ends: the next chunk begins where this one is found to end. None: it has to
     # hold all of its tokens.
-    lane_end: int | None = None
+    sequence_end: int | None = None
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -158,8 +158,8 @@ def split(task: Task, *, context_tokens: int) -> Iterator[Task]:
         if so_far >= half:
             break
     yield Task(segment=segment, start=task.start, end=middle)
-    if task.lane_end is not None:
-        yield Task(segment=segment, start=middle, end=task.end, lane_end=task.lane_end)
+    if task.sequence_end is not None:
+        yield Task(segment=segment, start=middle, end=task.end, sequence_end=task.sequence_end)
     elif middle > context_tokens:
         yield Task(segment=segment.from_token(middle), start=0, end=task.end - middle)
     else:

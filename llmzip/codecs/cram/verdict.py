@@ -16,9 +16,9 @@ import torch
 from llmzip.codecs.context import Context
 from llmzip.codecs.cram.checkpoint import OnTask
 from llmzip.codecs.cram.greedy import decode_chunks
-from llmzip.codecs.cram.lanes import Ledger, next_of_lane, shorter
 from llmzip.codecs.cram.presets import most_patched
 from llmzip.codecs.cram.rounding import GridPlan
+from llmzip.codecs.cram.sequences import Ledger, next_of_sequence, shorter
 from llmzip.codecs.cram.signs import SignPlan
 from llmzip.codecs.cram.slots import Decoded, Slot, as_stored
 from llmzip.codecs.cram.tasks import Contexts, Crammed, EngineSettings, Task, split
@@ -47,7 +47,7 @@ class Judge:
         self, slots: Sequence[Slot], ledger: Ledger, *, is_last_try: bool = False
     ) -> tuple[list[Slot], list[Task | Slot]]:
         """Chunks of signs that have settled: those to be decoded, cut where they end, and what goes
-        on: the next chunks of their lanes, and chunks with more steps or of another length."""
+        on: the next chunks of their sequences, and chunks with more steps or of another length."""
         ready: list[Slot] = []
         onward: list[Task | Slot] = []
         grown = [None if is_last_try else self._grown(slot, ledger) for slot in slots]
@@ -86,10 +86,10 @@ class Judge:
             yield from judge(slot, found, ledger)
 
     def next(self, task: Task, start: int, ledger: Ledger) -> Task | None:
-        """The chunk of the task's lane that begins at a token; None: there is none."""
-        if self._settings.lanes is None or task.lane_end is None:
+        """The chunk of the task's sequence that begins at a token; None: there is none."""
+        if self._settings.sequences is None or task.sequence_end is None:
             return None
-        return next_of_lane(task, start, self._settings.lanes, ledger)
+        return next_of_sequence(task, start, self._settings.sequences, ledger)
 
     def _weak(self, margins: Sequence[float]) -> list[int]:
         """Positions of the tokens that are not safe."""
@@ -119,7 +119,7 @@ class Judge:
         is_last_try |= slot.step >= plan.last_step
         if int(slot.signs.due) == plan.total_steps:  # the first try
             ledger.follow(len(weak), task.num_tokens, share)
-        if task.lane_end is None:
+        if task.sequence_end is None:
             held = task.num_tokens * ledger.holds_all(len(weak), task.num_tokens, share)
         else:
             held = ledger.num_held(weak, task.num_tokens, share, is_last_try=is_last_try)
@@ -134,7 +134,7 @@ class Judge:
         if held:
             ledger.accept(slot.num_booked, held, share)
         end = task.start + (held or task.num_tokens)
-        slot.task = replace(task, end=end, lane_end=None)
+        slot.task = replace(task, end=end, sequence_end=None)
         following = self.next(task, end, ledger)
         return [slot], [] if following is None else [following]
 
@@ -188,7 +188,7 @@ class Judge:
         return None if task is None else self._resized(slot, task)
 
     def _resized(self, slot: Slot, task: Task) -> Slot:
-        """The slot with other tokens of its lane, under way again."""
+        """The slot with other tokens of its sequence, under way again."""
         if task.end != slot.task.end:
             assert slot.signs is not None
             slot.task = task

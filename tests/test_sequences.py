@@ -1,4 +1,4 @@
-"""Lanes: where chunks end, what they may patch, and how the budget follows."""
+"""Sequences: where chunks end, what they may patch, and how the budget follows."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from llmzip.api.compress import compress_bytes
 from llmzip.api.decompress import decompress_bytes
 from llmzip.codecs.context import QUIET
 from llmzip.codecs.cram.chunking import CutRule, Segment, Span
-from llmzip.codecs.cram.lanes import Ledger, lanes_of, next_of_lane
-from llmzip.codecs.cram.tasks import LaneRule, Task
+from llmzip.codecs.cram.sequences import Ledger, next_of_sequence, sequences_of
+from llmzip.codecs.cram.tasks import SequenceRule, Task
 from llmzip.config import CompressSettings, DecompressSettings
 from llmzip.store.container import read_container
 from llmzip.store.cram_payload import CramPayload
 from tests.tiny_models import SHORT_TEXT
 
-RULE = LaneRule(
+RULE = SequenceRule(
     cut=CutRule(context_tokens=1000, budget_bits=20.0, max_chunk_tokens=64, spared=0.0),
     adapts=True,
 )
@@ -39,23 +39,23 @@ def segment(num_tokens: int, num_spans: int) -> Segment:
 
 
 @pytest.mark.parametrize(
-    ("num_spans", "lanes"), [(1, 1), (7, 1), (10, 1), (11, 2), (14, 2), (20, 3)]
+    ("num_spans", "sequences"), [(1, 1), (7, 1), (10, 1), (11, 2), (14, 2), (20, 3)]
 )
-def test_lanes_cover_a_segment(num_spans: int, lanes: int) -> None:
+def test_lanes_cover_a_segment(num_spans: int, sequences: int) -> None:
     whole = segment(10 * num_spans, num_spans)
-    found = list(lanes_of([whole]))
-    assert len(found) == lanes
-    assert [task.start for task in found] == [0, *(task.lane_end for task in found[:-1])]
-    assert found[-1].lane_end == len(whole.ids)
+    found = list(sequences_of([whole]))
+    assert len(found) == sequences
+    assert [task.start for task in found] == [0, *(task.sequence_end for task in found[:-1])]
+    assert found[-1].sequence_end == len(whole.ids)
     assert all(task.num_tokens == 10 for task in found)  # the first of their chunks
 
 
 def test_the_chunks_of_a_lane_are_of_equal_load() -> None:
-    task = Task(segment=segment(45, 1), start=0, end=5, lane_end=45)
+    task = Task(segment=segment(45, 1), start=0, end=5, sequence_end=45)
     sizes, ledger = [], Ledger()
     start = 5
-    while (following := next_of_lane(task, start, RULE, ledger)) is not None:
-        assert following.lane_end == 45
+    while (following := next_of_sequence(task, start, RULE, ledger)) is not None:
+        assert following.sequence_end == 45
         sizes.append(following.num_tokens)
         start = following.end
     assert sum(sizes) == 40
@@ -63,10 +63,10 @@ def test_the_chunks_of_a_lane_are_of_equal_load() -> None:
 
 
 def test_the_budget_grows_with_what_vectors_hold() -> None:
-    task = Task(segment=segment(90, 1), start=0, end=5, lane_end=90)
+    task = Task(segment=segment(90, 1), start=0, end=5, sequence_end=90)
 
-    def size(ledger: Ledger, rule: LaneRule = RULE) -> int:
-        following = next_of_lane(task, 5, rule, ledger)
+    def size(ledger: Ledger, rule: SequenceRule = RULE) -> int:
+        following = next_of_sequence(task, 5, rule, ledger)
         assert following is not None
         return following.num_tokens
 
@@ -132,7 +132,9 @@ def test_files_keep_to_the_share(tiny_model: Callable[..., Path], max_patches: f
     crammed = [chunk for chunk in payload.chunks if chunk.mem is not None]
     assert len(crammed) > 2
     patched = sum(len(chunk.patches) for chunk in crammed)
-    few = sum(chunk.num_tokens * max_patches < 1 for chunk in crammed)  # that may have one all the same
+    few = sum(
+        chunk.num_tokens * max_patches < 1 for chunk in crammed
+    )  # that may have one all the same
     assert patched <= max_patches * sum(chunk.num_tokens for chunk in crammed) + (
         few if max_patches else 0
     )

@@ -1,8 +1,9 @@
-"""Lanes: runs of chunks that are crammed one after another, so that each may end where its vectors
-turn out to end.
+"""Sequences: chunks that are crammed one after another, so that each may end where its vectors turn
+out to end.
 
-Owns where the next chunk of a lane is cut, how many wrong tokens a chunk may have beside the others
-of its group, and how the budget follows what vectors turn out to hold. Knows nothing of batches.
+Owns where the next chunk of a sequence is cut, how many wrong tokens a chunk may have beside the
+others of its group, and how the budget follows what vectors turn out to hold. Knows nothing of
+batches.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from llmzip.codecs.cram.chunking import Segment, first_of_even
-from llmzip.codecs.cram.tasks import LaneRule, Task
+from llmzip.codecs.cram.tasks import SequenceRule, Task
 
-_LANE_CHUNKS = 8  # of a lane, as planned
+_SEQUENCE_CHUNKS = 8  # of a sequence, as planned
 # Of the share of tokens that may be patched, what the budget aims at: the rest is a reserve.
 _AIM, _LEAST_AIM = 0.9, 0.02
 # How the logarithm of the budget follows the share of wrong tokens, and tokens that were added.
@@ -26,7 +27,7 @@ _MOST_OF_SHARE = 3  # what one chunk may patch at most, as a multiple of the sha
 _SHORTEST, _SHORTEST_AT_LAST = 0.8, 0.4
 _GROWTH = 0.5  # of its tokens, of a chunk that is right before its first step
 _LEAST_LEFT = 0.15  # of the steps, for a chunk that grows
-_LEAST_REST = 0.35  # of a chunk's tokens: no chunk at the end of a lane is shorter by choice
+_LEAST_REST = 0.35  # of a chunk's tokens: no chunk at the end of a sequence is shorter by choice
 
 
 @dataclass(kw_only=True)
@@ -65,14 +66,14 @@ class Ledger:
         self._fill(_FOLLOWS_WRONG * (aim - num_wrong / num_tokens))
 
     def longer(self, task: Task, steps_left: float) -> Task | None:
-        """The chunk with tokens of its lane added, where it is right with so much of its steps
+        """The chunk with tokens of its sequence added, where it is right with so much of its steps
         left; None: it is long enough."""
-        if task.lane_end is None or steps_left < _LEAST_LEFT or task.end == task.lane_end:
+        if task.sequence_end is None or steps_left < _LEAST_LEFT or task.end == task.sequence_end:
             return None
         growth = max(1, round(_GROWTH * steps_left * task.num_tokens))
         end = task.end + growth
-        if task.lane_end - end < _LEAST_REST * task.num_tokens:
-            end = task.lane_end
+        if task.sequence_end - end < _LEAST_REST * task.num_tokens:
+            end = task.sequence_end
         self._fill(_FOLLOWS_GROWTH * growth / task.num_tokens)
         return replace(task, end=end)
 
@@ -86,30 +87,30 @@ class Ledger:
 
 
 def shorter(task: Task) -> Task:
-    """The chunk without its last tokens, if its lane goes on."""
-    if task.lane_end is None:
+    """The chunk without its last tokens, if its sequence goes on."""
+    if task.sequence_end is None:
         return task
     return replace(task, end=task.start + max(1, math.ceil(_SHORTEST * task.num_tokens)))
 
 
-def lanes_of(segments: Iterable[Segment]) -> Iterator[Task]:
-    """The first chunk of every lane, in order."""
+def sequences_of(segments: Iterable[Segment]) -> Iterator[Task]:
+    """The first chunk of every sequence, in order."""
     for segment in segments:
         ends = [span.end for span in segment.spans]
-        count = max(1, round(len(ends) / _LANE_CHUNKS))
+        count = max(1, round(len(ends) / _SEQUENCE_CHUNKS))
         start = 0
         for number in range(count):
             first, last = len(ends) * number // count, len(ends) * (number + 1) // count
-            yield Task(segment=segment, start=start, end=ends[first], lane_end=ends[last - 1])
+            yield Task(segment=segment, start=start, end=ends[first], sequence_end=ends[last - 1])
             start = ends[last - 1]
 
 
-def next_of_lane(task: Task, start: int, rule: LaneRule, ledger: Ledger) -> Task | None:
-    """The chunk of the task's lane that begins at token `start`; None: the lane is done."""
-    end = task.end if task.lane_end is None else task.lane_end
+def next_of_sequence(task: Task, start: int, rule: SequenceRule, ledger: Ledger) -> Task | None:
+    """The chunk of the task's sequence that begins at token `start`; None: the sequence is done."""
+    end = task.end if task.sequence_end is None else task.sequence_end
     if start >= end:
         return None
     budget = rule.cut.budget_bits * (ledger.filling if rule.adapts else 1.0)
     bits = task.segment.surprisal_bits[start:end]
     size = first_of_even(bits, replace(rule.cut, budget_bits=budget))
-    return Task(segment=task.segment, start=start, end=start + size, lane_end=task.lane_end)
+    return Task(segment=task.segment, start=start, end=start + size, sequence_end=task.sequence_end)
