@@ -12,7 +12,7 @@ from llmzip.api.compress import compress_bytes
 from llmzip.api.decompress import decompress_bytes
 from llmzip.codecs.context import QUIET
 from llmzip.codecs.cram.chunking import CutRule, Segment, Span
-from llmzip.codecs.cram.sequences import Ledger, next_of_sequence, sequences_of
+from llmzip.codecs.cram.sequences import Ledger, next_of_sequence, sequences_of, shorter
 from llmzip.codecs.cram.tasks import SequenceRule, Task
 from llmzip.config import CompressSettings, DecompressSettings
 from llmzip.store.container import read_container
@@ -21,6 +21,7 @@ from tests.tiny_models import SHORT_TEXT
 
 RULE = SequenceRule(
     cut=CutRule(context_tokens=1000, budget_bits=20.0, max_chunk_tokens=64, spared=0.0),
+    context_tokens=None,
     adapts=True,
 )
 
@@ -39,9 +40,9 @@ def segment(num_tokens: int, num_spans: int) -> Segment:
 
 
 @pytest.mark.parametrize(
-    ("num_spans", "sequences"), [(1, 1), (7, 1), (10, 1), (11, 2), (14, 2), (20, 3)]
+    ("num_spans", "sequences"), [(1, 1), (8, 1), (11, 1), (13, 2), (16, 2), (24, 3)]
 )
-def test_lanes_cover_a_segment(num_spans: int, sequences: int) -> None:
+def test_sequences_cover_a_segment(num_spans: int, sequences: int) -> None:
     whole = segment(10 * num_spans, num_spans)
     found = list(sequences_of([whole]))
     assert len(found) == sequences
@@ -62,6 +63,16 @@ def test_the_chunks_of_a_lane_are_of_equal_load() -> None:
     assert sizes == [10] * 4
 
 
+def test_no_chunk_has_more_context_than_was_asked_for() -> None:
+    task = Task(segment=segment(45, 1), start=0, end=5, sequence_end=45)
+    following = next_of_sequence(task, 5, replace(RULE, context_tokens=4), Ledger())
+    assert following is not None
+    assert (following.start, following.sequence_end, following.segment.offset) == (0, 40, 5)
+    assert following.ids == tuple(range(5, 15))
+    same = next_of_sequence(task, 5, replace(RULE, context_tokens=5), Ledger())
+    assert same is not None and (same.start, same.ids) == (5, following.ids)
+
+
 def test_the_budget_grows_with_what_vectors_hold() -> None:
     task = Task(segment=segment(90, 1), start=0, end=5, sequence_end=90)
 
@@ -77,16 +88,38 @@ def test_the_budget_grows_with_what_vectors_hold() -> None:
 
 def test_how_the_budget_follows() -> None:
     ledger = Ledger()
-    ledger.follow(30, 100, 0.125, steps_left=0.0)  # too many were wrong
-    assert ledger.filling < 1
-    for _ in range(9):
-        ledger.follow(0, 100, 0.125, steps_left=0.5)  # right after half of the steps
-    assert ledger.filling > 1
+    ledger.follow(30, 100, 0.125)  # too many were wrong
+    lower = ledger.filling
+    assert lower < 1
+    ledger.follow(5, 100, 0.125)
+    assert ledger.filling > lower
     for _ in range(99):
-        ledger.follow(0, 100, 0.125, steps_left=0.5)
-    highest = ledger.filling
-    ledger.follow(0, 100, 0.125, steps_left=0.5)
-    assert ledger.filling == highest
+        ledger.follow(50, 100, 0.125)
+    lowest = ledger.filling
+    ledger.follow(50, 100, 0.125)
+    assert ledger.filling == lowest > 0
+
+
+def test_a_chunk_that_is_right_early_grows() -> None:
+    ledger = Ledger()
+    task = Task(segment=segment(90, 1), start=10, end=30, sequence_end=90)
+    longer = ledger.longer(task, 0.5)
+    assert longer is not None
+    assert (longer.start, longer.end, longer.sequence_end) == (10, 35, 90)
+    assert ledger.filling > 1
+    assert ledger.longer(task, 0.1) is None  # no time for more
+    assert ledger.longer(replace(task, sequence_end=None), 0.5) is None
+    assert ledger.longer(replace(task, end=90), 0.5) is None
+    near = ledger.longer(replace(task, sequence_end=40), 0.5)
+    assert near is not None and near.end == 40  # no rest of 5 tokens
+
+
+def test_a_chunk_that_is_sent_back_is_shorter() -> None:
+    task = Task(segment=segment(90, 1), start=10, end=30, sequence_end=90)
+    assert shorter(task).end == 26
+    alone = replace(task, sequence_end=None)
+    assert shorter(alone) == alone
+    assert shorter(replace(task, end=11)).end == 11
 
 
 @pytest.mark.parametrize("share", [0.125, 0.03, 0.0])
@@ -108,9 +141,9 @@ def test_a_chunk_is_cut_where_wrong_tokens_begin() -> None:
     weak = [2, *range(36, 40)]
     ledger = Ledger()
     assert ledger.num_held(weak, 40, 0.125, is_last_try=False) == 40  # 5 of 40
-    assert ledger.num_held([1, *weak], 40, 0.125, is_last_try=False) == 39  # 5 of 40 before it
+    assert ledger.num_held([1, *weak], 40, 0.125, is_last_try=False) == 38  # 4 before it
     assert Ledger(spare=1.0).num_held([1, *weak], 40, 0.125, is_last_try=False) == 40
-    front = list(range(8))
+    front = list(range(16))
     assert ledger.num_held(front, 40, 0.125, is_last_try=True) == 0
     middle = list(range(20, 40))
     assert ledger.num_held(middle, 40, 0.125, is_last_try=False) == 0

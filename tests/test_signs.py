@@ -180,8 +180,8 @@ def test_the_loss_sharpens() -> None:
 
 def test_plans() -> None:
     for preset, effort in EFFORTS.items():
-        plan = grid_plan(preset, None, None)
-        assert isinstance(plan, SignPlan) and plan == grid_plan(preset, 1, None)
+        plan = grid_plan(preset, 1, None)
+        assert isinstance(plan, SignPlan)
         assert plan.soft_steps < plan.total_steps == effort.sign_steps < plan.last_step
         assert chunk_budget_bits(preset, plan, 100.0) == pytest.approx(100 * effort.sign_load)
     assert sign_plan(steps=120, last_step=1) == SignPlan(soft_steps=1, total_steps=1, last_step=1)

@@ -21,7 +21,7 @@ import torch
 from llmzip.errors import LimitExceeded, SettingsError
 
 # Tokens of the first optimiser step, before its memory is measured.
-_FIRST_STEP_TOKENS = {"cpu": 384, "cuda": 4096, "mps": 1024}
+_FIRST_STEP_TOKENS = {"cpu": 256, "cuda": 4096, "mps": 1024}
 _PRODUCT = (128, 576, 1536)  # rows, inner size and columns of the matrix product that is timed
 _MEMORY_SHARE = 0.8  # of the memory that is free when the engine starts
 # Optimiser steps between two readings of the result, which make the host wait for the device.

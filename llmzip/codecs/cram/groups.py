@@ -39,9 +39,11 @@ from llmzip.config import DEFAULT_MAX_STEPS, CompressSettings, Preset
 from llmzip.lm.devices import first_step_tokens
 from llmzip.lm.loaded import LoadedModel
 
+# Where chunks wait for those before them, groups are so many times larger.
+_LONGER_FOR_SEQUENCES = {"cpu": 4, "cuda": 1, "mps": 1}
 # Tokens of a group, several batches: a batch runs empty at a group's end. On an accelerator, whose
 # batches grow with its memory, an empty one costs as much as a full one.
-_GROUP_TOKENS = {"cpu": 4096, "cuda": 1 << 17, "mps": 8192}
+_GROUP_TOKENS = {"cpu": 1024, "cuda": 1 << 17, "mps": 8192}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,7 @@ class Group:
     segments: tuple[Segment, ...]
     context_tokens: int
     grid: GridPlan | SignPlan | None  # None: vectors are stored as bf16
-    sequences: SequenceRule | None  # None: chunks stay as they were cut
+    sequences: SequenceRule | None = None  # None: chunks stay as they were cut
 
     @property
     def index(self) -> int:
@@ -76,6 +78,8 @@ def groups_of(plan: Plan, device: str) -> list[Group]:
         if room <= 0:
             groups.append([])
             room = _GROUP_TOKENS[device]
+            if plan.sequences is not None:
+                room *= _LONGER_FOR_SEQUENCES[device]
         groups[-1].append(segment)
         room -= len(segment.ids)
     return [

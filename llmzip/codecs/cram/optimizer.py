@@ -199,9 +199,10 @@ class Rows:
             slot.curvature = self._curvature.row(row)
             slot.step, slot.num_wrong, slot.falling = steps[row], wrong[row], falling[row]
             slot.is_settled = settled[row]
-            if self._signs is not None:
+            if self._signs is not None and isinstance(self._plan, SignPlan):
                 slot.signs = self._signs.row(row)
-                slot.sign_steps = self._sign_step.repeat(self._mem.shape[1])
+                if steps[row] >= self._plan.soft_steps:
+                    slot.sign_steps = self._sign_step.repeat(self._mem.shape[1])
         if self._fixing is not None:
             self._fixing.hand_back()
             self._decide()

@@ -67,7 +67,7 @@ def assemble(
         num_mem=settings.num_mem,
         mem_dim=loaded.lm.dim,
         bits=16 if plan.grid is None else math.ceil(plan.grid.bits),
-        context_tokens=plan.context_tokens,
+        context_tokens=max([plan.context_tokens, *(chunk.task.start for chunk in used)]),
         min_margin=weakest,
         bf16_safe=weakest is not None and weakest >= BF16_SAFE_MARGIN,
         chunks=tuple(chunks),

@@ -52,7 +52,7 @@ class Plan:
     parts: Sequence[tuple[Part, Sequence[Segment]]]
     context_tokens: int
     grid: GridPlan | SignPlan | None  # None: vectors are stored as bf16
-    sequences: SequenceRule | None  # None: chunks stay as they were cut
+    sequences: SequenceRule | None = None  # None: chunks stay as they were cut
 
     @property
     def segments(self) -> list[Segment]:
@@ -84,7 +84,7 @@ def make_plan(
     context_tokens = settings.context_tokens
     if context_tokens is None:
         effort = EFFORTS[settings.preset]
-        context_tokens = _default_context(effort, num_tokens, is_grid=grid is not None)
+        context_tokens = _default_context(effort, num_tokens, grid)
     # The longest chunk and its vectors must still fit behind the start token and the context.
     room = loaded.decode_lm.max_positions - settings.num_mem - 1
     longest = min(longest_chunk(settings.num_mem), max(1, room // 2))
@@ -109,7 +109,11 @@ def make_plan(
     planned = list(zip(parts, segments, strict=True))
     sequences = None
     if isinstance(grid, SignPlan):
-        sequences = SequenceRule(cut=rule, adapts=settings.budget_bits is None)
+        sequences = SequenceRule(
+            cut=rule,
+            context_tokens=settings.context_tokens,
+            adapts=settings.budget_bits is None,
+        )
     return Plan(parts=planned, context_tokens=context_tokens, grid=grid, sequences=sequences)
 
 
@@ -139,8 +143,10 @@ def _blocks(ids: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
             yield begin, ids[begin:end]
 
 
-def _default_context(effort: Effort, num_tokens: int, *, is_grid: bool) -> int:
-    if is_grid:  # every bit of surprisal saved is worth several of a vector on a grid
+def _default_context(effort: Effort, num_tokens: int, grid: GridPlan | SignPlan | None) -> int:
+    if isinstance(grid, SignPlan):
+        return effort.sign_context_tokens
+    if grid is not None:  # every bit of surprisal saved is worth several of a vector on a grid
         return effort.grid_context_tokens
     context = min(effort.longest_context_tokens, num_tokens // _SEGMENTS_WANTED)
     return context if context >= _SHORTEST_CONTEXT_TOKENS else 0

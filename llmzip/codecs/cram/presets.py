@@ -33,30 +33,37 @@ class Effort:
     # Left context that a chunk may see at most, in tokens: it lowers the surprisal, so that a
     # vector holds more tokens, but makes chunks wait for each other when they are decoded.
     longest_context_tokens: int
+    grid_bits: float  # of a coordinate, where the user names none
     grid_load: float  # share of what a vector of so many bits holds
     grid_context_tokens: int
     free_steps: int  # see `rounding.GridPlan`
     fixing_steps: int
     total_steps: int
-    sign_load: float  # surprisal of a sign vector, as a share of the bits that one vector gains
+    # Surprisal with which a sign vector is filled at first, as a share of the bits that one of 16
+    # bits gains.
+    sign_load: float
+    sign_context_tokens: int
     sign_steps: int
 
 
 EFFORTS: dict[Preset, Effort] = {
     "fast": Effort(
         load=0.4, step_price_bits=1.0, longest_context_tokens=0,
-        grid_load=0.6, grid_context_tokens=512,
-        free_steps=30, fixing_steps=24, total_steps=60, sign_load=0.50, sign_steps=60,
+        grid_bits=3.0, grid_load=0.6, grid_context_tokens=128,
+        free_steps=30, fixing_steps=24, total_steps=60,
+        sign_load=0.45, sign_context_tokens=512, sign_steps=60,
     ),
     "balanced": Effort(
         load=1.0, step_price_bits=1.0, longest_context_tokens=0,
-        grid_load=1.0, grid_context_tokens=1024,
-        free_steps=40, fixing_steps=40, total_steps=110, sign_load=0.60, sign_steps=180,
+        grid_bits=2.0, grid_load=1.0, grid_context_tokens=384,
+        free_steps=40, fixing_steps=40, total_steps=110,
+        sign_load=0.52, sign_context_tokens=1024, sign_steps=150,
     ),
     "small": Effort(
         load=1.8, step_price_bits=0.3, longest_context_tokens=256,
-        grid_load=1.25, grid_context_tokens=1024,
-        free_steps=60, fixing_steps=96, total_steps=420, sign_load=0.70, sign_steps=540,
+        grid_bits=1.6, grid_load=1.25, grid_context_tokens=1024,
+        free_steps=60, fixing_steps=96, total_steps=420,
+        sign_load=0.64, sign_context_tokens=1024, sign_steps=500,
     ),
 }  # fmt: skip
 
@@ -70,18 +77,18 @@ _LAST_SIGN_STEP = 1.5  # the same for signs
 def grid_plan(
     preset: Preset, bits: int | None, max_steps: int | None
 ) -> GridPlan | SignPlan | None:
-    """How vectors come to a grid of `bits` bits (None: 1, signs); None where they are stored as
-    they are."""
+    """How vectors come to a grid of `bits` bits (None: the preset's); None where they are stored
+    as they are."""
     if bits == 16:
         return None
     effort = EFFORTS[preset]
-    if bits is None or bits == 1:
+    if bits == 1:
         last = int(_LAST_SIGN_STEP * effort.sign_steps) if max_steps is None else max_steps
         return sign_plan(steps=effort.sign_steps, last_step=last)
     last = _LAST_STEP * effort.total_steps if max_steps is None else max_steps
     third = max(1, last // 3)  # room for the first pass, however few steps there are
     return GridPlan(
-        bits=float(bits),
+        bits=effort.grid_bits if bits is None else float(bits),
         free_steps=min(effort.free_steps, third),
         fixing_steps=min(effort.fixing_steps, third),
         total_steps=min(effort.total_steps, last),

@@ -113,4 +113,8 @@ def next_of_sequence(task: Task, start: int, rule: SequenceRule, ledger: Ledger)
     budget = rule.cut.budget_bits * (ledger.filling if rule.adapts else 1.0)
     bits = task.segment.surprisal_bits[start:end]
     size = first_of_even(bits, replace(rule.cut, budget_bits=budget))
-    return Task(segment=task.segment, start=start, end=start + size, sequence_end=task.sequence_end)
+    onward = Task(
+        segment=task.segment, start=start, end=start + size, sequence_end=task.sequence_end
+    )
+    most = rule.context_tokens
+    return onward if most is None or start <= most else onward.anew

@@ -28,6 +28,7 @@ class SequenceRule:
     """How the chunks of a sequence are cut while it is crammed (`cram.sequences`)."""
 
     cut: CutRule
+    context_tokens: int | None  # left context that no chunk exceeds; None: as segments have it
     adapts: bool  # whether the budget follows what vectors turn out to hold
 
 
@@ -105,6 +106,15 @@ class Task:
     sequence_end: int | None = None
 
     @property
+    def anew(self) -> Task:
+        """The same tokens without left context, as the first ones of a segment."""
+        end = None if self.sequence_end is None else self.sequence_end - self.start
+        return Task(
+            segment=self.segment.from_token(self.start), start=0, end=self.num_tokens,
+            sequence_end=end,
+        )  # fmt: skip
+
+    @property
     def ids(self) -> tuple[int, ...]:
         return self.segment.ids[self.start : self.end]
 
@@ -158,9 +168,5 @@ def split(task: Task, *, context_tokens: int) -> Iterator[Task]:
         if so_far >= half:
             break
     yield Task(segment=segment, start=task.start, end=middle)
-    if task.sequence_end is not None:
-        yield Task(segment=segment, start=middle, end=task.end, sequence_end=task.sequence_end)
-    elif middle > context_tokens:
-        yield Task(segment=segment.from_token(middle), start=0, end=task.end - middle)
-    else:
-        yield Task(segment=segment, start=middle, end=task.end)
+    second = Task(segment=segment, start=middle, end=task.end, sequence_end=task.sequence_end)
+    yield second if middle <= context_tokens else second.anew
