@@ -148,7 +148,7 @@ class CompressSettings:
         metavar="B", usual="the preset's", group=CRAMMING,
     )  # fmt: skip
     max_patches: float = _setting(
-        DEFAULT_MAX_PATCHES, "Share of a chunk's tokens that may be patched.",
+        DEFAULT_MAX_PATCHES, "Share of the tokens that may be patched.",
         _limits(0, 0.5, of="a share"), metavar="SHARE", group=CRAMMING,
     )  # fmt: skip
     context_tokens: int | None = _setting(

@@ -43,7 +43,7 @@ class EngineSettings:
     min_margin: float  # logits by which every unpatched token must lead
     step_price_bits: float  # see `effort`
     patches: int | None = None  # stop as soon as so few tokens are wrong, whatever steps cost
-    max_patches: float = DEFAULT_MAX_PATCHES  # share of a chunk's tokens
+    max_patches: float = DEFAULT_MAX_PATCHES  # share of a chunk's tokens; of a group's, with signs
     grid: GridPlan | SignPlan | None = None  # None: vectors are stored as bf16
     sequences: SequenceRule | None = None  # of chunks that have one
     # Vectors and tokens of one step; None: what the device has room for.
