@@ -43,6 +43,7 @@ from llmzip.codecs.cram.curvature import Curvature
 from llmzip.codecs.cram.engine import Engine
 from llmzip.codecs.cram.presets import grid_plan
 from llmzip.codecs.cram.rounding import GridGoal, Rounding
+from llmzip.codecs.cram.sequences import Ledger
 from llmzip.codecs.cram.slots import Slot
 from llmzip.codecs.cram.tasks import Crammed, EngineSettings, Task, split
 from llmzip.config import CompressSettings
@@ -174,7 +175,8 @@ def a_slot(task: Task, *, step: int = 3, dim: int = 6, seed: int = 0) -> Slot:
 def test_a_state_with_one_of_everything(segments: list[Segment]) -> None:
     task = task_of(segments[0])
     _, second = split(task_of(segments[1]), context_tokens=0)
-    warm = task_of(segments[1], warm_mem=torch.randn(1, 6), steps_so_far=12)
+    end = len(segments[1].ids)
+    warm = task_of(segments[1], warm_mem=torch.randn(1, 6), steps_so_far=12, sequence_end=end)
     rounding = Rounding.start(
         (1, 6), torch.tensor(task.surprisal_bits), GridGoal(limit=1, wanted=0.05), CPU
     )
@@ -185,7 +187,8 @@ def test_a_state_with_one_of_everything(segments: list[Segment]) -> None:
         taken=7,
         again=[warm, a_slot(warm), second],
         slots=[a_slot(task), odd, replace(a_slot(task), rounding=rounding)],
-        finished=[replace(a_slot(task, seed=2), is_settled=True)],
+        finished=[replace(a_slot(task, seed=2), is_settled=True, num_booked=2)],
+        ledger=Ledger(spare=-0.5, filling=1.25),
     )
     assert state.slots[0].falling != state.slots[0].falling  # NaN: never measured
     found = unpack_state(pack_state(state), by_index(segments), CPU)
@@ -395,7 +398,7 @@ def signed(text: bytes) -> bytes:
         b'{"rank": [1, 2, 3]}',
         b'{"tensor": -1}',
         b'{"tensor": 1e9}',
-        b'{"task": [0, 4, 0, 8, 0, null]}',
+        b'{"task": [0, 4, 0, 8, null, 0, null]}',
         b'[{"kind": "Crammed", "task": 5, "mem": null, "patches": [], "min_margin": null,'
         b' "steps": 4, "grid_steps": null}]',
         b"5",
@@ -555,6 +558,8 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
         ("grid", {"preset": "fast", "bits": 3, "context_tokens": 24}),
         ("two vectors, no context", {"bits": 16, "num_mem": 2, "context_tokens": 0}),
         ("groups", {"preset": "fast", "bits": 3, "context_tokens": 0}),
+        ("signs", {"preset": "fast", "bits": 1, "context_tokens": 24}),
+        ("signs, a budget that follows", {"preset": "fast", "bits": 1, "budget_bits": None}),
     ],
 )
 def test_cramming_goes_on_to_the_same_bytes(
@@ -568,9 +573,9 @@ def test_cramming_goes_on_to_the_same_bytes(
 ) -> None:
     if name == "groups":
         monkeypatch.setitem(groups._GROUP_TOKENS, "cpu", 20)
-    model, path = tiny_model("llama"), tmp_path / "x.part"
+    model, path, own = tiny_model("llama"), tmp_path / "x.part", {**CRAM, **options}
     whole = Stopwatch(None)
-    expected = compress(SHORT, model, None, whole, **CRAM, **options)
+    expected = compress(SHORT, model, None, whole, **own)
     all_steps, all_starts = engines[0].chunk_steps, sorted(starts)
     assert len(set(all_starts)) == len(all_starts) > 3
     engines.clear()
@@ -580,7 +585,7 @@ def test_cramming_goes_on_to_the_same_bytes(
     while not found:
         watch = Stopwatch(6 + whole.count // 8)
         try:
-            found = compress(SHORT, model, path, watch, **CRAM, **options)
+            found = compress(SHORT, model, path, watch, **own)
         except Interrupted:
             stops += 1
             assert path.exists() and stops < 20
