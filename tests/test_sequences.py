@@ -103,14 +103,15 @@ def test_how_the_budget_follows() -> None:
 def test_a_chunk_that_is_right_early_grows() -> None:
     ledger = Ledger()
     task = Task(segment=segment(90, 1), start=10, end=30, sequence_end=90)
-    longer = ledger.longer(task, 0.5)
+    longer = ledger.longer(task, 0.5, max_tokens=64)
     assert longer is not None
     assert (longer.start, longer.end, longer.sequence_end) == (10, 35, 90)
     assert ledger.filling > 1
-    assert ledger.longer(task, 0.1) is None  # no time for more
-    assert ledger.longer(replace(task, sequence_end=None), 0.5) is None
-    assert ledger.longer(replace(task, end=90), 0.5) is None
-    near = ledger.longer(replace(task, sequence_end=40), 0.5)
+    assert ledger.longer(task, 0.1, max_tokens=64) is None  # no time for more
+    assert ledger.longer(replace(task, sequence_end=None), 0.5, max_tokens=64) is None
+    assert ledger.longer(replace(task, end=90), 0.5, max_tokens=99) is None
+    assert ledger.longer(task, 0.5, max_tokens=20) is None  # as long as any may be
+    near = ledger.longer(replace(task, sequence_end=40), 0.5, max_tokens=64)
     assert near is not None and near.end == 40  # no rest of 5 tokens
 
 

@@ -65,7 +65,7 @@ class Ledger:
         aim = max(_AIM * share, min(_LEAST_AIM, share))
         self._fill(_FOLLOWS_WRONG * (aim - num_wrong / num_tokens))
 
-    def longer(self, task: Task, steps_left: float) -> Task | None:
+    def longer(self, task: Task, steps_left: float, *, max_tokens: int) -> Task | None:
         """The chunk with tokens of its sequence added, where it is right with so much of its steps
         left; None: it is long enough."""
         if task.sequence_end is None or steps_left < _LEAST_LEFT or task.end == task.sequence_end:
@@ -74,6 +74,9 @@ class Ledger:
         end = task.end + growth
         if task.sequence_end - end < _LEAST_REST * task.num_tokens:
             end = task.sequence_end
+        end = min(end, task.start + max_tokens)
+        if end <= task.end:
+            return None
         self._fill(_FOLLOWS_GROWTH * growth / task.num_tokens)
         return replace(task, end=end)
 

@@ -152,10 +152,12 @@ class Judge:
         if num_weak <= slot.num_booked or ledger.holds_all(num_weak, num_tokens, share):
             ledger.accept(num_weak, num_tokens, share)
             yield found.crammed(slot)
-        else:  # the optimiser's numerics were not good enough for it
+        elif slot.step < plan.last_step:  # read at once, it was a little better
             self._on_task("refused", task, slot.step)
             slot.signs.refuse(num_weak, plan)
             yield self._resized(slot, task)
+        else:
+            yield from self._given_up(slot)
 
     def _verdict(
         self, slot: Slot, found: Decoded, ledger: Ledger
@@ -167,9 +169,14 @@ class Judge:
         elif slot.step < last_step:
             self._on_task("refused", task, slot.step)
             yield self._once_more(slot)
-        elif task.num_tokens > LITERAL_TOKENS:
-            self._on_task("split", task, slot.step)
-            yield from split(task, context_tokens=self._settings.context_tokens)
+        else:
+            yield from self._given_up(slot)
+
+    def _given_up(self, slot: Slot) -> Iterator[Crammed | Task]:
+        """A chunk that has had all of its steps and does not fit."""
+        if slot.task.num_tokens > LITERAL_TOKENS:
+            self._on_task("split", slot.task, slot.step)
+            yield from split(slot.task, context_tokens=self._settings.context_tokens)
         else:
             yield self._literal(slot)
 
@@ -181,10 +188,11 @@ class Judge:
     def _grown(self, slot: Slot, ledger: Ledger) -> Slot | None:
         """A chunk that is right long before it is due, with more tokens; None: it is done."""
         plan = self._settings.grid
-        if slot.signs is None or not isinstance(plan, SignPlan):
+        rule = self._settings.sequences
+        if slot.signs is None or not isinstance(plan, SignPlan) or rule is None:
             return None
         left = (int(slot.signs.due) - slot.step) / plan.total_steps
-        task = ledger.longer(slot.task, left)
+        task = ledger.longer(slot.task, left, max_tokens=rule.cut.max_chunk_tokens)
         return None if task is None else self._resized(slot, task)
 
     def _resized(self, slot: Slot, task: Task) -> Slot:
