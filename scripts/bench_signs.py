@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from bench_speed import bf16_flops
 
@@ -25,7 +24,7 @@ from llmzip.codecs.cram.calibration import calibration_of
 from llmzip.codecs.cram.chunking import plan_segments
 from llmzip.codecs.cram.engine import OPTIMISER_SLACK
 from llmzip.codecs.cram.optimizer import Rows
-from llmzip.codecs.cram.presets import EFFORTS, most_patches
+from llmzip.codecs.cram.presets import EFFORTS, most_patched
 from llmzip.codecs.cram.rounding import GridGoal
 from llmzip.codecs.cram.signs import SignPlan, sign_plan
 from llmzip.codecs.cram.slots import start_slot
@@ -99,7 +98,7 @@ def run_variant(
     """One variant from its start to its end. `variant` is left empty."""
     lm = loaded.lm
     wanted = calibration_of(loaded).min_margin + OPTIMISER_SLACK
-    limits = [int(most_patches(torch.tensor(task.num_tokens), max_patches)) for task in tasks]
+    limits = [most_patched(task.num_tokens, max_patches) for task in tasks]
     slots = [
         start_slot(lm, task, 1, seed, plan=plan, goal=GridGoal(limit=limit, wanted=wanted))
         for task, limit in zip(tasks, limits, strict=True)
