@@ -145,7 +145,7 @@ class CompressSettings:
     bits: int | None = _setting(
         None, "Bits a dimension of a stored vector: 1 to 8, or 16.",
         Limits(accepts=BITS.__contains__, text="is a number from 1 to 8, or 16"),
-        metavar="B", usual="the preset's", group=CRAMMING,
+        metavar="B", usual="1", group=CRAMMING,
     )  # fmt: skip
     max_patches: float = _setting(
         DEFAULT_MAX_PATCHES, "Share of the tokens that may be patched.",
@@ -160,7 +160,7 @@ class CompressSettings:
         metavar="N", usual="the model's capacity", group=CRAMMING,
     )  # fmt: skip
     max_steps: int | None = _setting(
-        None, "Optimiser steps before a chunk is split.", _limits(1, 100_000),
+        None, "Optimiser steps of a chunk at most.", _limits(1, 100_000),
         metavar="N", usual="the preset's", group=CRAMMING,
     )  # fmt: skip
     preset: Preset = _setting("balanced", "What to spend: bytes or time.", group=CRAMMING)

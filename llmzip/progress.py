@@ -45,7 +45,7 @@ class ChunkView:
     pieces: tuple[bytes, ...]  # [L] the text of each token
     margins: tuple[float, ...]  # [L] logits, as measured last; minus infinity: not yet taken up
     wanted: float  # logits by which a token must lead
-    is_fixing: bool  # whether coordinates are being fixed on a grid
+    sees_signs: bool  # whether the model sees the vectors as signs alone
 
     @property
     def shortfall(self) -> float:

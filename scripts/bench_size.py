@@ -31,7 +31,7 @@ from llmzip.lm.state import State
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import DEFAULT_MODEL, ModelFiles, resolve
 from llmzip.store.container import read_container
-from llmzip.store.cram_payload import Chunk, CramPayload
+from llmzip.store.cram_payload import CramPayload
 from llmzip.store.original import chunk_check
 from llmzip.store.vectors import mem_bits
 
@@ -249,12 +249,10 @@ def _information(
         return Information(surprisal_bits=0.0, gain_bits=0.0, unpatched_gain_bits=0.0)
     with borrowed_torch(settings.compute.threads):
         _, lm, tokens = _open(settings)
-        return information(payload, list(ids_of_chunks(text, payload.chunks, tokens)), lm)
+        return information(payload, list(ids_of_chunks(text, payload, tokens)), lm)
 
 
-def ids_of_chunks(
-    text: bytes, chunks: Sequence[Chunk], tokens: Tokens
-) -> Iterator[tuple[int, ...]]:
+def ids_of_chunks(text: bytes, payload: CramPayload, tokens: Tokens) -> Iterator[tuple[int, ...]]:
     """The tokens of each chunk: those of the text, cut as the file says.
 
     Without a time budget every token is in a chunk. Raises IntegrityError where one is not.
@@ -262,9 +260,10 @@ def ids_of_chunks(
     parts = tokenised_parts(split_stretches(text), tokens)
     ids = tuple(token for part in parts for token in part.ids or ())
     begin = 0
-    for number, chunk in enumerate(chunks):
+    for number, chunk in enumerate(payload.chunks):
         found = ids[begin : begin + chunk.num_tokens]
-        if chunk_check(tokens.bytes_of(found)) != chunk.check:
+        own = chunk_check(tokens.bytes_of(found), size=payload.check_bytes)
+        if own != chunk.check:
             raise IntegrityError(f"chunk {number}: not the text's tokens")
         yield found
         begin += chunk.num_tokens

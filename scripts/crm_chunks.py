@@ -38,7 +38,7 @@ def read_columns(reader, head, runs):
             chunks.append({"num_tokens": tokens, "num_bytes": size})
         need(tokens_left == bytes_left == 0, "chunks that do not add up to their run")
     size, firsts = len(chunks), [not place for size in sizes for place in range(size)]
-    checks = [reader.take(2).hex() for _ in chunks]
+    checks = [reader.take(1 if head["signs"] else 2).hex() for _ in chunks]
     starts = firsts if num_segments == len(runs) else [True] * size
     if num_segments not in (len(runs), size):
         starts = reader.bitmap(size, num_segments)
@@ -104,6 +104,19 @@ def coded_vectors(data, head):
     return vectors
 
 
+def sign_vectors(data, head):
+    """All vectors of the plane, as `coded_vectors` gives them."""
+    size, count = head["mem_dim"], head["num_vectors"]
+    number = int.from_bytes(data, "little")
+    need(number < 1 << size * count, "unused bits")
+    bits = [number >> place & 1 for place in range(size * count)]
+    symbols = [2 * bit - 1 for bit in bits]
+    return [
+        {"step": 32 * head["step"], "symbols": symbols[at : at + size]}
+        for at in range(0, len(symbols), size)
+    ]
+
+
 def coded_patches(data, head, chunks):
     """For each chunk its patches: positions, each with a token id or a rank (skip, size, index)."""
     kinds = [224, 16, 16, *(max(2, 256 // (skip * (skip + 1))) for skip in range(1, 21))]
@@ -138,7 +151,8 @@ def read_chunks(columns, head, runs, vectors, patches):
     """All chunks, from the readers of three planes; runs: the crammed ones."""
     chunks = read_columns(columns, head, runs)
     if head["coded"]:
-        all_vectors = coded_vectors(vectors.data, head)
+        read_vectors = sign_vectors if head["signs"] else coded_vectors
+        all_vectors = read_vectors(vectors.data, head)
         lists = coded_patches(patches.data, head, chunks)
     else:
         all_vectors, lists = raw_vectors(vectors.data, head), raw_patches(patches, chunks)

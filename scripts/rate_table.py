@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 from bench_size import SizeSample, other_sizes, size_job
 
-from llmzip.codecs.cram.presets import chunk_budget_bits, grid_plan
+from llmzip.codecs.cram.presets import chunk_budget_bits, signs_of
 from llmzip.config import DEFAULT_MAX_PATCHES, CompressSettings
 from llmzip.lm.zoo import DEFAULT_MODEL, MODELS
 
@@ -74,9 +74,9 @@ def settings_of_rows(
         plain = CompressSettings(preset=PRESET, bits=bits, context_tokens=128)
         yield 1.0, plain
         for load in LOADS.get(bits, ()):
-            grid = grid_plan(PRESET, bits, None)
+            signs = signs_of(PRESET, bits, None)
             gain_bits = MODELS[DEFAULT_MODEL].gain_bits
-            budget = load * chunk_budget_bits(PRESET, grid, gain_bits)
+            budget = load * chunk_budget_bits(PRESET, signs, gain_bits)
             yield load, replace(plain, budget_bits=budget)
         for share in PATCHES.get(bits, ()):
             yield 1.0, replace(plain, max_patches=share)

@@ -19,7 +19,7 @@ except ImportError:
     zstd = None
 
 MAGIC, END_MARK = bytes.fromhex("89 43 52 4D 0D 0A 1A 0A"), bytes.fromhex("4D 52 43 0A")
-REQUIRED = ("model", "columns_zstd", "stored_zstd", "start", "literal", "coded", "arith")
+REQUIRED = ("model", "columns_zstd", "stored_zstd", "start", "literal", "coded", "arith", "signs")
 OPTIONAL = ("bf16_safe", "suffix", "settings")
 PLANES = ("columns_bytes", "vector_bytes", "patch_bytes", "stream_bytes", "stored_bytes")
 
@@ -36,7 +36,9 @@ start: start_id varint 0 {MAX_ID}
 crammed: margin u8, num_chunks varint 1
 literal: num_literal varint 1 num_chunks
 crammed: patch_bytes varint
-coded: vector_bytes varint, {GRID}, num_patches varint, num_patched varint
+grids: vector_bytes varint, {GRID}
+signs: step varint 4 1019
+coded: num_patches varint, num_patched varint
 arith: recipe varint 1 1, num_segments varint 1, prefix_tokens varint 0 65535
 arith: window_tokens varint 1 {2**24}, guard u8 1 255, wrap u8 0 2, num_mem varint 0 64
 arith num_mem: mem_dim varint 1 65536, vector_bytes varint, {GRID}
@@ -56,7 +58,6 @@ def read_header(r):
     need(r.take(8) == MAGIC, "not a .crm file")
     version, required, optional = r.take(3)
     need(version == 1, f"version {version}")
-    need(required < 1 << len(REQUIRED), "unknown required feature")
     size = r.varint()
     need(size <= 2**20, "header too large")
     fields = Reader(r.take(size))
@@ -64,21 +65,23 @@ def read_header(r):
     head = Fields({name: bool(required >> place & 1) for place, name in enumerate(REQUIRED)})
     head |= {name: bool(optional >> place & 1) for place, name in enumerate(OPTIONAL)}
     head["crammed"] = head["model"] and not head["arith"]
+    head["grids"] = head["coded"] and not head["signs"]
     fields.fields(HEADER, head)
     if optional < 1 << len(OPTIONAL):  # else what is left belongs to features not known here
         fields.end()
     check_header(head)
     vector_chunks = 1 if head["arith"] else head["num_chunks"] - head["num_literal"]
     head["num_vectors"] = head["num_mem"] * vector_chunks
-    if head["crammed"] and not head["coded"]:
-        head["vector_bytes"] = 2 * head["mem_dim"] * head["num_vectors"]
+    if head["crammed"] and not head["grids"]:
+        bits = head["mem_dim"] * head["num_vectors"] * (1 if head["signs"] else 16)
+        head["vector_bytes"] = (bits + 7) // 8
     return head
 
 
 def check_header(head):
     """What the fields must say of each other."""
     need(head["model"] or not (head["start"] or head["arith"]), "features of a model, but no model")
-    of_chunks = head["literal"] or head["coded"] or head["bf16_safe"]
+    of_chunks = head["literal"] or head["coded"] or head["signs"] or head["bf16_safe"]
     need(head["crammed"] or not of_chunks, "features of chunks, but no chunks")
     num_runs, num_stored = head["runs"] // 2, (head["runs"] + 1) // 4
     planes = (head["columns_bytes"] > 0, head["stored_bytes"] > 0, head["model"])
@@ -87,6 +90,8 @@ def check_header(head):
     need(head["first_step"] + head["step_span"] <= 1019, "steps")
     if head["crammed"]:
         need(head["bits"] in (range(1, 9) if head["coded"] else (16,)), f"{head['bits']} bits")
+        need(head["coded"] >= head["signs"], "signs in a file that is not coded")
+        need(head["num_literal"] < head["num_chunks"] or not head["signs"], "signs, but no vectors")
         plane = "columns_bytes" if head["coded"] else "patch_bytes"
         need(head["num_chunks"] <= head[plane], f"{head[plane]} {plane} for more chunks")
     if head["arith"]:

@@ -92,9 +92,10 @@ def check_agreement(found: dict[str, Any], result: ReadResult) -> None:
         ):
             assert theirs["num_chunks"] == len(chunks)
             assert theirs["num_tokens"] == sum(chunk.num_tokens for chunk in chunks)
-    check_chunks(
-        found.get("chunks", []), payload.chunks if isinstance(payload, CramPayload) else ()
-    )
+    if isinstance(payload, CramPayload):
+        check_chunks(found["chunks"], payload.chunks, payload.check_bytes)
+    else:
+        assert "chunks" not in found
     assert isinstance(payload, ArithPayload) == ("segments" in found)
     if isinstance(payload, ArithPayload):
         check_segments(found, payload)
@@ -122,6 +123,7 @@ def check_header(head: dict[str, Any], container: Container) -> None:
         assert head.get(name, type(value)()) == value, name  # no field: 0, "" or None
     assert head["model"] == container.needs_model == (payload is not None)
     assert head["coded"] == bool(cram and cram.is_coded)
+    assert head["signs"] == bool(cram and cram.signs)
     assert head["arith"] == isinstance(payload, ArithPayload)
     assert head["bf16_safe"] == bool(cram and cram.bf16_safe)
     check = container.settings_check
@@ -132,11 +134,11 @@ def check_header(head: dict[str, Any], container: Container) -> None:
     )
 
 
-def check_chunks(found: list[dict[str, Any]], chunks: Sequence[Chunk]) -> None:
+def check_chunks(found: list[dict[str, Any]], chunks: Sequence[Chunk], check_bytes: int) -> None:
     for theirs, ours in zip(found, chunks, strict=True):
         for name in ("num_tokens", "num_bytes", "starts_segment"):
             assert theirs[name] == getattr(ours, name), name
-        assert theirs["check"] == ours.check.to_bytes(2, "little").hex()
+        assert theirs["check"] == ours.check.to_bytes(check_bytes, "little").hex()
         assert theirs["literal"] == (ours.mem is None)
         patches = [
             (position, token if isinstance(token, int) else Ranked(*token))

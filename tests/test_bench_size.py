@@ -88,7 +88,7 @@ def test_bits_are_those_of_one_pass_over_the_whole_sequence(
     """Every chunk anew, behind all that stands left of it, with nothing remembered."""
     known: list[int] = []
     surprisal = gain = unpatched = 0.0
-    chunk_ids = list(bench_size.ids_of_chunks(TEXT, payload.chunks, tokens))
+    chunk_ids = list(bench_size.ids_of_chunks(TEXT, payload, tokens))
     assert tokens.bytes_of([token for ids in chunk_ids for token in ids]) == TEXT
     for chunk, ids in zip(payload.chunks, chunk_ids, strict=True):
         if chunk.starts_segment:
@@ -153,7 +153,7 @@ def test_text_that_is_not_crammed_has_no_information(settings: CompressSettings)
 def test_tokens_of_another_text_are_refused(payload: CramPayload, tokens: Tokens) -> None:
     for other in (TEXT.replace(b"mill", b"hill"), TEXT + b" and on"):
         with pytest.raises(IntegrityError):
-            list(bench_size.ids_of_chunks(other, payload.chunks, tokens))
+            list(bench_size.ids_of_chunks(other, payload, tokens))
 
 
 def test_a_time_budget_is_refused(settings: CompressSettings) -> None:

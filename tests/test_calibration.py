@@ -136,9 +136,8 @@ def test_presets_and_vectors_fill_chunks_in_proportion(
             budget = max(48.0, effort.load * 200.0 * num_mem)
             found = fullest(preset=preset, num_mem=num_mem, bits=16)
             assert 0.8 * budget < found <= budget
-            # On a grid, an eighth of the tokens counts nothing.
-            spared = fullest(preset=preset, num_mem=num_mem)
-            plain = fullest(preset=preset, num_mem=num_mem, max_patches=0.0)
-            assert spared > plain
+            budget = max(12.0, effort.sign_load * 200.0 * num_mem)
+            found = fullest(preset=preset, num_mem=num_mem)
+            assert 0.8 * budget < found <= budget
     assert EFFORTS["fast"].load < EFFORTS["balanced"].load < EFFORTS["small"].load
     assert fullest(bits=2) < fullest(bits=3) < fullest(bits=6)

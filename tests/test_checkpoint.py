@@ -29,6 +29,7 @@ from llmzip.codecs.context import Context
 from llmzip.codecs.cram import engine as engine_module
 from llmzip.codecs.cram import groups
 from llmzip.codecs.cram import plan as planning
+from llmzip.codecs.cram.allowance import Allowance
 from llmzip.codecs.cram.checkpoint import (
     EngineState,
     pack_crammed,
@@ -41,9 +42,8 @@ from llmzip.codecs.cram.checkpoint import (
 from llmzip.codecs.cram.chunking import Segment, plan_segments
 from llmzip.codecs.cram.curvature import Curvature
 from llmzip.codecs.cram.engine import Engine
-from llmzip.codecs.cram.presets import grid_plan
-from llmzip.codecs.cram.rounding import GridGoal, Rounding
-from llmzip.codecs.cram.sequences import Ledger
+from llmzip.codecs.cram.presets import signs_of
+from llmzip.codecs.cram.signs import Signs
 from llmzip.codecs.cram.slots import Slot
 from llmzip.codecs.cram.tasks import Crammed, EngineSettings, Task, split
 from llmzip.config import CompressSettings
@@ -63,8 +63,8 @@ SETTINGS = EngineSettings(
 )
 KINDS = {
     "bf16": SETTINGS,
-    "grid": replace(SETTINGS, grid=grid_plan("fast", 4, 60)),
-    "signs": replace(SETTINGS, grid=grid_plan("fast", 1, 60)),
+    "four bits": replace(SETTINGS, signs=signs_of("fast", 4, 60)),
+    "signs": replace(SETTINGS, signs=signs_of("fast", 1, 60)),
     "few steps": replace(SETTINGS, max_steps=3),  # all of it is split, to the end
 }
 
@@ -175,20 +175,18 @@ def a_slot(task: Task, *, step: int = 3, dim: int = 6, seed: int = 0) -> Slot:
 def test_a_state_with_one_of_everything(segments: list[Segment]) -> None:
     task = task_of(segments[0])
     _, second = split(task_of(segments[1]), context_tokens=0)
-    end = len(segments[1].ids)
-    warm = task_of(segments[1], warm_mem=torch.randn(1, 6), steps_so_far=12, sequence_end=end)
-    rounding = Rounding.start(
-        (1, 6), torch.tensor(task.surprisal_bits), GridGoal(limit=1, wanted=0.05), CPU
-    )
+    warm = task_of(segments[1], warm_mem=torch.randn(1, 6), steps_so_far=12)
+    signs = Signs.start(torch.randn(6), spared=1)
+    held = Crammed(task=task, mem=None, patches=((0, 5),), min_margin=0.25, steps=60)
     odd = a_slot(second, seed=1)
     odd.mem = torch.tensor([[0.0, -0.0, float("inf"), -float("inf"), float("nan"), 1e-45]])
     odd.falling, odd.is_settled = -0.0, True
     state = EngineState(
         taken=7,
         again=[warm, a_slot(warm), second],
-        slots=[a_slot(task), odd, replace(a_slot(task), rounding=rounding)],
-        finished=[replace(a_slot(task, seed=2), is_settled=True, num_booked=2)],
-        ledger=Ledger(spare=-0.5, filling=1.25),
+        slots=[a_slot(task), odd, replace(a_slot(task), signs=signs)],
+        finished=[replace(a_slot(task, seed=2), is_settled=True)],
+        allowance=Allowance(spare=1.25, held=[held]),
     )
     assert state.slots[0].falling != state.slots[0].falling  # NaN: never measured
     found = unpack_state(pack_state(state), by_index(segments), CPU)
@@ -312,8 +310,7 @@ def sound(kind: str) -> tuple[bytes, dict[int, Segment]]:
     if kind == "segments":
         return pack_segments([[segment]]), {0: segment}
     if kind == "state":
-        rounding = Rounding.start((1, 6), torch.ones(8), GridGoal(limit=1, wanted=0.1), CPU)
-        slot = replace(a_slot(task), rounding=rounding)
+        slot = replace(a_slot(task), signs=Signs.start(torch.ones(6), spared=1))
         return pack_state(EngineState(taken=1, again=[task], slots=[slot])), {0: segment}
     chunk = Crammed(
         task=task,
@@ -367,7 +364,7 @@ anything = st.recursive(
     | st.integers(-2, 9)
     | st.integers()
     | st.floats()
-    | st.sampled_from(["EngineState", "Slot", "Crammed", "Rounding", "Curvature", "x"]),
+    | st.sampled_from(["EngineState", "Slot", "Crammed", "Allowance", "Signs", "Curvature", "x"]),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from(KEYS), inner),
     max_leaves=12,
 )
@@ -555,11 +552,11 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
     ("name", "options"),
     [
         ("bf16", {"bits": 16, "context_tokens": 24}),
-        ("grid", {"preset": "fast", "bits": 3, "context_tokens": 24}),
+        ("three bits", {"preset": "fast", "bits": 3, "context_tokens": 24}),
         ("two vectors, no context", {"bits": 16, "num_mem": 2, "context_tokens": 0}),
         ("groups", {"preset": "fast", "bits": 3, "context_tokens": 0}),
         ("signs", {"preset": "fast", "bits": 1, "context_tokens": 24}),
-        ("signs, a budget that follows", {"preset": "fast", "bits": 1, "budget_bits": None}),
+        ("signs, the preset's budget", {"preset": "fast", "bits": 1, "budget_bits": None}),
     ],
 )
 def test_cramming_goes_on_to_the_same_bytes(

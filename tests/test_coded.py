@@ -483,6 +483,8 @@ def test_a_file_of_the_first_version_reads() -> None:
     assert [chunk.num_tokens for chunk in chunks] == [45, 18]
     assert [chunk.num_bytes for chunk in chunks] == [198, 72]
     assert [len(chunk.patches) for chunk in chunks] == [3, 0]
-    assert [chunk.check for chunk in chunks] == [chunk_check(text[:198]), chunk_check(text[198:])]
+    assert [chunk.check for chunk in chunks] == [
+        chunk_check(own, size=2) for own in (text[:198], text[198:])
+    ]
     assert write_container(container) == (DATA / "v1_prose.crm").read_bytes()
     assert isinstance(container.runs[0], TextRun) and Path(DATA / "make_prose.sh").exists()

@@ -97,9 +97,12 @@ class TestChunking:
     ) -> None:
         (segment,) = plan(lm, ids, context=1000, budget=40.0, spared=0.25)
         for span in segment.spans:
-            bits = sorted(segment.surprisal_bits[span.start : span.end])
-            kept = bits[: len(bits) - len(bits) // 4]
+            bits = segment.surprisal_bits[span.start : span.end]
+            kept = [each for each in bits if each <= segment.most_bits]
+            assert sum(kept) == pytest.approx(span.surprisal_bits)
             assert sum(kept) <= TAIL_LOAD * 40.0  # the end of a text shares out what is over
+        spared = sum(each > segment.most_bits for each in segment.surprisal_bits)
+        assert 0.2 * len(ids) < spared <= 0.25 * len(ids)
         (plain,) = plan(lm, ids, context=1000, budget=40.0)
         assert len(segment.spans) < len(plain.spans)
 

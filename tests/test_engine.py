@@ -25,7 +25,6 @@ from llmzip.codecs.cram.engine import Engine
 from llmzip.codecs.cram.greedy import decode_chunks
 from llmzip.codecs.cram.optimizer import Rows
 from llmzip.codecs.cram.presets import most_patches, stop_rule
-from llmzip.codecs.cram.rounding import GridGoal
 from llmzip.codecs.cram.signs import SignPlan
 from llmzip.codecs.cram.slots import Slot, start_slot
 from llmzip.codecs.cram.tasks import Contexts, Crammed, EngineSettings, Task
@@ -235,9 +234,8 @@ class TestRows:
         self, lm: FrozenLM, segments: list[Segment], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(lm, "_picks_rows", False)
-        plan = SignPlan(soft_steps=2, total_steps=6, last_step=6)
-        goal = GridGoal(limit=1, wanted=0.05)
-        slots = [start_slot(lm, task, 2, 0, plan=plan, goal=goal) for task in tasks_of(segments)]
+        plan = SignPlan(soft_steps=2, total_steps=6)
+        slots = [start_slot(lm, task, 2, 0, plan=plan) for task in tasks_of(segments)]
         rows = Rows(lm, Contexts(lm), slots, min_margin=0.05, plan=plan)
         rows.measure()
         with _HostReads() as reads:

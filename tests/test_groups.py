@@ -49,7 +49,7 @@ def segment(index: int, num_tokens: int) -> Segment:
 def plan_of(*sizes: int) -> Plan:
     found = [segment(index, size) for index, size in enumerate(sizes)]
     part = Part(data=b"x", ids=(1,))
-    return Plan(parts=[(part, found[:2]), (part, found[2:])], context_tokens=7, grid=None)
+    return Plan(parts=[(part, found[:2]), (part, found[2:])], context_tokens=7, signs=None)
 
 
 def crammed(task: Task) -> Crammed:
@@ -327,7 +327,7 @@ def test_a_chunk_under_way_can_be_looked_at(tiny_model: Callable[..., Path]) -> 
         assert b"".join(view.pieces) in SHORT_TEXT
         assert view.shortfall >= 0
     assert [view.step for view in views[:4]] == [1, 2, 3, 4]
-    assert {view.is_fixing for view in views} == {True, False}
+    assert {view.sees_signs for view in views} == {True, False}
     # Nearer to the end of the first chunk, fewer logits are missing.
     first = [view.shortfall for view in views if view.first_token == 0]
     assert min(first[-3:]) < first[0]

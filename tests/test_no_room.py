@@ -20,7 +20,7 @@ from llmzip.codecs.cram import decoder as decoding
 from llmzip.config import CompressSettings
 from llmzip.errors import LimitExceeded
 from llmzip.lab.batch import Batch
-from llmzip.lab.rate import cram_on_grid
+from llmzip.lab.rate import cram_signs
 from llmzip.lab.recipes import Recipe
 from llmzip.lab.runner import TrialRunner
 from llmzip.lab.trials import Trial
@@ -251,16 +251,16 @@ def test_a_text_too_long_for_the_device_is_a_limit(
     assert "fewer --tokens" in caught.value.hint
 
 
-def test_fewer_texts_end_on_a_grid_at_a_time(
+def test_fewer_texts_end_as_signs_at_a_time(
     loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rate_study = sys.modules["llmzip.lab.rate"]  # llmzip.lab has a function of that name
     small = Small(rate_study._optimise, 2, lambda study, slots, *given: len(slots))
     monkeypatch.setattr(rate_study, "_optimise", small)
     with opened_study(loaded, tmp_path / "run", Recipe(max_steps=5)) as study:
-        found = cram_on_grid(study, trials(loaded), bits=4, preset="fast")
+        found = cram_signs(study, trials(loaded), bits=4, preset="fast")
         assert [outcome.trial.sample.index for outcome, _ in found] == [0, 1, 2, 3, 4]
         assert small.sizes == [5, 2, 3, 1, 2]
         small._room = 0
         with pytest.raises(LimitExceeded, match="one text takes more memory"):
-            cram_on_grid(study, trials(loaded), bits=4, preset="fast")
+            cram_signs(study, trials(loaded), bits=4, preset="fast")

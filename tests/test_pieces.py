@@ -38,7 +38,7 @@ def a_chunk(text: bytes) -> Chunk:
     return Chunk(
         num_tokens=1,
         num_bytes=len(text),
-        check=chunk_check(text),
+        check=chunk_check(text, size=2),
         starts_segment=True,
         patches=((0, 0),),
         mem=None,

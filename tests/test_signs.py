@@ -13,22 +13,21 @@ from torch import Tensor
 from llmzip.api.compress import compress_bytes
 from llmzip.api.decompress import decompress_bytes
 from llmzip.codecs.context import QUIET
-from llmzip.codecs.cram.presets import EFFORTS, chunk_budget_bits, grid_plan
-from llmzip.codecs.cram.signs import SignPlan, Signs, sign_plan
+from llmzip.codecs.cram.presets import EFFORTS, chunk_budget_bits, signs_of
+from llmzip.codecs.cram.signs import SignPlan, Signs, round_steps, sign_plan
 from llmzip.config import CompressSettings, DecompressSettings
 from llmzip.store.container import read_container
 from llmzip.store.cram_payload import CramPayload
 from llmzip.store.vectors import GridMem
 from tests.tiny_models import SHORT_TEXT
 
-PLAN = SignPlan(soft_steps=10, total_steps=40, last_step=60)
+PLAN = SignPlan(soft_steps=10, total_steps=40)
 SIZE = 192
 
 
-def start(seed: int, *, limit: int = 0) -> Signs:
+def start(seed: int, *, spared: int = 0, size: int = SIZE) -> Signs:
     generator = torch.Generator().manual_seed(seed)
-    hidden = torch.randn(SIZE, generator=generator)
-    return Signs.start(hidden, PLAN, limit=limit, wanted=0.0)
+    return Signs.start(torch.randn(size, generator=generator), spared=spared)
 
 
 class Perceptron:
@@ -140,33 +139,9 @@ def test_a_row_that_does_not_move_stays() -> None:
     ],
 )
 def test_when_a_chunk_leaves(clock: int, best: int, wrong_kept: int, leaves: bool) -> None:
-    signs = start(0, limit=2)
+    signs = start(0, spared=2)
     signs.clock, signs.best_wrong = torch.tensor([clock]), torch.tensor([best])
     assert bool(signs.may_leave(torch.tensor([wrong_kept]), PLAN)) == leaves
-
-
-def test_a_row_that_is_sent_back_has_a_few_more_steps_to_get_better() -> None:
-    signs = start(0, limit=2)
-    signs.clock, signs.best_wrong = torch.tensor([PLAN.total_steps]), torch.tensor([2])
-    signs.refuse(2, PLAN)
-    assert float(signs.wanted) == 0.0
-    assert PLAN.total_steps < int(signs.due) < PLAN.last_step
-    assert not signs.may_leave(torch.tensor([0]), PLAN)
-    signs.note(torch.tensor([1]), PLAN)
-    assert signs.may_leave(torch.tensor([0]), PLAN)
-    for _ in range(9):
-        signs.refuse(2, PLAN)
-    assert int(signs.due) == PLAN.last_step
-
-
-def test_what_is_wrong_where_it_is_decoded_is_forgotten_and_margins_grow() -> None:
-    signs = start(0, limit=2)
-    signs.clock, signs.best_wrong = torch.tensor([PLAN.total_steps]), torch.tensor([1])
-    signs.refuse(3, PLAN)
-    assert float(signs.wanted) == 0.25
-    assert not signs.may_leave(torch.tensor([0]), PLAN)
-    signs.note(torch.tensor([2]), PLAN)
-    assert int(signs.best_wrong) == 2
 
 
 def test_the_loss_sharpens() -> None:
@@ -180,13 +155,39 @@ def test_the_loss_sharpens() -> None:
 
 def test_plans() -> None:
     for preset, effort in EFFORTS.items():
-        plan = grid_plan(preset, 1, None)
-        assert isinstance(plan, SignPlan)
-        assert plan.soft_steps < plan.total_steps == effort.sign_steps < plan.last_step
+        plan = signs_of(preset, None, None)
+        assert plan == signs_of(preset, 1, None) == sign_plan(effort.sign_steps)
+        assert plan is not None and plan.bits == 1
+        assert plan.soft_steps < plan.total_steps == effort.sign_steps
         assert chunk_budget_bits(preset, plan, 100.0) == pytest.approx(100 * effort.sign_load)
-    assert sign_plan(steps=120, last_step=1) == SignPlan(soft_steps=1, total_steps=1, last_step=1)
+        assert signs_of(preset, 16, None) is None
+        budgets = [chunk_budget_bits(preset, sign_plan(9, bits=bits), 1.0) for bits in range(1, 9)]
+        assert budgets == sorted(budgets)
+    few = signs_of("balanced", 1, 1)
+    assert few == SignPlan(soft_steps=1, total_steps=1)
     steps = [effort.sign_steps for effort in EFFORTS.values()]
     assert steps == sorted(steps)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 8])
+def test_a_coordinate_of_several_bits_is_a_sum_of_signs(bits: int) -> None:
+    plan = SignPlan(bits=bits, soft_steps=3, total_steps=20)
+    signs = start(3, size=bits * SIZE)
+    odd = signs.symbols(plan)
+    assert odd.shape == (1, SIZE)
+    assert set(odd.abs().unique().tolist()) <= set(range(1, 2**bits, 2))
+    first = (signs.hidden[:, :SIZE] < 0).float() * -2 + 1
+    assert torch.equal(odd.sign(), first)  # the greatest decides
+    signs.clock = torch.tensor([plan.soft_steps])
+    torch.testing.assert_close(signs.seen(plan) * plan.spread, odd)
+    assert signs.seen(plan).square().mean() == pytest.approx(1.0, abs=0.2)
+    signs.clock = torch.tensor([0])
+    assert signs.seen(plan).square().mean() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_step_that_the_container_can_hold() -> None:
+    steps = round_steps(torch.tensor([1.0, 1.3, 63.0, 0.11]))
+    assert steps.tolist() == [1.0, 1.25, 64.0, 0.109375]
 
 
 @pytest.mark.parametrize("num_mem", [1, 3])

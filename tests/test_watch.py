@@ -17,7 +17,7 @@ def view(*margins: float, first_token: int = 0, step: int = 3) -> ChunkView:
     words = (b"It was", b" the\n", b" b\xc3\xa9st\x1b", b" \xff of", b" times")
     return ChunkView(
         first_token=first_token, step=step, pieces=words[: len(margins)], margins=margins,
-        wanted=0.25, is_fixing=False,
+        wanted=0.25, sees_signs=False,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from llmzip.codecs.base import Draft, Source, stored_draft
 from llmzip.codecs.cram.chunking import Segment, Span
 from llmzip.codecs.cram.payload import GROWTH_BYTES, is_worth_cramming, smaller_draft
 from llmzip.codecs.cram.plan import Plan
-from llmzip.codecs.cram.presets import grid_plan
+from llmzip.codecs.cram.presets import signs_of
 from llmzip.codecs.input import Part
 from llmzip.config import CompressSettings
 from tests.tiny_models import SHORT_TEXT
@@ -36,9 +36,9 @@ def plan_of(data: bytes, chunk_tokens: Sequence[int], settings: CompressSettings
         index=0, offset=0, start_ids=(), ids=ids,
         surprisal_bits=(1.0,) * len(ids), spans=tuple(spans),
     )  # fmt: skip
-    grid = grid_plan(settings.preset, settings.bits, settings.max_steps)
+    signs = signs_of(settings.preset, settings.bits, settings.max_steps)
     part = Part(data=data, ids=ids)
-    return Plan(parts=[(part, [segment])], context_tokens=0, grid=grid)
+    return Plan(parts=[(part, [segment])], context_tokens=0, signs=signs)
 
 
 def is_worth(

@@ -144,7 +144,7 @@ def picture(view: ChunkView, missing: list[float], line: str) -> Group:
     from rich.console import Group
 
     right = sum(margin >= view.wanted for margin in view.margins)
-    phase = "onto the grid" if view.is_fixing else "free"
+    phase = "signs" if view.sees_signs else "free"
     head = (
         f"chunk at token {view.first_token:,}  step {view.step}, {phase}  "
         f"{right}/{len(view.margins)} tokens  {view.shortfall:.2f} logits short"

@@ -17,8 +17,7 @@ from typing import Any
 from llmzip.codecs.cram.chunking import Segment, Span
 from llmzip.codecs.cram.optimizer import Rows
 from llmzip.codecs.cram.payload import grid_mem
-from llmzip.codecs.cram.presets import grid_plan, held_share
-from llmzip.codecs.cram.rounding import GridGoal, GridPlan
+from llmzip.codecs.cram.presets import held_share, signs_of
 from llmzip.codecs.cram.signs import SignPlan
 from llmzip.codecs.cram.slots import Slot, as_stored, start_slot
 from llmzip.codecs.cram.tasks import Contexts, Task
@@ -114,11 +113,11 @@ def measure_rate(
         search_exact(
             study, samples, num_mem=num_mem, bits=each, resolution=RESOLUTION,
             first_bits=first_bits if is_raw else held_share(each) * first_bits,
-            cram=None if is_raw else partial(cram_on_grid, study, bits=each, preset=preset),
+            cram=None if is_raw else partial(cram_signs, study, bits=each, preset=preset),
         )  # fmt: skip
 
 
-def cram_on_grid(
+def cram_signs(
     study: Study, trials: Sequence[Trial], *, bits: int, preset: Preset
 ) -> list[tuple[Outcome, float]]:
     """Cram trials with the same number of vectors, as many side by side as the device holds.
@@ -135,30 +134,30 @@ def cram_on_grid(
             raise too_little_memory("one text", hint=NO_ROOM_HINT) from error
         half = len(trials) // 2
         for part in (trials[:half], trials[half:]):
-            found.extend(cram_on_grid(study, part, bits=bits, preset=preset))
+            found.extend(cram_signs(study, part, bits=bits, preset=preset))
     return found
 
 
 def _side_by_side(
     study: Study, trials: Sequence[Trial], bits: int, preset: Preset
 ) -> list[tuple[Outcome, float]]:
-    plan = grid_plan(preset, bits, None)
-    assert plan is not None, "vectors of 16 bits have no grid"
+    plan = signs_of(preset, bits, None)
+    assert plan is not None, "vectors of 16 bits are stored as they are"
     runner = study.runner()
-    goal = GridGoal(limit=0, wanted=study.recipe.min_margin + runner.slack)
+    wanted = study.recipe.min_margin + runner.slack
     slots = [
         start_slot(
             study.loaded.lm, _task(study, trial, index, runner.plain(trial.ids).bits.tolist()),
-            trial.num_mem, trial.seed, plan=plan, goal=goal,
+            trial.num_mem, trial.seed, plan=plan,
         )
         for index, trial in enumerate(trials)
     ]  # fmt: skip
     began = time.monotonic()
-    _optimise(study, slots, plan, goal.wanted)
+    _optimise(study, slots, plan, wanted)
     seconds = (time.monotonic() - began) / max(1, len(trials))
     found = []
     for trial, slot in zip(trials, slots, strict=True):
-        assert slot.grid_steps is not None, "a settled slot is on a grid"
+        assert slot.grid_steps is not None, "a settled slot has signs"
         mem = as_stored(slot.mem)
         outcome = runner.outcome(trial, mem, steps=slot.step, best_step=slot.step, seconds=seconds)
         grid = grid_mem(mem.cpu(), slot.grid_steps.cpu())
@@ -176,9 +175,7 @@ def _task(study: Study, trial: Trial, index: int, bits: list[float]) -> Task:
     return Task(segment=segment, start=0, end=trial.num_tokens, warm_mem=trial.warm_mem)
 
 
-def _optimise(
-    study: Study, slots: Sequence[Slot], plan: GridPlan | SignPlan, wanted: float
-) -> None:
+def _optimise(study: Study, slots: Sequence[Slot], plan: SignPlan, wanted: float) -> None:
     """Step until every slot is settled: it is right, or it has had its last step."""
     lm = study.loaded.lm
     going = list(slots)

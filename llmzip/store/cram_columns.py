@@ -71,6 +71,7 @@ class ChunkCounts:
     num_chunks: int
     num_literal: int
     is_coded: bool
+    check_bytes: int  # of each chunk's check
 
     def max_bytes(self, table: RunTable) -> int:
         """No columns block of this size is larger: bounds what a zstd frame may claim."""
@@ -80,7 +81,11 @@ class ChunkCounts:
 
 
 def encode_columns(
-    runs: Sequence[Run], chunks_of_runs: Sequence[Sequence[Chunk]], *, coded: bool
+    runs: Sequence[Run],
+    chunks_of_runs: Sequence[Sequence[Chunk]],
+    *,
+    coded: bool,
+    check_bytes: int,
 ) -> bytes:
     """All of it as one block. Expects values that hold the rules of `cram_payload`.
 
@@ -99,7 +104,7 @@ def encode_columns(
     out += encode_varint(num_segments)
     out += _encode_counts(tokens, [[1] * len(counts) for counts in tokens], coded=coded)
     out += _encode_counts(sizes, tokens, coded=coded)
-    out += np.array([chunk.check for chunk in chunks], dtype="<u2").tobytes()
+    out += np.array([chunk.check for chunk in chunks], dtype=f"<u{check_bytes}").tobytes()
     if len(tokens) < num_segments < len(chunks):
         out += _encode_bitmap([chunk.starts_segment for chunk in chunks])
     if any(chunk.mem is None for chunk in chunks):
@@ -115,9 +120,9 @@ def decode_columns(cursor: Cursor, table: RunTable, size: ChunkCounts) -> CramCo
     num_segments = cursor.varint()
     is_possible = len(crammed) <= num_segments <= num_chunks
     require(is_possible, f"columns: {num_segments} segments for {num_chunks} chunks")
-    # Two counts of a byte at least (or of no fixed size) and a check of two: refused here, before
-    # the loops below.
-    is_enough = (2 if size.is_coded else 4) * num_chunks <= cursor.remaining
+    # Two counts of a byte at least (or of no fixed size) and a check: refused here, before the
+    # loops below.
+    is_enough = (size.check_bytes + 2 * (not size.is_coded)) * num_chunks <= cursor.remaining
     require(is_enough, f"columns: {cursor.remaining} bytes for {num_chunks} chunks")
     ones = [[1] * run.num_chunks for run in crammed]
     tokens = _read_counts(cursor, crammed, ones, noun="tokens", coded=size.is_coded)
@@ -125,7 +130,9 @@ def decode_columns(cursor: Cursor, table: RunTable, size: ChunkCounts) -> CramCo
     num_tokens = list(chain.from_iterable(tokens))
     is_small = max(num_tokens, default=0) <= MAX_CHUNK_TOKENS
     require(is_small, f"columns: a chunk of more than {MAX_CHUNK_TOKENS} tokens")
-    checks = np.frombuffer(cursor.take(2 * num_chunks), dtype="<u2").tolist()
+    checks = np.frombuffer(
+        cursor.take(size.check_bytes * num_chunks), dtype=f"<u{size.check_bytes}"
+    ).tolist()
     starts = _read_starts(cursor, crammed, num_segments=num_segments, num_chunks=num_chunks)
     literal = [False] * num_chunks
     if size.num_literal:

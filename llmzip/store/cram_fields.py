@@ -39,6 +39,7 @@ from llmzip.store.vectors import packed_bytes
 
 HAS_LITERAL = 16
 HAS_CODED = 32
+HAS_SIGNS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class CramFields(PayloadFields):
 
     codec: ClassVar[str] = "cram"
     marker: ClassVar[int] = 0
-    own_required: ClassVar[int] = HAS_LITERAL | HAS_CODED
+    own_required: ClassVar[int] = HAS_LITERAL | HAS_CODED | HAS_SIGNS
     own_optional: ClassVar[int] = BF16_SAFE
     plane_names: ClassVar[tuple[str, ...]] = ("vectors", "patches")
     no_figures: ClassVar[Mapping[str, object]] = CramFigures().fields()
@@ -66,7 +67,7 @@ class CramFields(PayloadFields):
     @property
     def features(self) -> int:
         own = HAS_LITERAL * (self.num_literal > 0) | HAS_CODED * (self.coded is not None)
-        return super().features | own
+        return super().features | own | HAS_SIGNS * self.empty.signs
 
     @property
     def num_pieces(self) -> int:
@@ -86,7 +87,7 @@ class CramFields(PayloadFields):
     def of(cls, payload: Payload, runs: Sequence[Run]) -> EncodedPayload:
         assert isinstance(payload, CramPayload)
         chunks, is_coded = payload.chunks, payload.is_coded
-        vectors, patches, coded = encode_planes(chunks, is_coded=is_coded)
+        vectors, patches, coded = encode_planes(chunks, is_coded=is_coded, are_signs=payload.signs)
         fields = cls(
             empty=replace(payload, chunks=(), min_margin=None),
             margin_code=margin_code(payload.min_margin),
@@ -97,7 +98,12 @@ class CramFields(PayloadFields):
         )
         return EncodedPayload(
             fields=fields,
-            columns=encode_columns(runs, chunks_of_runs(chunks, runs), coded=is_coded),
+            columns=encode_columns(
+                runs,
+                chunks_of_runs(chunks, runs),
+                coded=is_coded,
+                check_bytes=payload.check_bytes,
+            ),  # fmt: skip
             # Those of a coded file have a byte at least for each chunk, to bound their number.
             least_columns_bytes=len(chunks) * is_coded,
             planes=vectors + patches,
@@ -121,22 +127,29 @@ class CramFields(PayloadFields):
             context_tokens=cursor.varint(),
             min_margin=None,
             chunks=(),
+            signs=bool(required & HAS_SIGNS),
         )
         empty.check_geometry()
         bits, agree = empty.bits, empty.is_coded == bool(required & HAS_CODED)
+        agree &= empty.is_coded or not empty.signs
         require(agree, f"header: {bits} bits per dimension and the feature bits do not agree")
         start_id = read_start(cursor, has_start=bool(required & HAS_START))
         margin_code, num_chunks = cursor.byte(), cursor.varint()
         num_literal = cursor.varint() if required & HAS_LITERAL else 0
         is_possible = not required & HAS_LITERAL or 1 <= num_literal <= num_chunks
+        is_possible &= not empty.signs or num_literal < num_chunks
         require(is_possible, f"header: {num_literal} literal chunks of {num_chunks}")
+        patch_bytes, coded = cursor.varint(), None
+        if required & HAS_CODED:
+            shape = (num_chunks - num_literal, empty.num_mem, empty.mem_dim)
+            coded = read_coded(cursor, shape, are_signs=empty.signs)
         return cls(
             empty=replace(empty, model=replace(model, start_id=start_id)),
             margin_code=margin_code,
             num_chunks=num_chunks,
             num_literal=num_literal,
-            patch_bytes=cursor.varint(),
-            coded=read_coded(cursor) if required & HAS_CODED else None,
+            patch_bytes=patch_bytes,
+            coded=coded,
         )
 
     def check(self, table: RunTable, columns_bytes: int) -> None:
@@ -220,8 +233,9 @@ class CramFields(PayloadFields):
     def _counts(self) -> ChunkCounts:
         is_coded = self.coded is not None
         return ChunkCounts(
-            num_chunks=self.num_chunks, num_literal=self.num_literal, is_coded=is_coded
-        )
+            num_chunks=self.num_chunks, num_literal=self.num_literal, is_coded=is_coded,
+            check_bytes=self.empty.check_bytes,
+        )  # fmt: skip
 
     def _payload(self, chunks: tuple[Chunk, ...], optional: int) -> CramPayload:
         bf16_safe = bool(optional & BF16_SAFE)

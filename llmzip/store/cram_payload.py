@@ -16,6 +16,7 @@ from typing import ClassVar
 import numpy as np
 
 from llmzip.errors import Corrupt
+from llmzip.store.cram_signs import are_signs
 from llmzip.store.figures import PieceFigures, PieceKind
 from llmzip.store.model_ref import ModelRef
 from llmzip.store.payload import Payload, Run, StoredRun, Tensors
@@ -74,7 +75,7 @@ class Chunk:
 
     num_tokens: int
     num_bytes: int  # the original bytes that these tokens stand for
-    check: int  # `chunk_check` of those bytes
+    check: int  # `chunk_check` of those bytes, in as many bytes as the payload says
     starts_segment: bool  # no left context
     patches: tuple[Patch, ...]
     # [K, D] bf16 bits, or a grid in coded files. None: a literal chunk, every token is a patch.
@@ -111,6 +112,7 @@ class CramPayload(Payload):
     context_tokens: int
     min_margin: float | None  # weakest unpatched margin in logits; None: no such token
     bf16_safe: bool = False
+    signs: bool = False  # the vectors are stored as signs (`cram_signs`)
     chunks: tuple[Chunk, ...]  # in file order, across runs
 
     @property
@@ -132,6 +134,11 @@ class CramPayload(Payload):
         return self.bits < RAW_BITS
 
     @property
+    def check_bytes(self) -> int:
+        """Of the check of each chunk."""
+        return 1 if self.signs else 2
+
+    @property
     def optional(self) -> int:
         return BF16_SAFE * self.bf16_safe
 
@@ -139,6 +146,9 @@ class CramPayload(Payload):
         self.check_geometry()
         for number, chunk in enumerate(self.chunks):
             check_chunk(chunk, self, number=number)
+        if self.signs:
+            mems = [chunk.mem for chunk in self.chunks if isinstance(chunk.mem, GridMem)]
+            require(self.is_coded and are_signs(mems), "vectors that are not all signs")
         for chunks in chunks_of_runs(self.chunks, runs):
             require(chunks[0].starts_segment, "a run's first chunk must start a segment")
         margin = self.min_margin
@@ -251,8 +261,8 @@ def check_chunk(chunk: Chunk, payload: CramPayload, *, number: int) -> None:
         wrong = f"{chunk.num_tokens} tokens, at most {MAX_CHUNK_TOKENS}"
     elif chunk.num_bytes < chunk.num_tokens:
         wrong = f"{chunk.num_bytes} bytes for {chunk.num_tokens} tokens"
-    elif not 0 <= chunk.check <= 0xFFFF:
-        wrong = "the check has 16 bits"
+    elif not 0 <= chunk.check < 1 << 8 * payload.check_bytes:
+        wrong = f"the check has {8 * payload.check_bytes} bits"
     elif mem is None and len(chunk.patches) != chunk.num_tokens:
         wrong = f"literal, but {len(chunk.patches)} of {chunk.num_tokens} tokens known"
     elif mem is not None:

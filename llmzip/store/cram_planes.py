@@ -32,6 +32,13 @@ from llmzip.store.cram_patches import (
 )
 from llmzip.store.cram_patches import least_bytes as least_patch_bytes
 from llmzip.store.cram_payload import Chunk
+from llmzip.store.cram_signs import (
+    SignCode,
+    pack_signs,
+    plane_bytes,
+    salvage_signs,
+    unpack_signs,
+)
 from llmzip.store.residual import Patch, pack_literal, pack_patches, read_literal, read_patches
 from llmzip.store.varint import Cursor, encode_varint, encode_varints, require
 from llmzip.store.vectors import (
@@ -56,17 +63,19 @@ class CodedFields:
     """What a reader must know of two coded planes whose size no count gives."""
 
     vector_bytes: int
-    grid: GridCode
+    grid: GridCode | SignCode
     num_patches: int  # in chunks with vectors
     num_patched: int  # chunks with vectors and patches
 
     def encode(self) -> bytes:
         counts = encode_varints(self.num_patches, self.num_patched)
-        return encode_varint(self.vector_bytes) + self.grid.encode() + counts
+        size = b"" if isinstance(self.grid, SignCode) else encode_varint(self.vector_bytes)
+        return size + self.grid.encode() + counts
 
     def check(self, shape: Shape, *, patch_bytes: int) -> None:
         """Raise Corrupt unless the counts can be true: they bound all work on the planes."""
-        check_plane_bytes(self.vector_bytes, *shape)
+        if isinstance(self.grid, GridCode):
+            check_plane_bytes(self.vector_bytes, *shape)
         patches = f"header: {self.num_patches} patches in"
         fits = least_patch_bytes(self.num_patches, 0) <= patch_bytes
         require(fits, f"{patches} {patch_bytes} bytes")
@@ -75,23 +84,23 @@ class CodedFields:
         require(is_possible, f"{patches} {self.num_patched} of {shape[0]} chunks with vectors")
 
 
-def read_coded(cursor: Cursor) -> CodedFields:
+def read_coded(cursor: Cursor, shape: Shape, *, are_signs: bool) -> CodedFields:
     """The inverse of `CodedFields.encode`. Raises Corrupt."""
     return CodedFields(
-        vector_bytes=cursor.varint(),
-        grid=GridCode.read(cursor),
+        vector_bytes=plane_bytes(*shape) if are_signs else cursor.varint(),
+        grid=SignCode.read(cursor) if are_signs else GridCode.read(cursor),
         num_patches=cursor.varint(),
         num_patched=cursor.varint(),
     )
 
 
 def encode_planes(
-    chunks: Sequence[Chunk], *, is_coded: bool
+    chunks: Sequence[Chunk], *, is_coded: bool, are_signs: bool
 ) -> tuple[bytes, bytes, CodedFields | None]:
     """The vectors and the patches of all chunks, and what goes into the header where both are
     coded. Expects chunks that hold the rules of `cram_payload`."""
     if is_coded:
-        return _encode_coded(chunks)
+        return _encode_coded(chunks, are_signs=are_signs)
     mems = [chunk.mem for chunk in chunks if isinstance(chunk.mem, np.ndarray)]
     patches = b"".join(
         pack_literal(chunk.patches) if chunk.mem is None else pack_patches(chunk.patches)
@@ -118,7 +127,10 @@ def read_planes(
     else:
         if coded.num_patches:  # then every token is asked whether it has one
             check_reading(columns.total_tokens, len(vectors) + patches.remaining)
-        mems = unpack_grids(vectors, coded.grid, count=count, num_mem=num_mem, dim=dim)
+        if isinstance(coded.grid, SignCode):
+            mems = unpack_signs(vectors, coded.grid, count=count, num_mem=num_mem, dim=dim)
+        else:
+            mems = unpack_grids(vectors, coded.grid, count=count, num_mem=num_mem, dim=dim)
         rest = patches.take(patches.remaining)
         found = read_coded_patches(rest, parts, num_patches=coded.num_patches)
     left = iter(mems)
@@ -148,7 +160,10 @@ def salvage_mems(
     """The vectors of each chunk, as far as there are bytes; None from there on, for ever."""
     count, num_mem, dim = shape
     size = packed_bytes(1, num_mem, dim, RAW_BITS)
-    if coded:
+    if coded and isinstance(coded.grid, SignCode):
+        yield from salvage_signs(plane, coded.grid, count=count, num_mem=num_mem, dim=dim)
+        count = 0
+    elif coded and isinstance(coded.grid, GridCode):
         # The bytes that are there bound what is made of them, not those that were.
         count = min(count, len(plane) // least_vector_bytes(1, num_mem, dim))
         yield from salvage_grids(plane, coded.grid, count=count, num_mem=num_mem, dim=dim)
@@ -187,8 +202,9 @@ def _parts(columns: CramColumns) -> list[ChunkPatches]:
     ]
 
 
-def _encode_coded(chunks: Sequence[Chunk]) -> tuple[bytes, bytes, CodedFields]:
-    grid, vectors = pack_grids([chunk.mem for chunk in chunks if isinstance(chunk.mem, GridMem)])
+def _encode_coded(chunks: Sequence[Chunk], *, are_signs: bool) -> tuple[bytes, bytes, CodedFields]:
+    mems = [chunk.mem for chunk in chunks if isinstance(chunk.mem, GridMem)]
+    grid, vectors = pack_signs(mems) if are_signs else pack_grids(mems)
     parts = [
         ChunkPatches(
             num_tokens=chunk.num_tokens, is_literal=chunk.mem is None, patches=chunk.patches

@@ -24,12 +24,12 @@ def new_content_hash(data: bytes = b"") -> blake2b:
     return blake2b(data, digest_size=HASH_BYTES)
 
 
-def chunk_check(data: bytes) -> int:
-    """16 bits to find the chunk that went wrong: the first two bytes of `content_hash`.
+def chunk_check(data: bytes, *, size: int) -> int:
+    """Some bits to find the chunk that went wrong: the first bytes of `content_hash`, one or two.
 
     Not a proof of anything; the hash of the whole original is.
     """
-    return int.from_bytes(content_hash(data)[:2], "little")
+    return int.from_bytes(content_hash(data)[:size], "little")
 
 
 def segment_check(data: bytes) -> int:

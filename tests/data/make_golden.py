@@ -52,7 +52,7 @@ def chunk(
     return Chunk(
         num_tokens=num_tokens,
         num_bytes=len(text),
-        check=chunk_check(text),
+        check=chunk_check(text, size=2),
         starts_segment=starts,
         patches=tuple(patches),
         mem=_array(mem) if isinstance(mem, list) else mem,

@@ -17,10 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from llmzip.codecs.cram.allowance import Allowance
 from llmzip.codecs.cram.chunking import Segment, Span
 from llmzip.codecs.cram.curvature import Curvature
-from llmzip.codecs.cram.rounding import Candidate, Rounding
-from llmzip.codecs.cram.sequences import Ledger
 from llmzip.codecs.cram.signs import Signs
 from llmzip.codecs.cram.slots import Slot
 from llmzip.codecs.cram.tasks import Crammed, Task
@@ -38,7 +37,7 @@ class EngineState:
     again: list[Task | Slot] = field(default_factory=list)  # sent back, split or put off; first
     slots: list[Slot] = field(default_factory=list)
     finished: list[Slot] = field(default_factory=list)  # wait for certification
-    ledger: Ledger = field(default_factory=Ledger)
+    allowance: Allowance = field(default_factory=Allowance)
 
 
 # Takes the chunks just accepted, and what is under way then.
@@ -66,12 +65,9 @@ def num_right(slot: Slot) -> int:
 
 
 _PLAIN = "plain"
-_KINDS = {
-    kind.__name__: kind
-    for kind in (Candidate, Crammed, Curvature, EngineState, Ledger, Rounding, Signs, Slot)
-}
+_KINDS = {kind.__name__: kind for kind in (Crammed, Curvature, EngineState, Allowance, Signs, Slot)}
 # Tensors that stay on the CPU wherever the model is.
-_ON_CPU = {"Rounding.given_up", "Candidate.margins", "Crammed.mem", "Crammed.grid_steps"}
+_ON_CPU = {"Crammed.mem", "Crammed.grid_steps"}
 
 
 def pack_segments(segments: Sequence[Sequence[Segment]]) -> bytes:
@@ -85,6 +81,7 @@ def pack_segments(segments: Sequence[Sequence[Segment]]) -> bytes:
             "tokens": len(segment.ids),
             "ends": [span.end for span in segment.spans],
             "loads": [span.surprisal_bits for span in segment.spans],
+            "most": segment.most_bits,
         }
 
     bits = [b for own in segments for segment in own for b in segment.surprisal_bits]
@@ -105,6 +102,7 @@ def unpack_segments(data: bytes, ids: Sequence[Sequence[int] | None]) -> list[li
             ids=tuple(tokens[begin : begin + size]),
             surprisal_bits=tuple([next(bits) for _ in range(size)]),  # StopIteration: too few
             spans=tuple(Span(start=s, end=e, surprisal_bits=b) for s, e, b in spans),
+            most_bits=entry["most"],
         )
 
     with _sound():
@@ -182,7 +180,7 @@ def _pack(value: object) -> bytes:
             return {"tensor": len(tensors) - 1}
         if isinstance(value, Task):
             place = (value.segment.index, value.segment.offset, value.start, value.end)
-            return {"task": [*place, value.sequence_end, value.steps_so_far, plain(value.warm_mem)]}
+            return {"task": [*place, value.steps_so_far, plain(value.warm_mem)]}
         if isinstance(value, Ranked):
             return {"rank": [value.skip, value.size, value.index]}
         if isinstance(value, (list, tuple)):
@@ -213,11 +211,11 @@ def _unpack(data: bytes, segments: Mapping[int, Segment], device: torch.device) 
             return found if name in _ON_CPU else found.to(device)
         if "rank" in value:
             return Ranked(*value["rank"])
-        index, offset, start, end, sequence_end, steps, mem = value["task"]
+        index, offset, start, end, steps, mem = value["task"]
         segment = segments[index]
         return Task(
             segment=segment.from_token(offset - segment.offset), start=start, end=end,
-            warm_mem=full(mem), steps_so_far=steps, sequence_end=sequence_end,
+            warm_mem=full(mem), steps_so_far=steps,
         )  # fmt: skip
 
     with _sound():

@@ -10,7 +10,6 @@ much a vector holds: Kuratov et al. 2025.
 from __future__ import annotations
 
 import math
-from bisect import insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -47,6 +46,7 @@ class Segment:
     ids: tuple[int, ...]
     surprisal_bits: tuple[float, ...]  # per token
     spans: tuple[Span, ...]
+    most_bits: float = math.inf  # surprisal above which a token is spared: no vector has to hold it
 
     def from_token(self, first: int) -> Segment:
         """What is left of it from a token on, which then begins anew. The spans stay."""
@@ -65,37 +65,7 @@ class CutRule:
     context_tokens: int
     budget_bits: float
     max_chunk_tokens: int
-    spared: float  # share of a chunk's tokens that its vectors need not hold: the least expected
-
-    def is_over(self, load: _Load, token_bits: float) -> bool:
-        """Whether a chunk of this load has no room for one token more."""
-        if load.num_tokens >= self.max_chunk_tokens:
-            return True
-        return load.with_token(token_bits, self.spared) > self.budget_bits
-
-
-class _Load:
-    """The surprisal of an open chunk's tokens."""
-
-    def __init__(self) -> None:
-        self._sorted: list[float] = []  # ascending
-        self.bits = 0.0
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self._sorted)
-
-    def add(self, token_bits: float) -> None:
-        insort(self._sorted, token_bits)
-        self.bits += token_bits
-
-    def with_token(self, token_bits: float, spared: float) -> float:
-        """Bits to be held with one token more, the least expected ones spared."""
-        num_spared = int(spared * (self.num_tokens + 1))
-        if not num_spared:
-            return self.bits + token_bits
-        most = sorted([token_bits, *self._sorted[-num_spared:]])[-num_spared:]
-        return self.bits + token_bits - sum(most)
+    spared: float  # share of a segment's tokens that no vector has to hold: the least expected
 
 
 def longest_chunk(num_mem: int) -> int:
@@ -115,7 +85,7 @@ def plan_segments(
     spared: float = 0.0,
 ) -> Iterator[Segment]:
     """Cut tokens into segments and chunks, in order; every token is in exactly one chunk. spared:
-    share of a chunk's tokens, the least expected, that count nothing."""
+    share of a segment's tokens, the least expected, that count nothing."""
     rule = CutRule(
         context_tokens=context_tokens,
         budget_bits=budget_bits,
@@ -126,7 +96,8 @@ def plan_segments(
     start_ids = tuple(segment_start(start_id))
     while begin < len(ids):
         reader = _Reader(lm, start_ids, ids[begin:])
-        spans = _next_spans(reader, len(ids) - begin, rule)
+        most_bits = _spared_above(reader, len(ids) - begin, rule)
+        spans = _next_spans(reader, len(ids) - begin, rule, most_bits)
         num_tokens = spans[-1].end
         yield Segment(
             index=index,
@@ -135,49 +106,70 @@ def plan_segments(
             ids=tuple(ids[begin : begin + num_tokens]),
             surprisal_bits=tuple(reader.bits[:num_tokens]),
             spans=tuple(spans),
+            most_bits=most_bits,
         )
         index += 1
         begin += num_tokens
 
 
-def _next_spans(reader: _Reader, num_tokens: int, rule: CutRule) -> list[Span]:
+def _spared_above(reader: _Reader, num_tokens: int, rule: CutRule) -> float:
+    """The surprisal above which a segment's tokens are spared, so that a share of them is.
+    num_tokens: left of the text."""
+    if not rule.spared:
+        return math.inf
+    size = min(num_tokens, max(rule.context_tokens, _BLOCK_TOKENS))
+    bits = sorted(reader.surprisal(position) for position in range(size))
+    return bits[size - 1 - min(size - 1, int(rule.spared * size))]
+
+
+def _kept(token_bits: float, most_bits: float) -> float:
+    """What a token adds to the load of its chunk."""
+    return token_bits if token_bits <= most_bits else 0.0
+
+
+def _next_spans(reader: _Reader, num_tokens: int, rule: CutRule, most_bits: float) -> list[Span]:
     """The chunks of the segment that begins where the reader does. num_tokens: left of the text."""
     spans: list[Span] = []
-    start, load, takes_tail = 0, _Load(), False
+    start, load, takes_tail = 0, 0.0, False
     for position in range(num_tokens):
-        surprisal = reader.surprisal(position)
-        is_full = position > start and rule.is_over(load, surprisal)
+        bits = _kept(reader.surprisal(position), most_bits)
+        is_full = position - start >= rule.max_chunk_tokens or (
+            position > start and load + bits > rule.budget_bits
+        )
         if is_full and not takes_tail:
-            takes_tail = _tail_fits(reader, start, position, num_tokens, rule)
+            takes_tail = _tail_fits(reader, load, start, position, num_tokens, rule, most_bits)
         if is_full and not takes_tail:
-            spans.append(Span(start=start, end=position, surprisal_bits=load.bits))
-            start, load = position, _Load()
+            spans.append(Span(start=start, end=position, surprisal_bits=load))
+            start, load = position, 0.0
             if position > rule.context_tokens:
                 break
-        load.add(surprisal)
+        load += bits
     else:
-        spans.append(Span(start=start, end=num_tokens, surprisal_bits=load.bits))
-        spans = _evened(spans, reader.bits, rule)
+        spans.append(Span(start=start, end=num_tokens, surprisal_bits=load))
+        kept = [_kept(bits, most_bits) for bits in reader.bits[:num_tokens]]
+        spans = _evened(spans, kept, rule)
     return spans
 
 
-def _tail_fits(reader: _Reader, start: int, position: int, end: int, rule: CutRule) -> bool:
+def _tail_fits(
+    reader: _Reader, load: float, start: int, position: int, end: int, rule: CutRule,
+    most_bits: float,
+) -> bool:  # fmt: skip
     """Whether the text ends so soon that its last bits go into the open chunk, over budget. A
     vector of their own would be wasted on them."""
     if end - position > _TAIL_TOKENS or end - start > rule.max_chunk_tokens:
         return False
-    bits = sorted(reader.surprisal(later) for later in range(start, end))
-    kept = bits[: len(bits) - int(rule.spared * len(bits))]
-    return sum(kept) <= TAIL_LOAD * rule.budget_bits
+    tail = sum(_kept(reader.surprisal(later), most_bits) for later in range(position, end))
+    return load + tail <= TAIL_LOAD * rule.budget_bits
 
 
-def _evened(spans: list[Span], bits: Sequence[float], rule: CutRule) -> list[Span]:
+def _evened(spans: list[Span], kept: Sequence[float], rule: CutRule) -> list[Span]:
     """As many chunks of more equal load, so that the last one of a text is not a small rest that
-    takes a vector all the same."""
+    takes a vector all the same. kept: what each token adds to the load."""
     low, high = 0.0, TAIL_LOAD * rule.budget_bits
     for _ in range(_EVENING_STEPS):
         middle = (low + high) / 2
-        found = _cut(bits, replace(rule, budget_bits=middle))
+        found = _cut(kept, replace(rule, budget_bits=middle))
         if len(found) <= len(spans):
             spans, high = found, middle
         else:
@@ -185,20 +177,16 @@ def _evened(spans: list[Span], bits: Sequence[float], rule: CutRule) -> list[Spa
     return spans
 
 
-def first_of_even(bits: Sequence[float], rule: CutRule) -> int:
-    """Tokens of the first chunk, where all of them are cut to chunks of about equal load."""
-    return _evened(_cut(bits, rule), bits, rule)[0].end
-
-
-def _cut(bits: Sequence[float], rule: CutRule) -> list[Span]:
+def _cut(kept: Sequence[float], rule: CutRule) -> list[Span]:
     spans: list[Span] = []
-    start, load = 0, _Load()
-    for position, token_bits in enumerate(bits):
-        if position > start and rule.is_over(load, token_bits):
-            spans.append(Span(start=start, end=position, surprisal_bits=load.bits))
-            start, load = position, _Load()
-        load.add(token_bits)
-    return [*spans, Span(start=start, end=len(bits), surprisal_bits=load.bits)]
+    start, load = 0, 0.0
+    for position, bits in enumerate(kept):
+        is_long = position - start >= rule.max_chunk_tokens
+        if is_long or (position > start and load + bits > rule.budget_bits):
+            spans.append(Span(start=start, end=position, surprisal_bits=load))
+            start, load = position, 0.0
+        load += bits
+    return [*spans, Span(start=start, end=len(kept), surprisal_bits=load)]
 
 
 class _Reader:

@@ -25,7 +25,7 @@ class CramCodec(Codec):
     """See `cram.encoder` and `cram.decoder`."""
 
     name: ClassVar[str] = CramPayload.codec
-    # Vectors as they are, not on a grid: the fewest steps.
+    # Vectors as they are, not signs: the fewest steps.
     trial: ClassVar[Mapping[str, Any]] = {
         "bits": 16,
         "preset": "fast",

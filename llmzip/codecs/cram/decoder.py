@@ -53,7 +53,7 @@ def decode_chunks_of(
     )
     if model.fallback is not None and lm.device.type != "cpu":
         attempts.append((model.fallback, 1))
-    texts = _Texts(chunks, segments, model.tokens, request, context)
+    texts = _Texts(payload, segments, model.tokens, request, context)
     while attempts:
         load, batch = attempts.popleft()
         todo = [each for each in segments if any(texts.found[index] is None for index in each)]
@@ -81,14 +81,16 @@ class _Texts:
 
     def __init__(
         self,
-        chunks: Sequence[Chunk],
+        payload: CramPayload,
         segments: Sequence[range],
         tokens: Tokens,
         request: Request,
         context: Context,
     ) -> None:
+        chunks = payload.chunks
         self.found: list[bytes | None] = [None] * len(chunks)
         self._chunks, self._tokens, self._request = chunks, tokens, request
+        self._check_bytes = payload.check_bytes
         self._context = context
         sizes = [chunks[index].num_bytes for each in segments for index in each]
         total, size = len(sizes), sum(sizes)
@@ -106,7 +108,10 @@ class _Texts:
         is_right = False
         with suppress(Corrupt):  # wrong tokens may be ones that stand for no bytes
             text = self._tokens.bytes_of(ids)
-            is_right = len(text) == chunk.num_bytes and chunk_check(text) == chunk.check
+            is_right = (
+                len(text) == chunk.num_bytes
+                and chunk_check(text, size=self._check_bytes) == chunk.check
+            )
         if is_right:
             self.found[index] = text
             if self._request.on_decoded is not None:

@@ -16,8 +16,6 @@ from llmzip.codecs.context import Context
 from llmzip.codecs.cram.checkpoint import EngineState, OnSave, OnStep, OnTask, SlotView, num_right
 from llmzip.codecs.cram.optimizer import Rows
 from llmzip.codecs.cram.presets import most_patched, stop_rule
-from llmzip.codecs.cram.rounding import GridGoal
-from llmzip.codecs.cram.signs import SignPlan
 from llmzip.codecs.cram.slots import Slot, start_slot
 from llmzip.codecs.cram.tasks import Contexts, Crammed, EngineSettings, Task, step_tokens
 from llmzip.codecs.cram.verdict import Judge
@@ -83,7 +81,7 @@ class Engine:
             max_patches=settings.max_patches,
         )
         # The optimiser's own numerics are off by so much now and then.
-        slack = OPTIMISER_SLACK if settings.grid is not None and decode_lm is not lm else 0.0
+        slack = OPTIMISER_SLACK if settings.signs is not None and decode_lm is not lm else 0.0
         self._wanted = settings.min_margin + slack
         self._gauge = MemoryGauge(lm.device) if settings.batch_tokens is None else None
         self._batch_tokens = settings.batch_tokens or first_step_tokens(lm.device)
@@ -104,10 +102,13 @@ class Engine:
         while True:
             try:
                 accepted = self._take_stock(state)
+                is_late, is_idle = self._is_late(), not (state.slots or state.again)
+                if is_late or (exhausted and is_idle):
+                    accepted += self._settle(state, is_late=is_late)
                 if accepted or self._is_save_due():
                     self._save(accepted, state)
                 yield from accepted
-                if self._is_late() or (exhausted and not state.slots and not state.again):
+                if is_late or (exhausted and not (state.slots or state.again)):
                     return
                 exhausted = self._fill(state, queue)
                 if state.slots and not self._is_late():
@@ -115,7 +116,7 @@ class Engine:
                 if self._is_late():  # what is nearly right may still do, with more patches
                     hurried = [slot for slot in state.slots if self._may_do(slot)]
                     state.slots = []
-                    self._finish(hurried, state)
+                    state.finished += hurried
             except Interrupted:
                 self._save([], state)
                 raise
@@ -124,16 +125,29 @@ class Engine:
         """Certify finished chunks, unless there is time to wait for more of them."""
         finished = state.finished
         self._num_right_waiting = sum(num_right(slot) for slot in finished)
+        self._num_right_waiting += sum(
+            chunk.task.num_tokens - len(chunk.patches) for chunk in state.allowance.held
+        )
         if not finished or (state.slots and not self._is_late() and self._can_wait(finished)):
             return []
         began = time.monotonic()
-        outcomes = list(self._judge.outcomes(finished, state.ledger))
+        outcomes = list(self._judge.outcomes(finished, state.allowance))
         self._last_certify_seconds = time.monotonic() - began
         self.certify_seconds += self._last_certify_seconds
         trim_heap(self._decode_lm.device)
         state.again.extend(each for each in outcomes if not isinstance(each, Crammed))
         state.finished = []
         self._num_right_waiting = 0
+        return [each for each in outcomes if isinstance(each, Crammed)]
+
+    def _settle(self, state: EngineState, *, is_late: bool) -> list[Crammed]:
+        """Of the chunks that are held, those that are accepted; the others are split. When time is
+        up, all are accepted."""
+        if is_late:
+            held, state.allowance.held = state.allowance.held, []
+            return [chunk for chunk in held if len(chunk.patches) < chunk.task.num_tokens]
+        outcomes = list(self._judge.settle(state.allowance))
+        state.again.extend(each for each in outcomes if isinstance(each, Task))
         return [each for each in outcomes if isinstance(each, Crammed)]
 
     def _save(self, accepted: Sequence[Crammed], state: EngineState) -> None:
@@ -151,7 +165,7 @@ class Engine:
                 task = next(queue, None)
                 if task is None:
                     return True
-                state.again.append(self._judge.next(task, task.start, state.ledger) or task)
+                state.again.append(task)
                 state.taken += 1
             if state.slots and not self._fits(state.slots, state.again[0]):
                 return False
@@ -168,16 +182,11 @@ class Engine:
         return time.monotonic() + self.certify_seconds + self._last_certify_seconds > deadline
 
     def _start(self, task: Task) -> Slot:
-        goal = None
-        if self._settings.grid is not None:
-            goal = GridGoal(
-                limit=most_patched(task.num_tokens, self._settings.max_patches), wanted=self._wanted
-            )
         if not task.steps_so_far:
             self._on_task("started", task, 0)
         return start_slot(
             self._lm, task, self._settings.num_mem, self._settings.seed,
-            plan=self._settings.grid, goal=goal,
+            plan=self._settings.signs,
         )  # fmt: skip
 
     def _fits(self, slots: Sequence[Slot], new: Task | Slot) -> bool:
@@ -202,27 +211,18 @@ class Engine:
             self._batch_tokens = self._gauge.step_tokens(self._batch_tokens)
         settled = [slot for slot in slots if slot.is_settled]
         state.slots = [slot for slot in slots if not slot.is_settled]
-        self._finish(settled, state)
-
-    def _finish(self, settled: Sequence[Slot], state: EngineState) -> None:
-        """Chunks that have had their steps wait to be decoded; sequences go on at once."""
-        if not isinstance(self._settings.grid, SignPlan):
-            state.finished.extend(settled)
-        elif settled:
-            ready, onward = self._judge.decide(settled, state.ledger, is_last_try=self._is_late())
-            state.finished.extend(ready)
-            state.again.extend(onward)
+        state.finished += settled
 
     def _steps(self, slots: Sequence[Slot]) -> None:
-        grid = self._settings.grid
-        rows = Rows(self._lm, self._contexts, slots, min_margin=self._wanted, plan=grid)
+        signs = self._settings.signs
+        rows = Rows(self._lm, self._contexts, slots, min_margin=self._wanted, plan=signs)
         between_looks = steps_per_check(self._lm.device)
         while True:
             num_tokens = rows.num_tokens
             for _ in range(between_looks):
                 self._context.check()
                 rows.measure()
-                if grid is None:
+                if signs is None:
                     rows.settle(self._may_stop)
                 rows.step()
             rows.look()
@@ -248,10 +248,5 @@ class Engine:
         if slot.signs is not None:
             most = _MOST_IN_A_HURRY * self._settings.max_patches * slot.task.num_tokens
             return int(slot.signs.best_wrong) <= most
-        if slot.rounding is not None:  # only vectors on the grid can be stored
-            if slot.rounding.held is None:
-                return False
-            slot.mem = slot.rounding.leave().mem
-            return True
         most = most_patched(slot.task.num_tokens, self._settings.max_patches)
         return 0 <= slot.num_wrong <= most

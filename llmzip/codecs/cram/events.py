@@ -95,5 +95,5 @@ class CramEvents:
             pieces=tuple(self._tokens.bytes_of([token]) for token in slot.task.ids),
             margins=tuple(found.margins.tolist()),
             wanted=found.wanted,
-            is_fixing=slot.grid_steps is not None,
+            sees_signs=slot.grid_steps is not None,
         )

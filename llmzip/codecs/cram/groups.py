@@ -22,15 +22,12 @@ from llmzip.codecs.cram.engine import Engine
 from llmzip.codecs.cram.optimizer import Rows
 from llmzip.codecs.cram.plan import Plan
 from llmzip.codecs.cram.presets import EFFORTS
-from llmzip.codecs.cram.rounding import GridPlan
-from llmzip.codecs.cram.sequences import sequences_of
 from llmzip.codecs.cram.signs import SignPlan
 from llmzip.codecs.cram.slots import start_slot
 from llmzip.codecs.cram.tasks import (
     Contexts,
     Crammed,
     EngineSettings,
-    SequenceRule,
     Task,
     step_tokens,
     tasks_of,
@@ -39,11 +36,10 @@ from llmzip.config import DEFAULT_MAX_STEPS, CompressSettings, Preset
 from llmzip.lm.devices import first_step_tokens
 from llmzip.lm.loaded import LoadedModel
 
-# Where chunks wait for those before them, groups are so many times larger.
-_LONGER_FOR_SEQUENCES = {"cpu": 4, "cuda": 1, "mps": 1}
-# Tokens of a group, several batches: a batch runs empty at a group's end. On an accelerator, whose
-# batches grow with its memory, an empty one costs as much as a full one.
-_GROUP_TOKENS = {"cpu": 1024, "cuda": 1 << 17, "mps": 8192}
+# Tokens of a group, many batches: a batch runs empty at a group's end, where some chunks are split
+# because the allowance of patches is used up. On an accelerator, whose batches grow with its
+# memory, an empty one costs as much as a full one.
+_GROUP_TOKENS = {"cpu": 2048, "cuda": 1 << 17, "mps": 8192}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +48,7 @@ class Group:
 
     segments: tuple[Segment, ...]
     context_tokens: int
-    grid: GridPlan | SignPlan | None  # None: vectors are stored as bf16
-    sequences: SequenceRule | None = None  # None: chunks stay as they were cut
+    signs: SignPlan | None  # None: vectors are stored as bf16
 
     @property
     def index(self) -> int:
@@ -66,8 +61,8 @@ class Group:
 
     @property
     def tasks(self) -> Iterator[Task]:
-        """Every chunk, or the first one of every sequence, in order."""
-        return tasks_of(self.segments) if self.sequences is None else sequences_of(self.segments)
+        """Every chunk, in order."""
+        return tasks_of(self.segments)
 
 
 def groups_of(plan: Plan, device: str) -> list[Group]:
@@ -78,16 +73,13 @@ def groups_of(plan: Plan, device: str) -> list[Group]:
         if room <= 0:
             groups.append([])
             room = _GROUP_TOKENS[device]
-            if plan.sequences is not None:
-                room *= _LONGER_FOR_SEQUENCES[device]
         groups[-1].append(segment)
         room -= len(segment.ids)
     return [
         Group(
             segments=tuple(found),
             context_tokens=plan.context_tokens,
-            grid=plan.grid,
-            sequences=plan.sequences,
+            signs=plan.signs,
         )
         for found in groups
     ]
@@ -138,8 +130,7 @@ def make_engine(
         min_margin=wanted_margin(loaded, settings) if min_margin is None else min_margin,
         step_price_bits=EFFORTS[settings.preset].step_price_bits,
         max_patches=settings.max_patches,
-        grid=plan.grid,
-        sequences=plan.sequences,
+        signs=plan.signs,
         deadline=hooks.deadline,
     )
     return Engine(
@@ -154,7 +145,7 @@ def make_engine(
 
 
 _TIMED_STEPS = 2
-# Steps of a chunk, of the usual prose: with 16 bits; on a grid a plan's own number of them, nearly.
+# Steps of a chunk of the usual prose, with 16 bits; with signs nearly as many as planned.
 _STEPS_AT_16_BITS: dict[Preset, int] = {"fast": 13, "balanced": 21, "small": 37}
 _DECODING = 1.1  # of the optimiser's time, with certifying and decoding once more
 
@@ -162,8 +153,8 @@ _DECODING = 1.1  # of the optimiser's time, with certifying and decoding once mo
 def cram_seconds(groups: Sequence[Group], loaded: LoadedModel, settings: CompressSettings) -> float:
     """About how long cramming these groups and decoding them once more takes here."""
     tasks = [task for group in groups for task in group.tasks]
-    grid = groups[0].grid
-    steps = _STEPS_AT_16_BITS[settings.preset] if grid is None else grid.total_steps
+    signs = groups[0].signs
+    steps = _STEPS_AT_16_BITS[settings.preset] if signs is None else signs.total_steps
     tokens = sum(group.num_tokens for group in groups)
     return _DECODING * steps * tokens * seconds_a_token_step(tasks, loaded, settings)
 

@@ -6,7 +6,7 @@ engine looks when it likes. Knows nothing of queues, acceptance or files.
 
 The objective is Kuratov et al. 2025's (cross-entropy of the chunk given its vectors, frozen
 model); the recipe is our own: a large start with a step in proportion, left context before mem,
-sharpened loss only where the margin is short, and vectors of few bits as `cram.rounding` says.
+sharpened loss only where the margin is short, and vectors of few bits as `cram.signs` says.
 Figures: docs/LOG.md.
 """
 
@@ -20,15 +20,7 @@ from torch import Tensor
 
 from llmzip.codecs.cram.chunking import Segment
 from llmzip.codecs.cram.curvature import Curvature
-from llmzip.codecs.cram.fixing import Fixing
-from llmzip.codecs.cram.rounding import (
-    Candidate,
-    GridPlan,
-    Rounding,
-    least_expected,
-    round_steps,
-)
-from llmzip.codecs.cram.signs import SignPlan, Signs
+from llmzip.codecs.cram.signs import SignPlan, Signs, round_steps
 from llmzip.codecs.cram.slots import Slot, as_stored, init_rms, start_slot
 from llmzip.codecs.cram.tasks import Contexts, Task
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows
@@ -59,9 +51,9 @@ class Rows:
         slots: Sequence[Slot],
         *,
         min_margin: float = 0.0,
-        plan: GridPlan | SignPlan | None = None,
+        plan: SignPlan | None = None,
     ) -> None:
-        """plan: of the grid, where the slots have a `rounding` or `signs`."""
+        """plan: where the slots have `signs`."""
         self._lm, self._slots, self._min_margin, self._plan = lm, slots, min_margin, plan
         device = lm.device
         self._context = contexts.before([slot.task for slot in slots])
@@ -78,21 +70,15 @@ class Rows:
         self._margin_goal = min_margin + MARGIN_GOAL
         self._step_size = STEP_OF_INIT_RMS * init_rms(lm)
         self._longest_step = LONGEST_STEP_OF_INIT_RMS * init_rms(lm)
-        self._fixing: Fixing | None = None
         self._signs: Signs | None = None
         self._asked: Tensor | None = None  # [B, L] tokens that may ask for a gradient; None: all
-        if isinstance(plan, GridPlan):
-            roundings = [slot.rounding for slot in slots if slot.rounding is not None]
-            self._fixing = Fixing(roundings, self._whole)
-        elif plan is not None:
+        if plan is not None:
             self._signs = Signs.stack([slot.signs for slot in slots if slot.signs is not None])
-            self._sign_step = round_steps(torch.tensor(init_rms(lm))).to(device)
+            self._grid_step = round_steps(torch.tensor(init_rms(lm) / plan.spread)).to(device)
             self._asked = self._whole.clone()
-            for row, (slot, limit) in enumerate(
-                zip(slots, self._signs.limit.tolist(), strict=True)
-            ):
-                given_up = least_expected(torch.tensor(slot.task.surprisal_bits), limit)
-                self._asked[row, : len(given_up)] = ~given_up.to(device)
+            for row, slot in enumerate(slots):
+                bits = torch.tensor(slot.task.surprisal_bits, device=device)
+                self._asked[row, bits.topk(slot.task.num_spared).indices] = False
         self._attend_to([slot.step for slot in slots])
 
     @property
@@ -124,26 +110,22 @@ class Rows:
         self._measured = self._live, self._places
         hidden = self._rows.detach().flatten(0, 1)[self._places]
         length, asked = self._live.shape[1], self._asked
-        wanted: float | Tensor = self._min_margin
         goal: float | Tensor = self._margin_goal
         temperature: float | Tensor = TEMPERATURE
-        if self._fixing is not None:
-            asked = self._fixing.kept
-        elif self._signs is not None and isinstance(self._plan, SignPlan):
+        if self._signs is not None and self._plan is not None:
             row = self._places // length  # [N] of each token
             goals, temperatures = self._signs.loss_settings(self._plan)
-            wanted, goal = self._signs.wanted[row], goals[row]
-            temperature = temperatures[row]
+            goal, temperature = self._min_margin + goals[row], temperatures[row]
         if asked is not None:
             asked = asked[:, :length].flatten()[self._places]
         self._found = self._lm.predict(
             hidden, self._targets, margin_goal=goal, temperature=temperature, asked=asked
         )
         right = torch.zeros_like(self._live).flatten()
-        right[self._places] = self._found.margins >= wanted
+        right[self._places] = self._found.margins >= self._min_margin
         is_right = right.view_as(self._live)  # [B, L']
         wrong = self._tokens - is_right.sum(dim=1)
-        if self._signs is not None and isinstance(self._plan, SignPlan):
+        if self._signs is not None and self._plan is not None:
             assert self._asked is not None
             wrong_asked = (self._asked.sum(dim=1)) - (self._asked[:, :length] & is_right).sum(dim=1)
             self._signs.note(wrong, self._plan)
@@ -173,81 +155,31 @@ class Rows:
         grad = self._leaf.grad.float()  # straight through the rounding to stored precision
         point, moving = self._mem.flatten(1), ~self._settled
         self._steps = self._steps + moving
-        if self._signs is not None and isinstance(self._plan, SignPlan):
+        if self._signs is not None and self._plan is not None:
             self._signs.move(grad.flatten(1), moving, self._plan)
             return
-        if self._fixing is not None:
-            self._gradient = grad  # [B, K, D]
-            moved = self._fixing.move(
-                point, grad.flatten(1), self._curvature,
-                step_size=self._step_size, longest_step=self._longest_step,
-            )  # fmt: skip
-        else:
-            moved = point + self._curvature.step(
-                point, grad.flatten(1), step_size=self._step_size, longest_step=self._longest_step
-            )
+        moved = point + self._curvature.step(
+            point, grad.flatten(1), step_size=self._step_size, longest_step=self._longest_step
+        )
         self._mem = torch.where(moving[:, None, None], moved.view_as(self._mem), self._mem)
 
     def look(self) -> None:
         """Write the state of every row into its slot; waits for the device."""
         settled, wrong, steps = self._settled.tolist(), self._wrong.tolist(), self._steps.tolist()
         falling = self._falling.tolist()
-        if self._signs is not None:  # what leaves is the best that was measured
-            self._mem = self._signs.best.view_as(self._mem) * self._sign_step
+        if self._signs is not None and self._plan is not None:  # what leaves is the best measured
+            self._mem = self._signs.symbols(self._plan).view_as(self._mem) * self._grid_step
         for row, slot in enumerate(self._slots):
             slot.mem = self._mem[row]
             slot.curvature = self._curvature.row(row)
             slot.step, slot.num_wrong, slot.falling = steps[row], wrong[row], falling[row]
             slot.is_settled = settled[row]
-            if self._signs is not None and isinstance(self._plan, SignPlan):
+            if self._signs is not None and self._plan is not None:
                 slot.signs = self._signs.row(row)
                 if steps[row] >= self._plan.soft_steps:
-                    slot.sign_steps = self._sign_step.repeat(self._mem.shape[1])
-        if self._fixing is not None:
-            self._fixing.hand_back()
-            self._decide()
+                    slot.grid_steps = self._grid_step.repeat(self._mem.shape[1])
         if not self._is_whole:
             self._attend_to(steps)
-
-    def _decide(self) -> None:
-        """Begin, decode_lm and renew the passes in which coordinates are fixed."""
-        assert self._fixing is not None and isinstance(self._plan, GridPlan)
-        changed = []
-        for row, slot in enumerate(self._slots):
-            rounding = slot.rounding
-            assert rounding is not None
-            if slot.is_settled:
-                continue
-            if rounding.steps is None:
-                if not rounding.may_begin(self.margins(row), slot.step, self._plan):
-                    continue
-                rounding.begin(slot.mem, slot.step, self._plan)
-            elif rounding.is_due:
-                self._decode_lm(slot, row, rounding)
-            else:
-                continue
-            changed.append(row)
-        self._fixing.load(changed)
-
-    def _decode_lm(self, slot: Slot, row: int, rounding: Rounding) -> None:
-        """After a pass: keep the better vectors, and go on from them or settle."""
-        assert rounding.steps is not None and isinstance(self._plan, GridPlan)
-        found = Candidate(
-            mem=as_stored(slot.mem),
-            steps=rounding.steps,
-            gradient=self._gradient[row].clone(),
-            margins=self.margins(row),
-        )
-        rounding.take(found)
-        if rounding.go_on(slot.step, self._plan):
-            slot.mem, slot.curvature = rounding.starting_point()
-        else:
-            best = rounding.leave()
-            slot.mem, slot.is_settled = best.mem, True
-            slot.num_wrong = rounding.num_wrong(best)
-            self._settled[row], self._wrong[row] = True, slot.num_wrong
-        self._mem[row] = slot.mem
-        self._curvature.put(row, slot.curvature)
 
     def margins(self, row: int) -> Tensor:
         """Margins of a row's tokens as measured last, [L] on the CPU; of those not yet taken up,
@@ -270,8 +202,9 @@ class Rows:
     def _forward(self) -> tuple[Tensor, Tensor]:
         """The vectors as stored, [B, K, D], and the rows that predict the chunks, [B, L, Dh]."""
         mem = self._mem
-        if self._signs is not None and isinstance(self._plan, SignPlan):
-            mem = self._signs.seen(self._plan).view_as(mem) * self._sign_step
+        if self._signs is not None and self._plan is not None:
+            size = self._grid_step * self._plan.spread
+            mem = self._signs.seen(self._plan).view_as(mem) * size
         leaf = as_stored(mem).to(self._lm.dtype).requires_grad_(True)
         embeds, _ = mem_and_chunk(leaf, self._chunk_embeds[:, : self._live.shape[1]], self._live)
         hidden, _ = self._lm.extend(self._context, embeds, self._live_new)

@@ -46,31 +46,32 @@ def assemble(
         by_segment[chunk.task.segment.index].append(chunk)
     runs: list[Run] = []
     used: list[Crammed] = []
-    chunks: list[Chunk] = []
     for part, segments in plan.parts:
         rest = part.data
         for segment in segments:
             found, left = _held(segment, by_segment[segment.index])
-            own = [_chunk(chunk, loaded.tokens) for chunk in found]
-            held = TextRun(num_bytes=sum(chunk.num_bytes for chunk in own))
+            ids = [token for chunk in found for token in chunk.task.ids]
+            held = TextRun(num_bytes=len(loaded.tokens.bytes_of(ids)))
             text = loaded.tokens.bytes_of(left)
             runs += [held, StoredRun(data=text)]
             rest = rest[held.num_bytes + len(text) :]
             used += found
-            chunks += own
         runs.append(StoredRun(data=rest))
     if not used:
         return container_with(source.data, runs)
     weakest = min((c.min_margin for c in used if c.min_margin is not None), default=None)
+    has_vectors = any(chunk.mem is not None for chunk in used)
+    signs = plan.signs is not None and plan.signs.bits == 1 and has_vectors
     payload = CramPayload(
         model=model_ref(loaded),
         num_mem=settings.num_mem,
         mem_dim=loaded.lm.dim,
-        bits=16 if plan.grid is None else math.ceil(plan.grid.bits),
+        bits=16 if plan.signs is None else plan.signs.bits,
         context_tokens=max([plan.context_tokens, *(chunk.task.start for chunk in used)]),
         min_margin=weakest,
         bf16_safe=weakest is not None and weakest >= BF16_SAFE_MARGIN,
-        chunks=tuple(chunks),
+        signs=signs,
+        chunks=tuple(_chunk(chunk, loaded.tokens, check_bytes=1 if signs else 2) for chunk in used),
     )
     return container_with(source.data, runs, payload)
 
@@ -88,7 +89,7 @@ def _held(segment: Segment, chunks: Iterable[Crammed]) -> tuple[list[Crammed], t
 
 
 def stored_bytes(chunk: Crammed) -> int:
-    """What a chunk's vectors and patches take in the container; of a chunk on a grid nearly so."""
+    """What a chunk's vectors and patches take in the container; of one of signs nearly so."""
     if chunk.grid_steps is None:
         vectors = 0 if chunk.mem is None else 2 * chunk.mem.numel()
         ids = [(p, token) for p, token in chunk.patches if isinstance(token, int)]
@@ -112,7 +113,7 @@ def grid_mem(mem: torch.Tensor, steps: torch.Tensor) -> GridMem:
     return GridMem(symbols=symbols, steps=patterns)
 
 
-def _chunk(chunk: Crammed, tokens: Tokens) -> Chunk:
+def _chunk(chunk: Crammed, tokens: Tokens, *, check_bytes: int) -> Chunk:
     text = tokens.bytes_of(chunk.task.ids)
     mem: MemBits | GridMem | None = None
     if chunk.mem is not None and chunk.grid_steps is not None:
@@ -122,7 +123,7 @@ def _chunk(chunk: Crammed, tokens: Tokens) -> Chunk:
     return Chunk(
         num_tokens=chunk.task.num_tokens,
         num_bytes=len(text),
-        check=chunk_check(text),
+        check=chunk_check(text, size=check_bytes),
         starts_segment=chunk.task.start == 0,
         patches=chunk.patches,
         mem=mem,
@@ -134,7 +135,7 @@ SMALL_BYTES = 512  # of text
 _FILE_BYTES = 122  # header, columns and checksums
 # Of prose, measured (docs/LOG.md): bits of a coordinate, of those that a plan asks for; bits of a
 # patch. Nearly as many tokens are patched as may be.
-_BITS_SHARE, _PATCH_BITS = 1.1, 21.0
+_BITS_SHARE, _PATCH_BITS = 1.03, 20.5
 
 
 def is_worth_cramming(
@@ -144,10 +145,10 @@ def is_worth_cramming(
     nor, of a small text or a single chunk, than the text stored without a model: few vectors have
     to pay for the header's fields of the model."""
     data = source.data
-    if _may_grow(data, settings) or plan.grid is None:
+    if _may_grow(data, settings) or plan.signs is None:
         return True
     tasks = list(plan.tasks)
-    vector_bits = len(tasks) * mem_dim * plan.grid.bits * _BITS_SHARE
+    vector_bits = len(tasks) * mem_dim * plan.signs.bits * _BITS_SHARE
     num_patches = settings.max_patches * sum(task.num_tokens for task in tasks)
     expected = _FILE_BYTES + (vector_bits + _PATCH_BITS * num_patches) / 8
     expected += sum(len(part.data) for part, segments in plan.parts if not segments)

@@ -14,11 +14,10 @@ from typing import TypeAlias
 from llmzip.codecs.context import Context
 from llmzip.codecs.cram.calibration import calibration_of
 from llmzip.codecs.cram.checkpoint import pack_segments, unpack_segments
-from llmzip.codecs.cram.chunking import CutRule, Segment, longest_chunk, plan_segments
-from llmzip.codecs.cram.presets import EFFORTS, Effort, chunk_budget_bits, grid_plan
-from llmzip.codecs.cram.rounding import GridPlan
+from llmzip.codecs.cram.chunking import Segment, longest_chunk, plan_segments
+from llmzip.codecs.cram.presets import EFFORTS, Effort, chunk_budget_bits, signs_of
 from llmzip.codecs.cram.signs import SignPlan
-from llmzip.codecs.cram.tasks import SequenceRule, Task, tasks_of
+from llmzip.codecs.cram.tasks import Task, tasks_of
 from llmzip.codecs.input import Part
 from llmzip.config import CompressSettings
 from llmzip.lm.loaded import LoadedModel
@@ -34,7 +33,10 @@ _SHORTEST_CONTEXT_TOKENS = 64  # a shorter one only makes chunks wait for each o
 _BLOCK_TOKENS = 16384
 _LOWEST_BUDGET_BITS, _LOWEST_SIGN_BUDGET_BITS = 48.0, 12.0
 _KEPT = "plan"  # in the journal
-_BF16_SAFE_LOAD = 0.6  # of vectors on a grid, which hold less where margins are to be wide
+# Of the tokens that may be patched, those that no vector has to hold; the others are for what the
+# optimiser does not reach.
+SPARED_OF_PATCHES = 0.85
+_BF16_SAFE_LOAD = 0.6  # of sign vectors, which hold less where margins are to be wide
 
 
 # Cuts one block of tokens: `plan_segments` with its settings, which can be sent elsewhere.
@@ -51,8 +53,7 @@ class Plan:
 
     parts: Sequence[tuple[Part, Sequence[Segment]]]
     context_tokens: int
-    grid: GridPlan | SignPlan | None  # None: vectors are stored as bf16
-    sequences: SequenceRule | None = None  # None: chunks stay as they were cut
+    signs: SignPlan | None  # None: vectors are stored as bf16
 
     @property
     def segments(self) -> list[Segment]:
@@ -80,41 +81,32 @@ def make_plan(
     journal = context.journal
     context.report(Progress(stage="measure", bytes_total=sum(len(part.data) for part in parts)))
     num_tokens = sum(len(part.ids or ()) for part in parts)
-    grid = grid_plan(settings.preset, settings.bits, settings.max_steps)
+    signs = signs_of(settings.preset, settings.bits, settings.max_steps)
     context_tokens = settings.context_tokens
     if context_tokens is None:
         effort = EFFORTS[settings.preset]
-        context_tokens = _default_context(effort, num_tokens, grid)
+        context_tokens = _default_context(effort, num_tokens, signs)
     # The longest chunk and its vectors must still fit behind the start token and the context.
     room = loaded.decode_lm.max_positions - settings.num_mem - 1
     longest = min(longest_chunk(settings.num_mem), max(1, room // 2))
     context_tokens = max(0, min(context_tokens, room - longest))
-    rule = CutRule(
-        context_tokens=context_tokens,
-        budget_bits=settings.budget_bits or _default_budget_bits(loaded, settings, grid),
-        max_chunk_tokens=longest,
-        spared=0.0 if grid is None else settings.max_patches,
-    )
     kept = journal.kept(_KEPT) if journal else []
     if kept:
         segments = unpack_segments(kept[-1], [part.ids for part in parts])
     else:
         cut = partial(
-            plan_segments, start_id=loaded.start_id, context_tokens=context_tokens,
-            budget_bits=rule.budget_bits, max_chunk_tokens=longest, spared=rule.spared,
-        )  # fmt: skip
+            plan_segments,
+            start_id=loaded.start_id,
+            context_tokens=context_tokens,
+            budget_bits=settings.budget_bits or _default_budget_bits(loaded, settings, signs),
+            max_chunk_tokens=longest,
+            spared=0.0 if signs is None else SPARED_OF_PATCHES * settings.max_patches,
+        )
         segments = _cut_parts(parts, partial(read, cut))
         if journal:
             journal.keep(_KEPT, pack_segments(segments))
     planned = list(zip(parts, segments, strict=True))
-    sequences = None
-    if isinstance(grid, SignPlan):
-        sequences = SequenceRule(
-            cut=rule,
-            context_tokens=settings.context_tokens,
-            adapts=settings.budget_bits is None,
-        )
-    return Plan(parts=planned, context_tokens=context_tokens, grid=grid, sequences=sequences)
+    return Plan(parts=planned, context_tokens=context_tokens, signs=signs)
 
 
 def _cut_parts(parts: Sequence[Part], read: Callable[[Blocks], BlocksRead]) -> list[list[Segment]]:
@@ -143,21 +135,22 @@ def _blocks(ids: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
             yield begin, ids[begin:end]
 
 
-def _default_context(effort: Effort, num_tokens: int, grid: GridPlan | SignPlan | None) -> int:
-    if isinstance(grid, SignPlan):
-        return effort.sign_context_tokens
-    if grid is not None:  # every bit of surprisal saved is worth several of a vector on a grid
-        return effort.grid_context_tokens
+def _default_context(effort: Effort, num_tokens: int, signs: SignPlan | None) -> int:
+    if signs is not None:
+        # Every bit of surprisal saved is worth several of a sign vector, and the first tokens of a
+        # segment cost most: segments of equal length, none of them short.
+        num_segments = max(1, round(num_tokens / effort.sign_context_tokens))
+        return -(-num_tokens // num_segments)
     context = min(effort.longest_context_tokens, num_tokens // _SEGMENTS_WANTED)
     return context if context >= _SHORTEST_CONTEXT_TOKENS else 0
 
 
 def _default_budget_bits(
-    loaded: LoadedModel, settings: CompressSettings, grid: GridPlan | SignPlan | None
+    loaded: LoadedModel, settings: CompressSettings, signs: SignPlan | None
 ) -> float:
     """The surprisal that a chunk should hold: the preset's share of what its vectors hold."""
-    bits = chunk_budget_bits(settings.preset, grid, calibration_of(loaded).gain_bits)
-    if grid is not None and settings.bf16_safe:
+    bits = chunk_budget_bits(settings.preset, signs, calibration_of(loaded).gain_bits)
+    if signs is not None and settings.bf16_safe:
         bits *= _BF16_SAFE_LOAD
-    lowest = _LOWEST_SIGN_BUDGET_BITS if isinstance(grid, SignPlan) else _LOWEST_BUDGET_BITS
+    lowest = _LOWEST_BUDGET_BITS if signs is None else _LOWEST_SIGN_BUDGET_BITS
     return max(lowest, bits * settings.num_mem)

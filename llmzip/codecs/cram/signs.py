@@ -1,4 +1,5 @@
-"""Sign vectors: every coordinate is -1 or +1 times one size, so that it takes one bit.
+"""Sign vectors: every coordinate is -1 or +1 times one size, so that it takes one bit; or a sum of
+several signs, each of half the size of the one before, so that it takes a few.
 
 Owns the recipe for a batch of chunks: the schedule, the optimiser of the hidden numbers whose signs
 are stored, and what was best. Knows nothing of the model, the loss or the batch around it. Nothing
@@ -16,12 +17,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from llmzip.codecs.cram.rounding import WIDER
 from llmzip.codecs.cram.row_state import RowState
 
 # Of the coordinates, how many are undecided, as the sum of 1 - tanh^2: at the first step, and at
@@ -32,7 +31,7 @@ _HIDDEN_STEP = 0.4  # of a hidden number, while the model sees the tanh
 _MOMENTUM, _SQUARES_MEMORY = 0.6, 0.9
 _SLOPE_RANGE, _SLOPE_HALVINGS = (-6.0, 9.0), 24  # natural logarithm of the tanh's slope
 _EPSILON = 1e-12
-_MORE_STEPS = 1 / 4  # of all, when a chunk is sent back
+_STEPS_AN_OCTAVE = 4  # the container keeps two bits of a step's mantissa
 _NEVER = 1 << 30  # wrong tokens of signs that were not measured yet
 
 
@@ -40,35 +39,42 @@ _NEVER = 1 << 30  # wrong tokens of signs that were not measured yet
 class SignPlan:
     """How the vectors of a run become signs."""
 
+    bits: int = 1  # signs of which a coordinate is the sum
     soft_steps: int  # in which the model sees the tanh
-    total_steps: int  # when a chunk leaves to be decoded
-    last_step: int  # when it leaves at the latest, where decoding has sent it back
+    total_steps: int  # when a chunk leaves at the latest
     # Margin that a token may ask for and temperature of the loss: first and last soft step, then
     # all hard ones.
     margin_goals: tuple[float, float, float] = (4.0, 2.0, 1.0)
     temperatures: tuple[float, float, float] = (1.0, 0.6, 0.3)
     # Signs turned at the first and the last hard step, as a share of the coordinates.
     turned: tuple[float, float] = (20 / 576, 2 / 576)
-    bits: ClassVar[float] = 1.0  # of a coordinate
+
+    def weights(self, device: torch.device) -> Tensor:
+        """What each sign of a coordinate is times, in steps of the grid: [bits, 1]."""
+        return 2.0 ** torch.arange(self.bits - 1, -1, -1, device=device)[:, None]
+
+    @property
+    def spread(self) -> float:
+        """Root mean square of the coordinates, in steps of the grid."""
+        return math.sqrt((4**self.bits - 1) / 3)
 
 
 @dataclass(kw_only=True)
 class Signs(RowState):
-    """The hidden numbers of B rows with P coordinates each, and how far they are."""
+    """The hidden numbers of B rows with P coordinates and H = bits x P signs each, and how far they
+    are. The signs of the greatest weight come first."""
 
-    hidden: Tensor  # [B, P] fp32
-    mean: Tensor  # [B, P] running mean of gradients
-    squares: Tensor  # [B, P] running mean of squared gradients
+    hidden: Tensor  # [B, H] fp32
+    mean: Tensor  # [B, H] running mean of gradients
+    squares: Tensor  # [B, H] running mean of squared gradients
     clock: Tensor  # [B] int64, steps taken
-    best: Tensor  # [B, P] -1 or +1
+    best: Tensor  # [B, H] -1 or +1
     best_wrong: Tensor  # [B] int64, wrong tokens of `best`
-    limit: Tensor  # [B] int64, wrong tokens with which a row may leave before it is due
-    due: Tensor  # [B] int64, the step at which it leaves
-    wanted: Tensor  # [B] fp32, logits by which every other token must lead
+    spared: Tensor  # [B] int64, tokens that ask for no gradient
 
     @classmethod
-    def start(cls, start: Tensor, plan: SignPlan, *, limit: int, wanted: float) -> Signs:
-        """One row at its start. start: [P], normally distributed."""
+    def start(cls, start: Tensor, *, spared: int) -> Signs:
+        """One row at its start. start: [H], normally distributed."""
         own, device = _HIDDEN_SPREAD * start[None], start.device
         return cls(
             hidden=own,
@@ -77,9 +83,7 @@ class Signs(RowState):
             clock=torch.zeros(1, dtype=torch.int64, device=device),
             best=_signs_of(own),
             best_wrong=torch.full((1,), _NEVER, device=device),
-            limit=torch.tensor([limit], device=device),
-            due=torch.tensor([plan.total_steps], device=device),
-            wanted=torch.tensor([wanted], device=device),
+            spared=torch.tensor([spared], device=device),
         )
 
     def is_hard(self, plan: SignPlan) -> Tensor:
@@ -87,19 +91,24 @@ class Signs(RowState):
         return self.clock >= plan.soft_steps
 
     def seen(self, plan: SignPlan) -> Tensor:
-        """What the model is to see: [B, P] with a root mean square of 1 in each row."""
-        soft = torch.tanh(self._slope(plan) * self.hidden)
+        """What the model is to see: [B, P] with a root mean square of about 1 in each row."""
+        soft = _sums(torch.tanh(self._slope(plan) * self.hidden), plan)
         soft = soft / soft.square().mean(dim=1, keepdim=True).sqrt()
-        return torch.where(self.is_hard(plan)[:, None], _signs_of(self.hidden), soft)
+        hard = _sums(_signs_of(self.hidden), plan) / plan.spread
+        return torch.where(self.is_hard(plan)[:, None], hard, soft)
+
+    def symbols(self, plan: SignPlan) -> Tensor:
+        """The best coordinates found, in steps of the grid: [B, P] odd numbers."""
+        return _sums(self.best, plan)
 
     def loss_settings(self, plan: SignPlan) -> tuple[Tensor, Tensor]:
-        """Margins beyond the wanted one that tokens may ask for, and temperatures: [B] each."""
+        """Logits beyond the margin wanted that tokens may ask for, and temperatures: [B] each."""
         hard, share = self.is_hard(plan), self._soft_share(plan)
         goal, temperature = (
             torch.where(hard, last, first * (middle / first) ** share)
             for first, middle, last in (plan.margin_goals, plan.temperatures)
         )
-        return self.wanted + goal, temperature
+        return goal, temperature
 
     def note(self, wrong: Tensor, plan: SignPlan) -> None:
         """Keep the signs that were measured, where they are better. wrong: [B]."""
@@ -111,7 +120,7 @@ class Signs(RowState):
         """Rows that are done, [B] bool. wrong_kept: [B], wrong ones among the tokens that ask for a
         gradient."""
         is_right = self.is_hard(plan) & (wrong_kept == 0)
-        return (is_right & (self.best_wrong <= self.limit)) | (self.clock >= self.due)
+        return (is_right & (self.best_wrong <= self.spared)) | (self.clock >= plan.total_steps)
 
     def move(self, gradient: Tensor, moving: Tensor, plan: SignPlan) -> None:
         """One step of the rows that are moving. gradient: [B, P] of what the model saw; moving: [B]
@@ -124,6 +133,7 @@ class Signs(RowState):
         hidden = torch.where(begins[:, None], hidden / size, hidden)
         mean, squares = (torch.where(begins[:, None], 0.0, each) for each in (mean, squares))
 
+        gradient = (gradient[:, None] * plan.weights(gradient.device)).flatten(1)
         slope = 1 - torch.tanh(self._slope(plan) * hidden).square()
         gradient = torch.where(hard, gradient, gradient * slope)
         norm = gradient.square().mean(dim=1, keepdim=True).sqrt()
@@ -139,20 +149,6 @@ class Signs(RowState):
         for name, new in (("hidden", hidden), ("mean", mean), ("squares", squares)):
             setattr(self, name, torch.where(moving[:, None], new, getattr(self, name)))
         self.clock = self.clock + moving
-
-    def restart(self, limit: int) -> None:
-        """Go on with other tokens."""
-        self.best_wrong = torch.full_like(self.best_wrong, _NEVER)
-        self.limit = torch.full_like(self.limit, limit)
-
-    def refuse(self, num_wrong: int, plan: SignPlan) -> None:
-        """What was best has too many wrong tokens where it is decoded: go on for some steps, with
-        wider margins if they were not wrong here."""
-        self.due = (self.due + math.ceil(_MORE_STEPS * plan.total_steps)).clamp(max=plan.last_step)
-        if num_wrong > int(self.best_wrong):
-            self.best_wrong = torch.full_like(self.best_wrong, _NEVER)
-            self.wanted = self.wanted + WIDER
-        self.limit = self.limit.clamp(max=num_wrong - 1)
 
     def _soft_share(self, plan: SignPlan) -> Tensor:
         """How far the soft steps are, 0 to 1: [B]."""
@@ -174,7 +170,7 @@ class Signs(RowState):
     def _turning_step(self, hidden: Tensor, direction: Tensor, plan: SignPlan) -> Tensor:
         """The step length that turns as many signs as are due: [B, 1]."""
         length = max(1, plan.total_steps - plan.soft_steps - 1)
-        share = (1 - (self.due - 1 - self.clock) / length).clamp(0.0, 1.0)
+        share = ((self.clock - plan.soft_steps) / length).clamp(0.0, 1.0)
         first, last = plan.turned
         due = (hidden.shape[1] * first * (last / first) ** share).round().clamp(min=1).long()
         # A number with the direction's sign crosses 0 after a step of their ratio.
@@ -183,10 +179,24 @@ class Signs(RowState):
         return torch.where(step.isfinite(), step * (1 + 1e-4), 0.0)
 
 
-def sign_plan(*, steps: int, last_step: int) -> SignPlan:
+def sign_plan(steps: int, *, bits: int = 1) -> SignPlan:
     """A plan of so many steps, of which a third sees the tanh."""
-    soft = max(1, math.ceil(min(steps, last_step) / 3))
-    return SignPlan(soft_steps=soft, total_steps=min(steps, last_step), last_step=last_step)
+    return SignPlan(bits=bits, soft_steps=max(1, math.ceil(steps / 3)), total_steps=steps)
+
+
+def round_steps(steps: Tensor) -> Tensor:
+    """The nearest steps that the container can hold: bf16 with two bits of mantissa."""
+    octave = torch.floor(torch.log2(steps))
+    fine = torch.round(torch.exp2(torch.log2(steps) - octave) * _STEPS_AN_OCTAVE)
+    rounded: Tensor = torch.exp2(octave) * fine / _STEPS_AN_OCTAVE
+    return rounded
+
+
+def _sums(signs: Tensor, plan: SignPlan) -> Tensor:
+    """Coordinates [B, P] of signs or what stands for them [B, H]."""
+    planes = signs.unflatten(1, (plan.bits, -1))
+    total: Tensor = (planes * plan.weights(signs.device)).sum(dim=1)
+    return total
 
 
 def _signs_of(hidden: Tensor) -> Tensor:

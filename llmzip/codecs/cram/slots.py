@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from llmzip.codecs.cram.curvature import Curvature
-from llmzip.codecs.cram.rounding import GridGoal, GridPlan, Rounding
 from llmzip.codecs.cram.signs import SignPlan, Signs
 from llmzip.codecs.cram.tasks import Crammed, Task
 from llmzip.lm.model import FrozenLM
@@ -37,15 +36,8 @@ class Slot:
     num_wrong: int = -1  # at the last look; -1: never measured
     falling: float = field(default=float("nan"))  # wrong tokens fewer a step, running mean
     is_settled: bool = False
-    rounding: Rounding | None = None  # where the vectors are to end on a grid
-    signs: Signs | None = None  # where they are to end as signs, one row
-    num_booked: int = 0  # of a chunk of signs that waits to be decoded: patches it was promised
-    sign_steps: Tensor | None = None  # [K], what the signs of each vector are times; None: not yet
-
-    @property
-    def grid_steps(self) -> Tensor | None:
-        """[K], the step of each vector's grid; None: there is no grid, or not yet."""
-        return self.sign_steps if self.rounding is None else self.rounding.steps
+    signs: Signs | None = None  # where the vectors are to end as signs, one row
+    grid_steps: Tensor | None = None  # [K], the step of each vector's grid; None: none, or not yet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,26 +69,22 @@ def start_slot(
     num_mem: int,
     seed: int,
     *,
-    plan: GridPlan | SignPlan | None = None,
-    goal: GridGoal | None = None,
+    plan: SignPlan | None = None,
 ) -> Slot:
     """A slot for the task: its vectors at a random start, or where an earlier attempt left them.
-    plan, goal: of the way to a grid; None: there is no grid."""
+    plan: of the way to signs; None: vectors stay as they are."""
+    # Seeded by place, so that batch size and order of work do not change a chunk's start.
+    place = f"{seed} {task.segment.index} {task.place} {task.num_tokens}"
     if task.warm_mem is not None:
         mem = task.warm_mem.clone()
     else:
-        # Seeded by place, so that batch size and order of work do not change a chunk's start.
-        place = f"{seed} {task.segment.index} {task.place} {task.num_tokens}"
         mem = random_start(lm, num_mem, place).to(lm.device)
     curvature = Curvature.empty(mem.numel(), lm.device)
     slot = Slot(task=task, mem=mem, curvature=curvature, step=task.steps_so_far)
-    if isinstance(plan, SignPlan):
-        assert goal is not None
-        hidden = mem.flatten() / mem.square().mean().sqrt()
-        slot.signs = Signs.start(hidden, plan, limit=goal.limit, wanted=goal.wanted)
-    elif goal is not None:
-        bits = torch.tensor(task.surprisal_bits)
-        slot.rounding = Rounding.start((num_mem, lm.dim), bits, goal, lm.device)
+    if plan is not None:
+        hidden = random_start(lm, num_mem * plan.bits, place).to(lm.device).flatten()
+        hidden = hidden / hidden.square().mean().sqrt()
+        slot.signs = Signs.start(hidden, spared=task.num_spared)
     return slot
 
 

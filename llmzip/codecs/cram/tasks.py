@@ -13,23 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmzip.codecs.cram.chunking import CutRule, Segment
-from llmzip.codecs.cram.rounding import GridPlan
+from llmzip.codecs.cram.chunking import Segment
 from llmzip.codecs.cram.signs import SignPlan
 from llmzip.config import DEFAULT_MAX_PATCHES
 from llmzip.lm.layout import pad_ids
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.state import State, stack_states
 from llmzip.store.residual import Patch
-
-
-@dataclass(frozen=True, kw_only=True)
-class SequenceRule:
-    """How the chunks of a sequence are cut while it is crammed (`cram.sequences`)."""
-
-    cut: CutRule
-    context_tokens: int | None  # left context that no chunk exceeds; None: as segments have it
-    adapts: bool  # whether the budget follows what vectors turn out to hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +34,7 @@ class EngineSettings:
     step_price_bits: float  # see `effort`
     patches: int | None = None  # stop as soon as so few tokens are wrong, whatever steps cost
     max_patches: float = DEFAULT_MAX_PATCHES  # share of a chunk's tokens; of a group's, with signs
-    grid: GridPlan | SignPlan | None = None  # None: vectors are stored as bf16
-    sequences: SequenceRule | None = None  # of chunks that have one
+    signs: SignPlan | None = None  # None: vectors are stored as bf16
     # Vectors and tokens of one step; None: what the device has room for.
     batch_tokens: int | None = None
     deadline: float | None = None  # of `time.monotonic`; chunks not finished by then are left
@@ -101,18 +90,11 @@ class Task:
     end: int
     warm_mem: Tensor | None = None  # [K, D] to go on from
     steps_so_far: int = 0
-    # Where its sequence ends: the next chunk begins where this one is found to end. None: it has to
-    # hold all of its tokens.
-    sequence_end: int | None = None
 
     @property
     def anew(self) -> Task:
         """The same tokens without left context, as the first ones of a segment."""
-        end = None if self.sequence_end is None else self.sequence_end - self.start
-        return Task(
-            segment=self.segment.from_token(self.start), start=0, end=self.num_tokens,
-            sequence_end=end,
-        )  # fmt: skip
+        return Task(segment=self.segment.from_token(self.start), start=0, end=self.num_tokens)
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -126,6 +108,12 @@ class Task:
     def surprisal_bits(self) -> tuple[float, ...]:
         """Of each token, without the vectors."""
         return self.segment.surprisal_bits[self.start : self.end]
+
+    @property
+    def num_spared(self) -> int:
+        """Tokens that its vectors need not hold."""
+        most = self.segment.most_bits
+        return min(sum(bits > most for bits in self.surprisal_bits), self.num_tokens - 1)
 
     @property
     def place(self) -> int:
@@ -168,5 +156,5 @@ def split(task: Task, *, context_tokens: int) -> Iterator[Task]:
         if so_far >= half:
             break
     yield Task(segment=segment, start=task.start, end=middle)
-    second = Task(segment=segment, start=middle, end=task.end, sequence_end=task.sequence_end)
+    second = Task(segment=segment, start=middle, end=task.end)
     yield second if middle <= context_tokens else second.anew

@@ -1,0 +1,87 @@
+"""The allowance of patches: which chunks a group accepts, holds and gives up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llmzip.api.compress import compress_bytes
+from llmzip.api.decompress import decompress_bytes
+from llmzip.codecs.context import QUIET
+from llmzip.codecs.cram.allowance import Allowance
+from llmzip.codecs.cram.chunking import Segment
+from llmzip.codecs.cram.tasks import Crammed, Task
+from llmzip.config import CompressSettings, DecompressSettings
+from llmzip.store.container import read_container
+from llmzip.store.cram_payload import CramPayload
+from tests.tiny_models import SHORT_TEXT
+
+WHOLE = Segment(
+    index=0, offset=0, start_ids=(), ids=tuple(range(4000)), surprisal_bits=(2.0,) * 4000, spans=()
+)
+SHARE = 1 / 8
+
+
+def chunk(num_tokens: int, num_patches: int, *, start: int = 0) -> Crammed:
+    return Crammed(
+        task=Task(segment=WHOLE, start=start, end=start + num_tokens),
+        mem=None,
+        patches=tuple((position, 0) for position in range(num_patches)),
+        min_margin=None,
+        steps=1,
+    )
+
+
+def test_a_chunk_within_its_share_is_accepted_and_leaves_the_rest_to_others() -> None:
+    allowance = Allowance()
+    assert allowance.take(chunk(40, 3), SHARE)
+    assert allowance.spare == 2.0
+    assert allowance.take(chunk(40, 5), SHARE)
+    assert allowance.spare == 2.0
+    assert allowance.held == []
+
+
+def test_one_with_more_is_held_until_there_is_room_for_it() -> None:
+    allowance = Allowance()
+    assert not allowance.take(chunk(40, 8), SHARE)
+    assert not allowance.take(chunk(40, 6, start=100), SHARE)
+    assert not allowance.take(chunk(40, 7, start=200), SHARE)
+    assert allowance.take(chunk(40, 1, start=300), SHARE)  # 4 left over
+    accepted, others = allowance.settle(SHARE)
+    assert [len(each.patches) for each in accepted] == [6, 7]  # as many chunks as there can be
+    assert [len(each.patches) for each in others] == [8]
+    assert allowance.spare == 1.0 and allowance.held == []
+
+
+@pytest.mark.parametrize(("share", "is_taken"), [(SHARE, True), (0.0, False)])
+def test_a_short_chunk_may_have_one_patch_if_any_may(share: float, is_taken: bool) -> None:
+    allowance = Allowance()
+    assert allowance.take(chunk(4, 1), share) == is_taken
+    assert allowance.spare == 0.0
+    assert not allowance.take(chunk(1, 1), share)  # but not every token
+
+
+def test_vectors_that_hold_nothing_are_never_accepted() -> None:
+    allowance = Allowance(spare=100.0)
+    assert not allowance.take(chunk(9, 9), SHARE)
+    accepted, others = allowance.settle(SHARE)
+    assert accepted == [] and len(others) == 1
+
+
+@pytest.mark.parametrize("max_patches", [0.0, 0.125, 0.4])
+def test_files_keep_to_the_share(tiny_model: Callable[..., Path], max_patches: float) -> None:
+    model = str(tiny_model("llama"))
+    settings = CompressSettings(model=model, bits=1, preset="fast", max_patches=max_patches)
+    packed = compress_bytes(SHORT_TEXT * 2, settings, QUIET)
+    found = decompress_bytes(packed, DecompressSettings(model=model), QUIET)
+    assert found == SHORT_TEXT * 2
+    payload = read_container(packed).payload
+    assert isinstance(payload, CramPayload)
+    crammed = [each for each in payload.chunks if each.mem is not None]
+    assert len(crammed) > 2
+    patched = sum(len(each.patches) for each in crammed)
+    # Those too short for a patch may have one all the same.
+    few = sum(each.num_tokens * max_patches < 1 for each in crammed) if max_patches else 0
+    assert patched <= max_patches * sum(each.num_tokens for each in crammed) + few
