@@ -99,7 +99,7 @@ def test_coded_fields() -> None:
     )
     data = fields.encode()
     assert data.hex(" ") == "ac 02 c8 01 fc 03 03 4d 05 02"
-    assert read_coded(Cursor(data, what="header")) == fields
+    assert read_coded(Cursor(data, what="header"), (2, 1, 9), are_signs=False) == fields
 
 
 # What may be in which file

@@ -221,8 +221,6 @@ def test_versions_and_features() -> None:
     for version in (0, 2, 255):
         with pytest.raises(UnsupportedVersion, match=f"version {version}"):
             read_container(seal(bytes([version]) + front[1:], fields, body))
-    with pytest.raises(UnsupportedVersion, match="required features"):
-        read_container(seal(bytes([1, front[1] | 128, 0]), fields, body))
     with pytest.raises(UnsupportedVersion, match="reserved"):
         read_container(seal(front, b"\1" + fields[1:], body))
     expected = read_container(TINY)
@@ -806,8 +804,8 @@ def test_mutations_give_a_sound_file_or_a_named_error(
     assert write_container(container) == data
 
 
-@pytest.mark.parametrize("coded", [False, True])
-def test_columns_alone_refuse_any_bytes(coded: bool) -> None:
+@pytest.mark.parametrize(("coded", "check_bytes"), [(False, 2), (True, 2), (True, 1)])
+def test_columns_alone_refuse_any_bytes(coded: bool, check_bytes: int) -> None:
     chunks = [
         a_chunk(num_tokens=3, num_bytes=5, check=7),
         a_chunk(num_tokens=2, num_bytes=6, check=8, starts_segment=False),
@@ -825,9 +823,9 @@ def test_columns_alone_refuse_any_bytes(coded: bool) -> None:
         literal=[False] * 3,
     )
     table = RunTable(num_runs=2, first_is_stored=False)
-    size = ChunkCounts(num_chunks=3, num_literal=0, is_coded=coded)
+    size = ChunkCounts(num_chunks=3, num_literal=0, is_coded=coded, check_bytes=check_bytes)
     runs = (TextRun(num_bytes=15), StoredRun(data=b"four"))
-    block = encode_columns(runs, [chunks], coded=coded)
+    block = encode_columns(runs, [chunks], coded=coded, check_bytes=check_bytes)
     assert decode_columns(Cursor(block, what="columns"), table, size) == expected
     assert len(block) <= size.max_bytes(table)
     for cut in range(len(block)):

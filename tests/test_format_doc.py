@@ -245,9 +245,10 @@ def test_feature_bits() -> None:
         "literal": cram_fields.HAS_LITERAL,
         "coded": cram_fields.HAS_CODED,
         "arith": arith_fields.HAS_ARITH,
+        "signs": cram_fields.HAS_SIGNS,
     }
-    assert REQUIRED == {bit: name for name, bit in ours.items()} | {128: ""}
-    assert header._REQUIRED | all_required() == sum(ours.values()) == 127
+    assert REQUIRED == {bit: name for name, bit in ours.items()}
+    assert header._REQUIRED | all_required() == sum(ours.values()) == 255
     assert header._REQUIRED & all_required() == 0
     known = {
         cram_payload.BF16_SAFE: "bf16 safe",
@@ -287,11 +288,12 @@ def read_by(table: str, *groups: str) -> list[tuple[str, str, str, list[str]]]:
 
 
 OF_CHUNKS = ("model", "crammed", "start", "literal")
+OF_CODED = ("grids", "signs", "coded")
 OF_ARITH = ("start", "arith", "arith num_mem")
 TABLES = {
     "all": (tables(DOC["Header"])[0], read_by(read_crm.HEADER, "")),
     "model": (tables(DOC["Header"])[1], read_by(read_crm.HEADER, *OF_CHUNKS)),
-    "coded": (tables(DOC["Header"])[2], read_by(read_crm.HEADER, "coded")),
+    "coded": (tables(DOC["Header"])[2], read_by(read_crm.HEADER, *OF_CODED)),
     "arith": (tables(DOC["Header fields"])[0], read_by(read_crm.HEADER, *OF_ARITH)),
     "segment": (tables(DOC["Columns of arith files"])[0], read_by(read_crm.SEGMENT, "")),
 }
@@ -300,6 +302,8 @@ CONDITIONS = {
     "start": "only with the feature *start*",
     "literal": "only with the feature *literal*",
     "arith num_mem": "only if K is not 0",
+    "grids": "not with the feature *signs*",
+    "signs": "only with the feature *signs*",
 }
 
 
@@ -317,7 +321,7 @@ def test_fields_are_read_in_the_order_of_their_table(table: str) -> None:
 
 def test_no_field_is_read_that_is_in_no_table() -> None:
     groups = {line.split(":")[0].strip() for line in read_crm.HEADER.strip().splitlines()}
-    assert groups == {"", "coded", "suffix", "settings", *OF_CHUNKS, *OF_ARITH}
+    assert groups == {"", "suffix", "settings", *OF_CHUNKS, *OF_CODED, *OF_ARITH}
     last = [name for name, _, _ in described(tables(DOC["Header"])[3])]
     assert last == ["suffix", "settings_check"]
 
@@ -332,6 +336,12 @@ LIMITS = [
     ("model", "start_id", "below 2^31", [0, LAST_ID]),
     ("coded", "max_symbol", "at least 1; at most 1023", [1, vectors.MAX_SYMBOL]),
     ("coded", "first_step", "at least 4", [vectors.MIN_STEP // vectors.STEP_UNIT]),
+    (
+        "coded",
+        "step",
+        "4 to 1019",
+        [vectors.MIN_STEP // vectors.STEP_UNIT, vectors.MAX_STEP // vectors.STEP_UNIT],
+    ),
     ("arith", "start_id", "below 2^31", [0, LAST_ID]),
     ("arith", "num_segments", "at least 1", [1]),
     ("arith", "prefix_tokens", "0 to 65535", [0, arith_payload.MAX_PREFIX_TOKENS]),

@@ -48,11 +48,12 @@ def chunk(
     starts: bool,
     patches: list[tuple[int, int | Ranked]],
     mem: list[int] | GridMem,
+    check_bytes: int = 2,
 ) -> Chunk:
     return Chunk(
         num_tokens=num_tokens,
         num_bytes=len(text),
-        check=chunk_check(text, size=2),
+        check=chunk_check(text, size=check_bytes),
         starts_segment=starts,
         patches=tuple(patches),
         mem=_array(mem) if isinstance(mem, list) else mem,
@@ -81,7 +82,9 @@ def toy(*runs: Run, original: bytes, payload: Payload) -> Container:
     )
 
 
-def crammed(*chunks: Chunk, num_mem: int, mem_dim: int, bits: int) -> Container:
+def crammed(
+    *chunks: Chunk, num_mem: int, mem_dim: int, bits: int, signs: bool = False
+) -> Container:
     """The text in one crammed run, then the binary bytes."""
     payload = CramPayload(
         model=MODEL,
@@ -90,6 +93,7 @@ def crammed(*chunks: Chunk, num_mem: int, mem_dim: int, bits: int) -> Container:
         bits=bits,
         context_tokens=16,
         min_margin=0.5,
+        signs=signs,
         chunks=chunks,
     )
     text = b"".join(TEXTS)
@@ -145,6 +149,22 @@ def coded() -> Container:
         mem_dim=5,
         bits=2,
     )
+
+
+def signs() -> Container:
+    """The same text with vectors of signs."""
+    mems = [grid([1, -1, -1, 1, 1], steps=[ONE]), grid([-1, 1, 1, 1, -1], steps=[ONE])]
+    patches: list[list[tuple[int, int | Ranked]]] = [
+        [], [(1, Ranked(skip=1, size=1, index=0))], [(0, 354), (1, 101)], [(5, 115)]
+    ]  # fmt: skip
+    held = [mems[0], mems[1], [], mems[0]]
+    chunks = [
+        chunk(text, num_tokens=size, starts=starts, patches=own, mem=mem, check_bytes=1)
+        for text, size, starts, own, mem in zip(
+            TEXTS, (7, 5, 2, 6), (True, False, False, True), patches, held, strict=True
+        )
+    ]
+    return crammed(*chunks, num_mem=1, mem_dim=5, bits=1, signs=True)
 
 
 def arith() -> Container:
@@ -206,6 +226,7 @@ GOLDEN = {
     "v1_stored.crm": stored,
     "v1_named.crm": named,
     "v1_coded.crm": coded,
+    "v1_signs.crm": signs,
     "v1_arith.crm": arith,
 }
 

@@ -41,7 +41,7 @@ class Effort:
 EFFORTS: dict[Preset, Effort] = {
     "fast": Effort(
         load=0.4, step_price_bits=1.0, longest_context_tokens=0,
-        sign_load=0.36, sign_context_tokens=1024, sign_steps=54,
+        sign_load=0.37, sign_context_tokens=1024, sign_steps=58,
     ),
     "balanced": Effort(
         load=1.0, step_price_bits=1.0, longest_context_tokens=0,
@@ -49,7 +49,7 @@ EFFORTS: dict[Preset, Effort] = {
     ),
     "small": Effort(
         load=1.8, step_price_bits=0.3, longest_context_tokens=256,
-        sign_load=0.67, sign_context_tokens=2048, sign_steps=430,
+        sign_load=0.7, sign_context_tokens=2048, sign_steps=430,
     ),
 }  # fmt: skip
 
