@@ -24,9 +24,9 @@ from llmzip.lm.zoo import DEFAULT_MODEL, MODELS
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "long.txt"
 PRESET = "balanced"
-BITS = (16, 8, 6, 5, 4, 3, 2, 1)
-LOADS = {2: (0.7, 1.3)}  # of the default budget, beside 1
-PATCHES = {2: (1 / 16,)}  # shares of the tokens, beside the default of 1/8
+BITS = (16, 8, 4, 3, 2, 1)
+LOADS = {1: (0.85, 1.15)}  # of the default budget, beside 1
+PATCHES = {1: (1 / 16,)}  # shares of the tokens, beside the default of 1/8
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from llmzip.api.decompress import decompress_bytes
 from llmzip.codecs.context import QUIET
 from llmzip.codecs.cram.allowance import Allowance
 from llmzip.codecs.cram.chunking import Segment
-from llmzip.codecs.cram.tasks import Crammed, Task
+from llmzip.codecs.cram.tasks import Crammed, Task, split
 from llmzip.config import CompressSettings, DecompressSettings
 from llmzip.store.container import read_container
 from llmzip.store.cram_payload import CramPayload
@@ -85,3 +86,15 @@ def test_files_keep_to_the_share(tiny_model: Callable[..., Path], max_patches: f
     # Those too short for a patch may have one all the same.
     few = sum(each.num_tokens * max_patches < 1 for each in crammed) if max_patches else 0
     assert patched <= max_patches * sum(each.num_tokens for each in crammed) + few
+
+
+def test_parts_of_a_chunk_that_failed_spare_no_token() -> None:
+    """Else what was spared in a part alone would be more than its share."""
+    bits = (1.0, 9.0, 1.0, 9.0, 1.0, 1.0, 9.0, 1.0)
+    whole = replace(WHOLE, ids=tuple(range(8)), surprisal_bits=bits, most_bits=5.0)
+    task = Task(segment=whole, start=0, end=8)
+    assert task.num_spared == 3
+    parts = list(split(task, context_tokens=100))
+    assert [part.num_spared for part in parts] == [0, 0]
+    assert sum(part.num_tokens for part in parts) == 8
+    assert parts[1].anew.num_spared == 0

@@ -185,10 +185,11 @@ def test_workers_give_the_bytes_of_a_run_here(
 def test_the_size_of_the_batch_is_all_that_groups_change(
     tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """But for vectors of signs, whose groups share an allowance of patches."""
     model = tiny_model("llama")
-    whole = compress_bytes(SHORT_TEXT, settings(model))
+    whole = compress_bytes(SHORT_TEXT, settings(model, bits=16))
     monkeypatch.setitem(groups._GROUP_TOKENS, "cpu", 8)
-    parts = compress_bytes(SHORT_TEXT, settings(model))
+    parts = compress_bytes(SHORT_TEXT, settings(model, bits=16))
     shapes = [
         [(chunk.num_tokens, chunk.starts_segment) for chunk in read_container(each).payload.chunks]
         for each in (whole, parts)

@@ -20,9 +20,9 @@ ROW = rate_table.Row(
 def test_every_precision_is_measured_at_the_default_load() -> None:
     rows = list(rate_table.settings_of_rows())
     plain = [s for load, s in rows if load == 1.0 and s.max_patches == DEFAULT_MAX_PATCHES]
-    assert [s.bits for s in plain] == [16, 8, 6, 5, 4, 3, 2, 1]
+    assert [s.bits for s in plain] == [16, 8, 4, 3, 2, 1]
     assert all(s.budget_bits is None for s in plain)
-    assert len({s.budget_bits for load, s in rows if load != 1.0}) == len(rate_table.LOADS[2])
+    assert len({s.budget_bits for load, s in rows if load != 1.0}) == len(rate_table.LOADS[1])
 
 
 def test_a_row_as_a_line_of_the_table() -> None:

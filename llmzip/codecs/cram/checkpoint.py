@@ -180,7 +180,7 @@ def _pack(value: object) -> bytes:
             return {"tensor": len(tensors) - 1}
         if isinstance(value, Task):
             place = (value.segment.index, value.segment.offset, value.start, value.end)
-            return {"task": [*place, value.steps_so_far, plain(value.warm_mem)]}
+            return {"task": [*place, value.is_part, value.steps_so_far, plain(value.warm_mem)]}
         if isinstance(value, Ranked):
             return {"rank": [value.skip, value.size, value.index]}
         if isinstance(value, (list, tuple)):
@@ -211,11 +211,11 @@ def _unpack(data: bytes, segments: Mapping[int, Segment], device: torch.device) 
             return found if name in _ON_CPU else found.to(device)
         if "rank" in value:
             return Ranked(*value["rank"])
-        index, offset, start, end, steps, mem = value["task"]
+        index, offset, start, end, is_part, steps, mem = value["task"]
         segment = segments[index]
         return Task(
             segment=segment.from_token(offset - segment.offset), start=start, end=end,
-            warm_mem=full(mem), steps_so_far=steps,
+            warm_mem=full(mem), steps_so_far=steps, is_part=is_part,
         )  # fmt: skip
 
     with _sound():

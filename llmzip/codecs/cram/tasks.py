@@ -6,6 +6,7 @@ nothing of how chunks are crammed.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -90,11 +91,13 @@ class Task:
     end: int
     warm_mem: Tensor | None = None  # [K, D] to go on from
     steps_so_far: int = 0
+    is_part: bool = False  # of a chunk that had too many wrong tokens
 
     @property
     def anew(self) -> Task:
         """The same tokens without left context, as the first ones of a segment."""
-        return Task(segment=self.segment.from_token(self.start), start=0, end=self.num_tokens)
+        own = self.segment.from_token(self.start)
+        return Task(segment=own, start=0, end=self.num_tokens, is_part=self.is_part)
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -111,8 +114,9 @@ class Task:
 
     @property
     def num_spared(self) -> int:
-        """Tokens that its vectors need not hold."""
-        most = self.segment.most_bits
+        """Tokens that its vectors need not hold. A part has room for all of its tokens, and nothing
+        is left of the allowance for it."""
+        most = math.inf if self.is_part else self.segment.most_bits
         return min(sum(bits > most for bits in self.surprisal_bits), self.num_tokens - 1)
 
     @property
@@ -155,6 +159,6 @@ def split(task: Task, *, context_tokens: int) -> Iterator[Task]:
         middle = task.start + offset + 1
         if so_far >= half:
             break
-    yield Task(segment=segment, start=task.start, end=middle)
-    second = Task(segment=segment, start=middle, end=task.end)
+    yield Task(segment=segment, start=task.start, end=middle, is_part=True)
+    second = Task(segment=segment, start=middle, end=task.end, is_part=True)
     yield second if middle <= context_tokens else second.anew
