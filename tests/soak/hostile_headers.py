@@ -68,7 +68,7 @@ def _beginnings(tiny: Parts) -> Iterator[Bomb]:
         ("another magic", b"\x28\xb5\x2f\xfd" + data[4:], NotACrmFile),
         ("half a magic", data[:5], Truncated),
         ("version 2", seal(b"\2" + front[1:], b"\0", b""), UnsupportedVersion),
-        ("an unknown feature", seal(b"\1\x80\0", b"\0", b""), UnsupportedVersion),
+        ("signs, but no model", seal(b"\1\x80\0", bytes(39), b""), Corrupt),
         ("reserved byte 1", seal(front, b"\1" + bytes(99), b""), UnsupportedVersion),
         ("header of 2^20 + 1 bytes", headed(numbers(MAX_HEADER_BYTES + 1)), Corrupt),
         ("header of 2^63 - 1 bytes", headed(numbers(HUGE)), Corrupt),

@@ -10,6 +10,7 @@ from llmzip.errors import LlmzipError
 from llmzip.store.arith_fields import ArithFields
 from llmzip.store.container import read_container, summarise_container, write_container
 from llmzip.store.cram_fields import CramFields
+from llmzip.store.cram_grids import GridCode
 from llmzip.store.header import (
     COLUMNS_ZSTD,
     HAS_SETTINGS,
@@ -67,5 +68,6 @@ def _prior(header: Header) -> int | None:
     """The first guess at the vectors' symbols, which a writer may choose as it likes."""
     fields = header.payload
     if isinstance(fields, CramFields) and fields.coded:
-        return fields.coded.grid.prior
+        grid = fields.coded.grid
+        return grid.prior if isinstance(grid, GridCode) else None
     return fields.grid.prior if isinstance(fields, ArithFields) and fields.grid else None
