@@ -117,9 +117,10 @@ class CramFigures(Figures):
         ]
         tokens, held = self.tokens_per_vector, self.text_bytes_per_vector
         if tokens is not None and held is not None:
+            rate = f"{self.stored_bits_per_dimension:.3g}"
             lines.append(
                 f"vectors   {self.num_vectors:,} ({self.num_mem} a chunk), each "
-                f"{self.mem_dim:,} dimensions x {self.stored_bits_per_dimension:.3g} bits = "
+                f"{self.mem_dim:,} dimensions x {rate} {'bit' if rate == '1' else 'bits'} = "
                 f"{self.container_bytes_per_vector:,.0f} bytes, for {tokens:.1f} tokens or "
                 f"{held:.1f} bytes of text"
             )

@@ -35,7 +35,7 @@ class CramCodec(Codec):
         f"vectors took too much room, or more than {_TRIAL_SECONDS:.0f} s: see the line cpu"
     )
     # So short a text would be stored, had nobody said how many bits vectors are to have.
-    demo: ClassVar[Mapping[str, Any]] = {"preset": "fast", "bits": 3}
+    demo: ClassVar[Mapping[str, Any]] = {"preset": "fast", "bits": 1}
 
     def check(self, settings: CompressSettings, context: Context) -> None:
         if context.workers is not None and settings.time_budget_s is not None:
