@@ -106,7 +106,7 @@ def measure_rate(
 ) -> None:
     """Add rows of purpose growth and capacity for each number of bits, most bits first.
 
-    The `detail` of a row on a grid is the bits that a coordinate takes, entropy-coded.
+    The `detail` of a row of few bits is the bits that a coordinate takes, entropy-coded.
     """
     for each in sorted(bits, reverse=True):
         is_raw = each == RAW_BITS
