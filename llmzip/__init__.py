@@ -130,10 +130,9 @@ def compress(
     `try_cram`, cram.
 
     For cram, `preset` trades time for bytes; `bits` a dimension (1 to 8, or 16 for bf16 as it is),
-    by default the preset's; at most a share of `max_patches` of a chunk's tokens is patched (with
-    `bits=1`, of the file's). What is not crammed within `time_budget_s` seconds is stored;
-    `bf16_safe` asks for margins that hold in bf16, too. The container is decoded once and found
-    equal.
+    by default 1; at most a share of `max_patches` of the file's tokens is patched (with `bits=16`,
+    of each chunk's). What is not crammed within `time_budget_s` seconds is stored; `bf16_safe`
+    asks for margins that hold in bf16, too. The container is decoded once and found equal.
 
     For arith, `shared_mem` vectors stand before every segment (0 to 16), by default as many as
     pay. `verify`: "full" decodes the container once and finds it equal, "quick" reads its streams

@@ -38,6 +38,11 @@ class Allowance:
             accepted.append(held.pop(0))
         return accepted, held
 
+    def release(self) -> list[Crammed]:
+        """The held chunks, whatever is left over: there is no time to cram their tokens anew."""
+        held, self.held = self.held, []
+        return [chunk for chunk in held if _has_use(chunk)]
+
 
 def _excess(chunk: Crammed, share: float) -> float:
     return len(chunk.patches) - share * chunk.task.num_tokens

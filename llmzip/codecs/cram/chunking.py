@@ -67,6 +67,12 @@ class CutRule:
     max_chunk_tokens: int
     spared: float  # share of a segment's tokens that no vector has to hold: the least expected
 
+    def is_full(self, num_tokens: int, load: float, more: float) -> bool:
+        """Whether a chunk of so many tokens has no room for the load of one more."""
+        if num_tokens >= self.max_chunk_tokens:
+            return True
+        return num_tokens > 0 and load + more > self.budget_bits
+
 
 def longest_chunk(num_mem: int) -> int:
     """Tokens that a chunk of `num_mem` vectors may have at most."""
@@ -119,7 +125,7 @@ def _spared_above(reader: _Reader, num_tokens: int, rule: CutRule) -> float:
         return math.inf
     size = min(num_tokens, max(rule.context_tokens, _BLOCK_TOKENS))
     bits = sorted(reader.surprisal(position) for position in range(size))
-    return bits[size - 1 - min(size - 1, int(rule.spared * size))]
+    return bits[max(0, size - 1 - int(rule.spared * size))]
 
 
 def _kept(token_bits: float, most_bits: float) -> float:
@@ -133,9 +139,7 @@ def _next_spans(reader: _Reader, num_tokens: int, rule: CutRule, most_bits: floa
     start, load, takes_tail = 0, 0.0, False
     for position in range(num_tokens):
         bits = _kept(reader.surprisal(position), most_bits)
-        is_full = position - start >= rule.max_chunk_tokens or (
-            position > start and load + bits > rule.budget_bits
-        )
+        is_full = rule.is_full(position - start, load, bits)
         if is_full and not takes_tail:
             takes_tail = _tail_fits(reader, load, start, position, num_tokens, rule, most_bits)
         if is_full and not takes_tail:
@@ -181,8 +185,7 @@ def _cut(kept: Sequence[float], rule: CutRule) -> list[Span]:
     spans: list[Span] = []
     start, load = 0, 0.0
     for position, bits in enumerate(kept):
-        is_long = position - start >= rule.max_chunk_tokens
-        if is_long or (position > start and load + bits > rule.budget_bits):
+        if rule.is_full(position - start, load, bits):
             spans.append(Span(start=start, end=position, surprisal_bits=load))
             start, load = position, 0.0
         load += bits

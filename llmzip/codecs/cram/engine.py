@@ -144,8 +144,7 @@ class Engine:
         """Of the chunks that are held, those that are accepted; the others are split. When time is
         up, all are accepted."""
         if is_late:
-            held, state.allowance.held = state.allowance.held, []
-            return [chunk for chunk in held if len(chunk.patches) < chunk.task.num_tokens]
+            return state.allowance.release()
         outcomes = list(self._judge.settle(state.allowance))
         state.again.extend(each for each in outcomes if isinstance(each, Task))
         return [each for each in outcomes if isinstance(each, Crammed)]

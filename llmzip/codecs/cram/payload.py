@@ -44,24 +44,27 @@ def assemble(
     by_segment: dict[int, list[Crammed]] = defaultdict(list)
     for chunk in crammed:
         by_segment[chunk.task.segment.index].append(chunk)
+    cut = {each.index: _held(each, by_segment[each.index]) for each in plan.segments}
+    used = [chunk for found, _ in cut.values() for chunk in found]
+    # Sign vectors have a plane of their own, unless there is none.
+    signs = plan.signs is not None and plan.signs.bits == 1
+    signs &= any(chunk.mem is not None for chunk in used)
     runs: list[Run] = []
-    used: list[Crammed] = []
+    chunks: list[Chunk] = []
     for part, segments in plan.parts:
         rest = part.data
         for segment in segments:
-            found, left = _held(segment, by_segment[segment.index])
-            ids = [token for chunk in found for token in chunk.task.ids]
-            held = TextRun(num_bytes=len(loaded.tokens.bytes_of(ids)))
+            found, left = cut[segment.index]
+            own = [_chunk(each, loaded.tokens, check_bytes=1 if signs else 2) for each in found]
+            held = TextRun(num_bytes=sum(chunk.num_bytes for chunk in own))
             text = loaded.tokens.bytes_of(left)
             runs += [held, StoredRun(data=text)]
             rest = rest[held.num_bytes + len(text) :]
-            used += found
+            chunks += own
         runs.append(StoredRun(data=rest))
     if not used:
         return container_with(source.data, runs)
     weakest = min((c.min_margin for c in used if c.min_margin is not None), default=None)
-    has_vectors = any(chunk.mem is not None for chunk in used)
-    signs = plan.signs is not None and plan.signs.bits == 1 and has_vectors
     payload = CramPayload(
         model=model_ref(loaded),
         num_mem=settings.num_mem,
@@ -71,7 +74,7 @@ def assemble(
         min_margin=weakest,
         bf16_safe=weakest is not None and weakest >= BF16_SAFE_MARGIN,
         signs=signs,
-        chunks=tuple(_chunk(chunk, loaded.tokens, check_bytes=1 if signs else 2) for chunk in used),
+        chunks=tuple(chunks),
     )
     return container_with(source.data, runs, payload)
 

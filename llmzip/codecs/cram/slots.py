@@ -75,15 +75,12 @@ def start_slot(
     plan: of the way to signs; None: vectors stay as they are."""
     # Seeded by place, so that batch size and order of work do not change a chunk's start.
     place = f"{seed} {task.segment.index} {task.place} {task.num_tokens}"
-    if task.warm_mem is not None:
-        mem = task.warm_mem.clone()
-    else:
-        mem = random_start(lm, num_mem, place).to(lm.device)
+    start = random_start(lm, num_mem * (1 if plan is None else plan.bits), place).to(lm.device)
+    mem = start[:num_mem] if task.warm_mem is None else task.warm_mem.clone()
     curvature = Curvature.empty(mem.numel(), lm.device)
     slot = Slot(task=task, mem=mem, curvature=curvature, step=task.steps_so_far)
     if plan is not None:
-        hidden = random_start(lm, num_mem * plan.bits, place).to(lm.device).flatten()
-        hidden = hidden / hidden.square().mean().sqrt()
+        hidden = start.flatten() / start.square().mean().sqrt()
         slot.signs = Signs.start(hidden, spared=task.num_spared)
     return slot
 
