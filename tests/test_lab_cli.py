@@ -25,7 +25,7 @@ STUDIES: dict[str, tuple[list[str], set[str]]] = {
     "utilisation": ([], {"growth", "capacity", "bin"}),
     "lengths": (["--random"], {"growth", "capacity"}),
     "greedy": ([], {"greedy"}),
-    "rate": (["--bits", "16,4"], {"growth", "capacity"}),
+    "rate": (["--bits", "16,4,1", "--mem", "1,2"], {"growth", "capacity"}),
     "geometry": ([], {"solution", "path", "pair", "interpolation", "neighbour"}),
     "plan": (["--search"], {"stretch", "growth", "capacity", "trial"}),
 }
@@ -73,6 +73,24 @@ def test_every_study_on_every_architecture(
         assert {f"{study}.png", f"{study}.svg"} <= found
     assert f"report: {study}/report.html" in err
     assert not [name for name in found if name.endswith((".tmp", ".lock"))]
+
+
+def test_capacity_of_sign_vectors(
+    tiny_model: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert lab("scaling", tiny_model("llama"), "--bits", "1", "--preset", "balanced") == 0
+    rows = read_rows(Path("scaling"))
+    assert {row["purpose"] for row in rows} == {"growth", "capacity"}
+    held = [row for row in rows if row["purpose"] == "capacity" and row["num_tokens"]]
+    assert {row["num_mem"] for row in held} == {1, 2} and {row["bits"] for row in rows} == {1}
+    assert {row["detail"] for row in held} == {1}  # a bit a coordinate
+    assert all(row["exact"] and row["steps"] <= 9 for row in held)  # --steps counts for signs, too
+    settings = json.loads((Path("scaling") / "settings.json").read_text())
+    settings = settings["settings"]
+    assert (settings["bits"], settings["preset"]) == (1, "balanced")
+    assert lab("capacity", tiny_model("llama"), "--bits", "2") == 0
+    assert "bin" not in {row["purpose"] for row in read_rows(Path("capacity"))}
+    assert main(["lab", "capacity", "book.txt", "--bits", "9"]) == 2
 
 
 def test_a_plan_searches_only_when_asked(

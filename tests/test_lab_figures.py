@@ -90,12 +90,14 @@ def entropy(folder):
 
 
 def rate(folder):
-    return draw_rate(folder, [rate_figures(16, 60.0), rate_figures(2, 18.0), rate_figures(4, 41.0)])
+    one = [rate_figures(16, 60.0), rate_figures(2, 18.0), rate_figures(4, 41.0)]
+    return draw_rate(folder, [*one, rate_figures(2, 35.0, num_mem=2)])
 
 
-def rate_figures(bits, tokens):
+def rate_figures(bits, tokens, num_mem=1):
     return RateFigures(
-        bits=bits, texts=3, coded_bits_a_dimension=bits, exact_bits_a_dimension=1.0,
+        num_mem=num_mem, bits=bits, texts=3, coded_bits_a_dimension=bits,
+        exact_bits_a_dimension=1.0, stored_bits=10.0 * bits * num_mem,
         tokens=spread(tokens), exact_bits=spread(5 * tokens) if tokens else NOTHING,
         stored_bits_an_information_bit=bits * 10 / tokens if tokens else None,
     )  # fmt: skip
@@ -204,7 +206,10 @@ def test_entropy_says_threshold_and_line(tmp_path, monkeypatch):
 
 
 def test_rate_is_sorted_and_greedy_is_not_rounded_up(tmp_path):
-    assert {"18", "41", "60", "2.67"} <= set(words(rate(tmp_path)[1]))
+    said = words(rate(tmp_path)[1])
+    assert {"2-bit", "4-bit", "16-bit", "2 x 2-bit"} <= set(said)
+    costs = [float(word) for word in said if word in ("1.11", "0.98", "2.67")]
+    assert costs == [1.11, 0.98, 2.67]  # sorted by bits
     said = words(greedy(tmp_path)[1])
     assert "99.96 %" in said and "0.4 %" in said and "93 %" in said
 

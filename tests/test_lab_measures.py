@@ -166,6 +166,7 @@ def test_rate_counts_stored_bits_per_bit_of_text() -> None:
     assert (low.bits, low.tokens.mean, low.exact_bits.mean) == (2, 5.0, 5.0)
     assert low.stored_bits_an_information_bit == pytest.approx(2.5 * 10 / 5)
     assert high.stored_bits_an_information_bit == pytest.approx(16 * 10 / 160)
+    assert (low.stored_bits, high.stored_bits) == (25.0, 160.0)
     (nothing,) = rate_figures([row("capacity", 0, 0, bits=1)])
     assert nothing.stored_bits_an_information_bit is None
 

@@ -3,7 +3,6 @@ clear line."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,11 @@ from llmzip.codecs.context import QUIET, Context
 from llmzip.codecs.cram import decoder as decoding
 from llmzip.config import CompressSettings
 from llmzip.errors import LimitExceeded
+from llmzip.lab import signs
 from llmzip.lab.batch import Batch
-from llmzip.lab.rate import cram_signs
 from llmzip.lab.recipes import Recipe
 from llmzip.lab.runner import TrialRunner
+from llmzip.lab.signs import cram_signs
 from llmzip.lab.trials import Trial
 from llmzip.lm.loaded import LoadedModel
 from llmzip.lm.model import FrozenLM, load_model
@@ -254,9 +254,8 @@ def test_a_text_too_long_for_the_device_is_a_limit(
 def test_fewer_texts_end_as_signs_at_a_time(
     loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rate_study = sys.modules["llmzip.lab.rate"]  # llmzip.lab has a function of that name
-    small = Small(rate_study._optimise, 2, lambda study, slots, *given: len(slots))
-    monkeypatch.setattr(rate_study, "_optimise", small)
+    small = Small(signs._optimise, 2, lambda study, slots, *given: len(slots))
+    monkeypatch.setattr(signs, "_optimise", small)
     with opened_study(loaded, tmp_path / "run", Recipe(max_steps=5)) as study:
         found = cram_signs(study, trials(loaded), bits=4, preset="fast")
         assert [outcome.trial.sample.index for outcome, _ in found] == [0, 1, 2, 3, 4]

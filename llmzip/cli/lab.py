@@ -106,6 +106,8 @@ def _study(command: Callable[..., None]) -> Callable[..., None]:
 _OWN = Before("random")  # of options of one study, which stand before those of its texts
 _Mem = Annotated[str, _OWN, _of_runs("--mem", metavar="K,...", help="Numbers of vectors.")]
 
+_Bits = Annotated[int, _OWN, _of_runs(metavar="B", help="Bits a dimension: 1 to 8, 16.")]
+
 
 def _plain_study(name: str, summary: str, *, texts: int, mem: str = "1") -> None:
     """Make a command of a study that has no options of its own but the numbers of vectors."""
@@ -117,17 +119,22 @@ def _plain_study(name: str, summary: str, *, texts: int, mem: str = "1") -> None
     _study(command)
 
 
-_plain_study(
-    "capacity",
-    "Tokens and bits that vectors hold: exactly, and at the paper's 99 % (Table 1).",
-    texts=20,
-)
-_plain_study(
-    "scaling",
-    "Capacity against the number of vectors, beside the ideal line (Figure 4).",
-    texts=4,
-    mem="1,2,4,8",
-)
+@_study
+def capacity(
+    given: _Given, mem: _Mem = "1", bits: _Bits = 16, preset: Annotated[str, _OWN] = _PRESET
+) -> None:
+    """Tokens and bits that vectors hold: exactly, and at the paper's 99 % (Table 1)."""
+    _run("capacity", given, mem=mem, texts=20, bits=bits, preset=preset)
+
+
+@_study
+def scaling(
+    given: _Given, mem: _Mem = "1,2,4,8", bits: _Bits = 16, preset: Annotated[str, _OWN] = _PRESET
+) -> None:
+    """Capacity against the number of vectors, beside the ideal line (Figure 4)."""
+    _run("scaling", given, mem=mem, texts=4, bits=bits, preset=preset)
+
+
 _plain_study(
     "entropy",
     "Cross-entropy before and after cramming, threshold and line beyond it (Figure 3).",
@@ -147,10 +154,10 @@ def rate(
     mem: _Mem = "1",
     bits: Annotated[
         str, _OWN, _of_runs(metavar="B,...", help="Bits a dimension: 1 to 8, 16.")
-    ] = "16,8,6,4,3,2",
+    ] = "16,8,4,3,2,1",
     preset: Annotated[str, _OWN] = _PRESET,
 ) -> None:
-    """Bits per dimension against what vectors hold, and what a bit of text costs in stored bits."""
+    """Stored bits of vectors against the bits of text that they hold."""
     _run("rate", given, mem=mem, texts=4, bits=_numbers("--bits", bits), preset=preset)
 
 
@@ -233,7 +240,8 @@ def _settings(given: _Given, *, num_mem: tuple[int, ...], texts: int) -> LabSett
         if path is not None:
             check_path(str(path))
     changes: dict[str, Any] = {
-        "max_steps": given.steps, "patience": given.patience, "learning_rate": given.rate,
+        "max_steps": given.steps, "sign_steps": given.steps,
+        "patience": given.patience, "learning_rate": given.rate,
     }  # fmt: skip
     changes = {name: value for name, value in changes.items() if value is not None}
     if given.recipe not in ("llmzip", "paper"):

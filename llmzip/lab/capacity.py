@@ -94,12 +94,10 @@ class _TextSearch(LengthSearch):
     best_row: Row | None = None
 
 
-def measure_capacity(
-    study: Study, samples: Sequence[Sample], *, num_mem: int, first_bits: float
-) -> None:
+def measure_capacity(study: Study, samples: Sequence[Sample], *, num_mem: int) -> None:
     """Add rows of purpose growth, capacity and bin for samples of one source, except for those that
     an earlier run has added."""
-    search_exact(study, samples, num_mem=num_mem, first_bits=first_bits)
+    search_exact(study, samples, num_mem=num_mem, first_bits=study.first_bits(num_mem))
     run_bins(study, samples, num_mem=num_mem)
     take_exact_bins(study, samples, num_mem=num_mem)
 
@@ -131,7 +129,11 @@ def search_exact(
         }
         return _search_group(study, searches, num_mem, bits, cram or partial(_cram_freely, study))
 
-    what = f"exact, {bits} bits, {num_mem} mem, {samples[0].source}" if samples else ""
+    what = (
+        f"exact, {bits} bit{'s' * (bits > 1)}, {num_mem} mem, {samples[0].source}"
+        if samples
+        else ""
+    )
     study.measure([(what, left, search)], total=len(samples), last=what)
 
 

@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 
 from llmzip.inspect import style
 from llmzip.lab.figures import count_axis, legend, note, picture, short_model, source_colour
-from llmzip.lab.measures import CapacityFigures, Spread, Threshold
+from llmzip.lab.measures import CapacityFigures, Threshold
 from llmzip.lab.published import PublishedCapacity
 from llmzip.lab.rate import RateFigures
 
@@ -166,45 +166,53 @@ def _draw_threshold(axes: Axes, threshold: Threshold, longest: float, top: float
 
 @picture("rate")
 def draw_rate(figures: Sequence[RateFigures]) -> Figure:
-    """What vectors hold and cost, by bits per dimension."""
-    figures = sorted(figures, key=lambda each: each.coded_bits_a_dimension)
-    bits = [each.coded_bits_a_dimension for each in figures]
-    figure = style.new_figure(6.6)
-    first, second, third = figure.subplots(3, 1, sharex=True)
-    _spread_line(first, bits, [each.tokens for each in figures], style.BLUE, "o")
-    _spread_line(second, bits, [each.exact_bits for each in figures], style.GREEN, "s")
-    stored = zip(bits, (each.stored_bits_an_information_bit for each in figures), strict=True)
-    costs = [(x, cost) for x, cost in stored if cost is not None]
-    third.plot(*_split(costs), color=style.ORANGE, marker="^")
-    for cost in costs:
-        note(third, style.figure_text(cost[1]), cost, (0, 6), ha="center")
-    third.axhline(1, color=style.QUIET, linewidth=0.9, linestyle="--")
-    look: dict[str, Any] = {"ha": "right", "xycoords": ("axes fraction", "data")}
-    note(third, "1: vectors as small as what they hold", (1, 1), (0, 4), color=style.QUIET, **look)
-    for axes, title, unit in (
-        (first, "Tokens held", "tokens"),
-        (second, "Information held", "bits"),
-        (third, "Cost", "stored bits per\ninformation bit"),
-    ):
-        top = max(axes.get_ylim()[1] * 1.18, 1e-9)
-        axes.set(title=title, ylabel=unit, ylim=(0, top))
-        count_axis(axes, "x", ticks=_BIT_TICKS)
-        axes.set_xlim(min(bits) / 1.25, max(bits) * 1.25)
-    figure.align_ylabels()
-    third.set_xlabel("stored bits per dimension, entropy-coded")
+    """Stored bits against the bits that they hold, and what each of these costs."""
+    figure = style.new_figure(4.4)
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    groups: dict[int, list[RateFigures]] = {}
+    for each in sorted(figures, key=lambda each: each.coded_bits_a_dimension):
+        groups.setdefault(each.num_mem, []).append(each)
+    for index, (num_mem, group) in enumerate(groups.items()):
+        colour, marker = style.SERIES[index % len(style.SERIES)], _marker(index)
+        _draw_rate(left, right, f"{num_mem} mem", colour, marker, group)
+    stored = [each.stored_bits for each in figures]
+    ends = min(stored, default=1) / 2, max(stored, default=1) * 2
+    left.plot(ends, ends, color=style.QUIET, linewidth=0.9, linestyle="--")
+    look: dict[str, Any] = {"color": style.QUIET, "path_effects": style.HALO}
+    note(left, "1 stored bit a bit of text", (ends[1], ends[1]), (-30, -8), ha="right", **look)
+    right.axhline(1, color=style.QUIET, linewidth=0.9, linestyle="--")
+    count_axis(left, "x")
+    count_axis(left, "y")
+    left.set(title="Bits held", xlabel="stored bits", ylabel="bits of text", xlim=ends)
+    for axes in (left, right):
+        axes.tick_params(axis="x", labelsize=7.5)
+    count_axis(right, "x", ticks=_BIT_TICKS)
+    top = max(right.get_ylim()[1] * 1.12, 1e-9)
+    right.set(title="Cost", xlabel="stored bits a dimension", ylim=(0, top))
+    right.set_ylabel("stored bits a bit of text")
+    legend(figure, left.get_legend_handles_labels()[0], columns=4)
     return figure
 
 
-def _spread_line(
-    axes: Axes, xs: Sequence[float], spreads: Sequence[Spread], colour: str, marker: str
+def _draw_rate(
+    left: Axes, right: Axes, name: str, colour: str, marker: str, group: Sequence[RateFigures]
 ) -> None:
-    means = np.array([each.mean for each in spreads])
-    stds = np.nan_to_num([each.std for each in spreads])
-    axes.fill_between(xs, means - stds, means + stds, color=colour, alpha=0.16, linewidth=0)
-    axes.plot(xs, means, color=colour, marker=marker)
-    for x, mean in zip(xs, means, strict=True):
-        if np.isfinite(mean):
-            note(axes, style.figure_text(mean), (x, mean), (0, 6), ha="center")
+    """One number of vectors, fewest bits first."""
+    held = [each for each in group if each.stored_bits_an_information_bit is not None]
+    points = [(each.stored_bits, each.exact_bits.mean) for each in held]
+    stds = np.nan_to_num([min(each.exact_bits.std, 0.9 * each.exact_bits.mean) for each in held])
+    if points:
+        left.errorbar(*_split(points), yerr=stds, color=colour, fmt="none", capsize=2.5)
+    left.plot(*_split(points), color=colour, marker=marker, label=name)
+    for each, point in zip(held, points, strict=True):
+        is_line = len(held) > 1  # its words stand below it, those of single points above
+        words = f"{each.bits}-bit" if is_line else f"{each.num_mem} x {each.bits}-bit"
+        offset, side = ((7, -10), "left") if is_line else ((-4, 8), "right")
+        note(left, words, point, offset, ha=side, fontsize=7.5)
+    costs = [(e.coded_bits_a_dimension, e.stored_bits_an_information_bit or 0.0) for e in held]
+    right.plot(*_split(costs), color=colour, marker=marker)
+    for cost in costs if len(costs) > 1 else ():
+        note(right, style.figure_text(cost[1]), cost, (0, 6), ha="center", fontsize=7.5)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,11 @@
-"""What becomes of bits: cross-entropy before and after cramming, and bits per dimension against
-what vectors hold.
+"""What becomes of bits: cross-entropy before and after cramming, and stored bits against the bits
+that vectors hold.
 
 Owns the measurements of both studies. Knows nothing of how they are drawn.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -14,26 +13,12 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from llmzip.codecs.cram.chunking import Segment, Span
-from llmzip.codecs.cram.optimizer import Rows
-from llmzip.codecs.cram.payload import grid_mem
-from llmzip.codecs.cram.presets import held_share, signs_of
-from llmzip.codecs.cram.signs import SignPlan
-from llmzip.codecs.cram.slots import Slot, as_stored, start_slot
-from llmzip.codecs.cram.tasks import Contexts, Task
 from llmzip.config import Preset
-from llmzip.lab.capacity import search_exact
 from llmzip.lab.folder import Row
 from llmzip.lab.measures import Spread, Threshold, fit_threshold, grouped, number, spread_of
-from llmzip.lab.runner import NO_ROOM_HINT
+from llmzip.lab.signs import search_bits
 from llmzip.lab.study import Part, Study
 from llmzip.lab.texts import Sample
-from llmzip.lab.trials import Outcome, Trial
-from llmzip.lm.devices import out_of_memory_error, too_little_memory
-from llmzip.lm.layout import segment_start
-from llmzip.progress import check_cancelled
-from llmzip.store.cram_grids import pack_grids
-from llmzip.store.vectors import RAW_BITS
 
 SHARES = (0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0, 2.6)  # of the length that is expected to be held
 
@@ -92,7 +77,7 @@ def threshold_of(rows: Sequence[Row]) -> Threshold | None:
     return None
 
 
-RESOLUTION = 0.08  # of the length
+_RESOLUTION = 0.08  # of the length
 
 
 def measure_rate(
@@ -101,104 +86,27 @@ def measure_rate(
     *,
     bits: Sequence[int],
     num_mem: int = 1,
-    first_bits: float,
     preset: Preset = "fast",
 ) -> None:
-    """Add rows of purpose growth and capacity for each number of bits, most bits first.
-
-    The `detail` of a row of few bits is the bits that a coordinate takes, entropy-coded.
-    """
+    """Add rows of purpose growth and capacity for each number of bits, most bits first."""
     for each in sorted(bits, reverse=True):
-        is_raw = each == RAW_BITS
-        search_exact(
-            study, samples, num_mem=num_mem, bits=each, resolution=RESOLUTION,
-            first_bits=first_bits if is_raw else held_share(each) * first_bits,
-            cram=None if is_raw else partial(cram_signs, study, bits=each, preset=preset),
-        )  # fmt: skip
-
-
-def cram_signs(
-    study: Study, trials: Sequence[Trial], *, bits: int, preset: Preset
-) -> list[tuple[Outcome, float]]:
-    """Cram trials with the same number of vectors, as many side by side as the device holds.
-
-    Returns the outcome of each trial, and the bits that a coordinate takes where its vectors alone
-    are entropy-coded as in a file. Raises LimitExceeded where the device has no room for one trial.
-    """
-    found: list[tuple[Outcome, float]] = []
-    error = out_of_memory_error(
-        lambda: found.extend(_side_by_side(study, trials, bits, preset)), study.loaded.lm.device
-    )
-    if error is not None:
-        if len(trials) == 1:
-            raise too_little_memory("one text", hint=NO_ROOM_HINT) from error
-        half = len(trials) // 2
-        for part in (trials[:half], trials[half:]):
-            found.extend(cram_signs(study, part, bits=bits, preset=preset))
-    return found
-
-
-def _side_by_side(
-    study: Study, trials: Sequence[Trial], bits: int, preset: Preset
-) -> list[tuple[Outcome, float]]:
-    plan = signs_of(preset, bits, None)
-    assert plan is not None, "vectors of 16 bits are stored as they are"
-    runner = study.runner()
-    wanted = study.recipe.min_margin + runner.slack
-    slots = [
-        start_slot(
-            study.loaded.lm, _task(study, trial, index, runner.plain(trial.ids).bits.tolist()),
-            trial.num_mem, trial.seed, plan=plan,
+        search_bits(
+            study, samples, num_mem=num_mem, bits=each, preset=preset, resolution=_RESOLUTION
         )
-        for index, trial in enumerate(trials)
-    ]  # fmt: skip
-    began = time.monotonic()
-    _optimise(study, slots, plan, wanted)
-    seconds = (time.monotonic() - began) / max(1, len(trials))
-    found = []
-    for trial, slot in zip(trials, slots, strict=True):
-        assert slot.grid_steps is not None, "a settled slot has signs"
-        mem = as_stored(slot.mem)
-        outcome = runner.outcome(trial, mem, steps=slot.step, best_step=slot.step, seconds=seconds)
-        grid = grid_mem(mem.cpu(), slot.grid_steps.cpu())
-        found.append((outcome, 8 * len(pack_grids([grid])[1]) / grid.symbols.size))
-    return found
-
-
-def _task(study: Study, trial: Trial, index: int, bits: list[float]) -> Task:
-    """A trial as the cram codec's own task: one segment of one chunk. bits: of each token."""
-    span = Span(start=0, end=trial.num_tokens, surprisal_bits=sum(bits))
-    segment = Segment(
-        index=index, offset=0, start_ids=tuple(segment_start(study.loaded.start_id)),
-        ids=trial.ids, surprisal_bits=tuple(bits), spans=(span,),
-    )  # fmt: skip
-    return Task(segment=segment, start=0, end=trial.num_tokens, warm_mem=trial.warm_mem)
-
-
-def _optimise(study: Study, slots: Sequence[Slot], plan: SignPlan, wanted: float) -> None:
-    """Step until every slot is settled: it is right, or it has had its last step."""
-    lm = study.loaded.lm
-    going = list(slots)
-    while going:
-        rows = Rows(lm, Contexts(lm), going, min_margin=wanted, plan=plan)
-        while not any(slot.is_settled for slot in going):
-            check_cancelled(study.cancel)
-            rows.measure()
-            rows.step()
-            rows.look()
-        going = [slot for slot in going if not slot.is_settled]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RateFigures:
-    """What vectors of one number of bits a dimension hold."""
+    """What so many vectors of one number of bits a dimension hold."""
 
-    bits: int  # where the grid begins
+    num_mem: int
+    bits: int
     texts: int
     tokens: Spread
     exact_bits: Spread
-    coded_bits_a_dimension: float  # stored, entropy-coded, on average
+    coded_bits_a_dimension: float  # as stored, on average
     exact_bits_a_dimension: float
+    stored_bits: float  # of all vectors of a text, on average
     stored_bits_an_information_bit: float | None  # None: nothing is held
 
     def to_dict(self) -> dict[str, Any]:
@@ -211,21 +119,23 @@ class RateFigures:
 
 
 def rate_figures(rows: Sequence[Row]) -> list[RateFigures]:
-    """A line for each number of bits, fewest first."""
+    """A line for each number of vectors and of bits, fewest first."""
     exact = [row for row in rows if row["purpose"] == "capacity"]
-    groups = {int(number(group[0], "bits")): group for group in grouped(exact, "bits").values()}
-    return [_figures(bits, group) for bits, group in sorted(groups.items())]
+    groups = grouped(exact, "num_mem", "bits").values()
+    return sorted(map(_figures, groups), key=lambda each: (each.num_mem, each.bits))
 
 
-def _figures(bits: int, rows: Sequence[Row]) -> RateFigures:
+def _figures(rows: Sequence[Row]) -> RateFigures:
+    num_mem, bits = (int(number(rows[0], name)) for name in ("num_mem", "bits"))
     held = [row for row in rows if number(row, "num_tokens")]
     coded = [number(row, "detail") if row["detail"] is not None else 16.0 for row in held]
-    stored = Spread.of(coded or [float(bits)]).mean
+    coded_bits = Spread.of(coded or [float(bits)]).mean
     exact_bits = spread_of(rows, "plain_bits")
-    coordinates = number(rows[0], "num_mem") * number(rows[0], "mem_dim")
-    cost = stored * coordinates / exact_bits.mean if exact_bits.mean else None
+    coordinates = num_mem * number(rows[0], "mem_dim")
+    stored_bits = coded_bits * coordinates
     return RateFigures(
-        bits=bits, texts=len(rows), tokens=spread_of(rows, "num_tokens"), exact_bits=exact_bits,
-        coded_bits_a_dimension=stored, exact_bits_a_dimension=exact_bits.mean / coordinates,
-        stored_bits_an_information_bit=cost,
+        num_mem=num_mem, bits=bits, texts=len(rows), tokens=spread_of(rows, "num_tokens"),
+        exact_bits=exact_bits, coded_bits_a_dimension=coded_bits,
+        exact_bits_a_dimension=exact_bits.mean / coordinates, stored_bits=stored_bits,
+        stored_bits_an_information_bit=stored_bits / exact_bits.mean if exact_bits.mean else None,
     )  # fmt: skip

@@ -43,6 +43,7 @@ class Recipe:
 
     name: RecipeName = "llmzip"
     max_steps: int = 200
+    sign_steps: int | None = None  # most steps of sign vectors; None: as many as the preset has
     patience: int = 60  # a run ends after so many steps without one more token right
     gives_up: bool = False  # whether a run also ends when its pace is too slow for its last step
     until: float = 1.0  # a run ends when this share of the tokens is right, teacher-forced
@@ -54,7 +55,7 @@ class Recipe:
     def __post_init__(self) -> None:
         numbers = (self.until, self.min_margin, self.temperature, self.learning_rate)
         if not (
-            min(self.max_steps, self.patience) >= 1
+            min(self.max_steps, self.patience, self.sign_steps or 1) >= 1
             and all(map(math.isfinite, numbers))
             and 0 < self.until <= 1
             and self.min_margin >= 0

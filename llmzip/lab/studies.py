@@ -7,15 +7,16 @@ Knows nothing of terminals.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llmzip.codecs.cram.presets import held_share
 from llmzip.config import BITS, Preset
 from llmzip.errors import SettingsError
 from llmzip.lab import figures_bars, figures_curves, published, tables
-from llmzip.lab.capacity import measure_capacity, search_exact, token_view
-from llmzip.lab.folder import read_bytes
+from llmzip.lab.capacity import measure_capacity, token_view
+from llmzip.lab.folder import Settings, read_bytes
 from llmzip.lab.geometry import geometry_summary, measure_geometry
 from llmzip.lab.greedy import MARGINS, greedy_summary, measure_greedy
 from llmzip.lab.measures import CapacityFigures, bound_tokens, capacity_figures, grouped
@@ -30,8 +31,10 @@ from llmzip.lab.rate import (
     rate_figures,
     threshold_of,
 )
+from llmzip.lab.signs import search_bits
 from llmzip.lab.study import Lab, LabSettings, Study, Summary, Watch, open_lab
 from llmzip.lab.texts import Sample
+from llmzip.store.vectors import RAW_BITS
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -39,13 +42,24 @@ if TYPE_CHECKING:
 _LOAD = 0.7  # of what vectors are expected to hold, where every run is to end with all tokens right
 
 
-def capacity(settings: LabSettings, **watch: Unpack[Watch]) -> Summary:
-    """Table 1: how much each model's vectors hold, exactly and at 99 %, and what they gain."""
-    with open_lab("capacity", settings, **watch) as lab:
+def capacity(
+    settings: LabSettings,
+    *,
+    bits: int = RAW_BITS,
+    preset: Preset = "fast",
+    **watch: Unpack[Watch],
+) -> Summary:
+    """Table 1: how much each model's vectors hold, exactly and at 99 %, and what they gain. Of
+    vectors of fewer than 16 bits a dimension: exactly only."""
+    with open_lab("capacity", settings, own=_own_bits(bits, preset), **watch) as lab:
         views: list[dict[str, Any]] = []
-        figures = _capacities(
-            lab, with_bins=True, see=lambda study, texts: views.append(token_view(study, texts[0]))
-        )
+
+        def see(study: Study, texts: Sequence[Sample]) -> None:
+            if bits == RAW_BITS:
+                views.append(token_view(study, texts[0]))
+
+        measure = measure_capacity if bits == RAW_BITS else _exact(bits, preset)
+        figures = _capacities(lab, measure, see=see)
         others = [each for model in settings.models for each in published.published_for(model)]
         return lab.finish(
             [tables.capacity_table(figures)], figures_bars.draw_capacity, figures, others,
@@ -56,7 +70,7 @@ def capacity(settings: LabSettings, **watch: Unpack[Watch]) -> Summary:
 def lengths(settings: LabSettings, **watch: Unpack[Watch]) -> Summary:
     """Figure 1: the longest exact text of each model."""
     with open_lab("lengths", settings, **watch) as lab:
-        figures = _capacities(lab, with_bins=False)
+        figures = _capacities(lab, _exact(RAW_BITS))
         others = published.published_capacities(measure="at 99", source="PG19")
         return lab.finish(
             [tables.capacity_table(figures)], figures_bars.draw_lengths, figures, others,
@@ -64,10 +78,16 @@ def lengths(settings: LabSettings, **watch: Unpack[Watch]) -> Summary:
         )  # fmt: skip
 
 
-def scaling(settings: LabSettings, **watch: Unpack[Watch]) -> Summary:
+def scaling(
+    settings: LabSettings,
+    *,
+    bits: int = RAW_BITS,
+    preset: Preset = "fast",
+    **watch: Unpack[Watch],
+) -> Summary:
     """Figure 4: capacity against the number of vectors, beside the ideal line."""
-    with open_lab("scaling", settings, **watch) as lab:
-        figures = _capacities(lab, with_bins=False)
+    with open_lab("scaling", settings, own=_own_bits(bits, preset), **watch) as lab:
+        figures = _capacities(lab, _exact(bits, preset))
         made = [tables.capacity_table(figures), tables.scaling_table(figures)]
         return lab.finish(
             made, figures_curves.draw_scaling, figures, published.published_scaling(),
@@ -80,7 +100,7 @@ def utilisation(settings: LabSettings, **watch: Unpack[Watch]) -> Summary:
     with open_lab("utilisation", settings, **watch) as lab:
         sizes: dict[str, int] = {}
         figures = _capacities(
-            lab, with_bins=True,
+            lab, measure_capacity,
             see=lambda study, _: sizes.update({study.model: study.loaded.tokens.vocab_size}),
         )  # fmt: skip
         bounds = [
@@ -117,22 +137,19 @@ def entropy(settings: LabSettings, **watch: Unpack[Watch]) -> Summary:
 def rate(
     settings: LabSettings,
     *,
-    bits: Sequence[int] = (16, 8, 6, 4, 3, 2),
+    bits: Sequence[int] = (16, 8, 4, 3, 2, 1),
     preset: Preset = "fast",
     **watch: Unpack[Watch],
 ) -> Summary:
-    """Bits per dimension against what vectors hold exactly, and what a bit of text costs."""
+    """Stored bits of vectors against the bits that they hold exactly."""
     if not set(bits) <= set(BITS):
         raise SettingsError("--bits are numbers from 1 to 8, or 16")
     own = {"bits": list(bits), "preset": preset}
     with open_lab("rate", settings, own=own, **watch) as lab:
-        num_mem = settings.num_mem[0]
         for study in lab.studies():
-            for samples in study.samples(settings.texts, num_mem=num_mem):
-                measure_rate(
-                    study, samples, bits=bits, num_mem=num_mem, preset=preset,
-                    first_bits=study.first_bits(num_mem),
-                )  # fmt: skip
+            for samples in study.samples(settings.texts, num_mem=max(settings.num_mem)):
+                for num_mem in settings.num_mem:
+                    measure_rate(study, samples, bits=bits, num_mem=num_mem, preset=preset)
         figures = rate_figures(lab.folder.rows)
         curve = [each.to_dict() for each in figures]
         made = [tables.rate_table(figures)]
@@ -183,8 +200,7 @@ def plan(
     if len(settings.texts.files) != 1 or settings.texts.use_random or settings.texts.table:
         raise SettingsError("a plan is for one file: name it, and no other texts")
     (book,) = settings.texts.files
-    if bits not in BITS:
-        raise SettingsError("--bits is a number from 1 to 8, or 16")
+    _check_bits(bits)
     data = read_bytes(book)
     plans: list[BookPlan] = []
     own = {"bits": bits, "search": search}
@@ -202,20 +218,41 @@ def plan(
         return lab.finish(made, plans=[each.to_dict() for each in plans])
 
 
+class _Measure(Protocol):
+    """Measure samples of one source with so many vectors."""
+
+    def __call__(self, study: Study, samples: Sequence[Sample], /, *, num_mem: int) -> None: ...
+
+
+def _exact(bits: int, preset: Preset = "fast") -> _Measure:
+    """The longest exact lengths, with vectors of so many bits a dimension."""
+    return partial(search_bits, bits=bits, preset=preset)
+
+
+def _own_bits(bits: int, preset: Preset) -> Settings:
+    """What a folder records of them. Raises SettingsError."""
+    _check_bits(bits)
+    return {} if bits == RAW_BITS else {"bits": bits, "preset": preset}
+
+
+def _check_bits(bits: int) -> None:
+    if bits not in BITS:
+        raise SettingsError("--bits is a number from 1 to 8, or 16")
+
+
 def _capacities(
     lab: Lab,
+    measure: _Measure,
     *,
-    with_bins: bool,
     see: Callable[[Study, Sequence[Sample]], None] = lambda study, samples: None,
 ) -> list[CapacityFigures]:
     """Measure every model, source and number of vectors. see: called with each model and its
     samples of each source when all of them are measured."""
-    measure = measure_capacity if with_bins else search_exact
     for study in lab.studies():
         sources = study.samples(lab.settings.texts, num_mem=max(lab.settings.num_mem))
         for samples in sources:
             for num_mem in lab.settings.num_mem:
-                measure(study, samples, num_mem=num_mem, first_bits=study.first_bits(num_mem))
+                measure(study, samples, num_mem=num_mem)
         for samples in sources:
             see(study, samples)
     return capacity_figures(lab.folder.rows)

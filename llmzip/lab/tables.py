@@ -121,10 +121,9 @@ def entropy_table(fits: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def rate_table(curve: Sequence[RateFigures]) -> Table:
-    """What fewer bits hold; `--bits` is where the grid begins, that of a text may end finer or
-    coarser."""
-    columns = ("--bits", "texts", "exact tokens", "exact bits", "stored bits/dim", "exact bits/dim",
-               "stored bits per information bit")  # fmt: skip
+    """Stored bits against the bits that vectors hold."""
+    columns = ("mem", "bits", "texts", "exact tokens", "exact bits", "stored bits/dim",
+               "exact bits/dim", "stored bits", "stored bits per information bit")  # fmt: skip
     return table("Rate", columns, (tuple(vars(each).values()) for each in curve))  # all fields
 
 
