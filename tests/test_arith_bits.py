@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from llmzip.codecs.arith.line_breaks import num_joints, walk_flags
-from llmzip.codecs.arith.stream import NO_OFFSET, SegmentCoder
-from llmzip.codecs.arith.token_odds import build_tree
+from llmzip.codecs.arith.stream import SegmentCoder
+from llmzip.codecs.odds_grid import NO_OFFSET
+from llmzip.codecs.token_odds import build_tree
 from tests.arith_prose import first_passing, read_flags, read_offset
 
 

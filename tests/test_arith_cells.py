@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llmzip.codecs.arith.mixer import MAX_ODDS
-from llmzip.codecs.arith.stream import GRIDS, NO_OFFSET, NUM_OFFSETS
+from llmzip.codecs.log_odds import MAX_ODDS
+from llmzip.codecs.odds_grid import GRIDS, NO_OFFSET, NUM_OFFSETS
 from tests.arith_prose import edges, rounded
 
 OFFSETS = range(NUM_OFFSETS)

@@ -20,8 +20,9 @@ from llmzip.codecs.arith.segment_coding import (
     safe_offset,
 )
 from llmzip.codecs.arith.segments import Segment, shape_of
-from llmzip.codecs.arith.stream import GRIDS, NO_OFFSET, OFFSET_TOKENS, SegmentCoder, without_model
-from llmzip.codecs.arith.token_odds import Floats, TokenOdds, build_tree
+from llmzip.codecs.arith.stream import OFFSET_TOKENS, SegmentCoder, without_model
+from llmzip.codecs.odds_grid import GRIDS, NO_OFFSET
+from llmzip.codecs.token_odds import Floats, TokenOdds, build_tree
 from llmzip.errors import Corrupt
 from llmzip.store.range_coder import RangeReader, RangeWriter
 from tests.arith_prose import Digits, grow, order_of, read_flags, read_tokens

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from llmzip.codecs.arith.mixer import MAX_ODDS
 from llmzip.codecs.arith.predictor import Predictor
-from llmzip.codecs.arith.token_odds import build_tree
+from llmzip.codecs.log_odds import MAX_ODDS
+from llmzip.codecs.token_odds import build_tree
 from tests.arith_prose import Prose, grow, order_of, way_to
 
 # Uneven, with tokens that mean nothing: the tree is 3 to 6 deep.

@@ -8,7 +8,7 @@ from decimal import Decimal, localcontext
 
 import pytest
 
-from llmzip.codecs.arith.mixer import MAX_ODDS, NAT, ONES_BITS, SQUASH, STRETCH, stretch
+from llmzip.codecs.log_odds import MAX_ODDS, NAT, ONES_BITS, SQUASH, STRETCH, stretch
 from tests import arith_prose
 
 ONE = 1 << ONES_BITS

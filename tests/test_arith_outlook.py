@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmzip.codecs.arith.token_odds import Floats, TokenOdds, build_tree
+from llmzip.codecs.token_odds import Floats, TokenOdds, build_tree
 from tests.arith_prose import Node, grow, tokens_under, way_to
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ import torch
 from llmzip.codecs.arith.reader import Reader, Steps, opening_embeds
 from llmzip.codecs.arith.segment_coding import measure_noise
 from llmzip.codecs.arith.segments import BLOCK_TOKENS, Lanes, shape_of
-from llmzip.codecs.arith.token_odds import Floats, TokenOdds, build_tree
+from llmzip.codecs.token_odds import Floats, TokenOdds, build_tree
 from llmzip.lm.layout import segment_start
 from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.tokens import Tokens

@@ -19,9 +19,9 @@ from llmzip.api.decompress import decompress_bytes
 from llmzip.codecs.arith import encoder as arith_encoding
 from llmzip.codecs.arith.decoder import decode_segments_of
 from llmzip.codecs.arith.reader import Reader, Steps
-from llmzip.codecs.arith.token_odds import Floats, TokenOdds
 from llmzip.codecs.base import DecodingModel, Request
 from llmzip.codecs.context import QUIET
+from llmzip.codecs.token_odds import Floats, TokenOdds
 from llmzip.config import CompressSettings, ComputeSettings, DecompressSettings
 from llmzip.errors import Corrupt, IntegrityError, LlmzipError, SettingsError
 from llmzip.lm.model import FrozenLM, load_model

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llmzip.codecs.arith.token_odds import Tree, build_tree
+from llmzip.codecs.token_odds import Tree, build_tree
 from tests.arith_prose import Node, grow, way_to
 
 BYTES = [bytes([i]) for i in range(256)]

@@ -13,7 +13,7 @@ import torch
 from llmzip.codecs.arith.reader import Reader, opening_embeds
 from llmzip.codecs.arith.segment_coding import Encoded, decode_wave, encode_segment
 from llmzip.codecs.arith.segments import Segment, shape_of
-from llmzip.codecs.arith.token_odds import TokenOdds, build_tree
+from llmzip.codecs.token_odds import TokenOdds, build_tree
 from llmzip.errors import Interrupted
 from llmzip.lm.model import load_model
 from llmzip.lm.tokens import Tokens

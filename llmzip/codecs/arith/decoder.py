@@ -17,9 +17,9 @@ from llmzip.codecs.arith.reader import Reader, opening_embeds
 from llmzip.codecs.arith.segment_coding import Encoded, SegmentDecoder, decode_wave
 from llmzip.codecs.arith.segments import BLOCK_TOKENS, shape_of
 from llmzip.codecs.arith.shared import SharedMem
-from llmzip.codecs.arith.token_odds import token_odds_of
 from llmzip.codecs.base import DecodingModel, Request
 from llmzip.codecs.context import Context
+from llmzip.codecs.token_odds import token_odds_of
 from llmzip.errors import Corrupt
 from llmzip.lm.devices import out_of_memory_error, too_little_memory
 from llmzip.lm.model import FrozenLM

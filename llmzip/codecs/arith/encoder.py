@@ -18,10 +18,10 @@ from llmzip.codecs.arith.resume import ResumeCache
 from llmzip.codecs.arith.segment_coding import encode_segment, measure_noise, replay_segment
 from llmzip.codecs.arith.segments import WINDOW_TOKENS, Segment, cut_segments, prefix_tokens
 from llmzip.codecs.arith.shared import MOST_TRIED, SharedMem, learn_shared
-from llmzip.codecs.arith.token_odds import Floats, TokenOdds, token_odds_of
 from llmzip.codecs.base import DecodingModel, Draft, Request, Source, model_ref, stored_draft
 from llmzip.codecs.context import Context
 from llmzip.codecs.input import Part
+from llmzip.codecs.token_odds import Floats, TokenOdds, token_odds_of
 from llmzip.config import CompressSettings
 from llmzip.lm.layout import segment_start
 from llmzip.lm.loaded import LoadedModel

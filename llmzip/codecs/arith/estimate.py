@@ -12,9 +12,9 @@ import numpy as np
 from llmzip.codecs.arith.line_breaks import choose_wrap, unwrap
 from llmzip.codecs.arith.reader import Reader, opening_embeds
 from llmzip.codecs.arith.segments import WINDOW_TOKENS, shape_of
-from llmzip.codecs.arith.token_odds import token_odds_of
 from llmzip.codecs.base import Estimate, Source
 from llmzip.codecs.context import Context
+from llmzip.codecs.token_odds import token_odds_of
 from llmzip.config import CompressSettings
 from llmzip.lm.loaded import LoadedModel
 from llmzip.progress import Progress

@@ -10,8 +10,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
-from llmzip.codecs.arith.mixer import CONSTANT, NAT, Mixer, stretch
-from llmzip.codecs.arith.token_odds import Tree
+from llmzip.codecs.arith.mixer import CONSTANT, Mixer
+from llmzip.codecs.log_odds import NAT, stretch
+from llmzip.codecs.token_odds import Tree
 
 Seen: TypeAlias = tuple[int, int]  # a token and how often it was seen
 

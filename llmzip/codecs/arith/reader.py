@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from llmzip.codecs.arith.segments import BLOCK_TOKENS, Lanes
-from llmzip.codecs.arith.token_odds import Floats, TokenOdds
+from llmzip.codecs.token_odds import Floats, TokenOdds
 from llmzip.lm.layout import pad_ids, segment_start
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.state import State, stack_states

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from llmzip.codecs.arith.segments import Segment
 from llmzip.codecs.arith.shared import SharedMem
-from llmzip.codecs.arith.token_odds import Floats
+from llmzip.codecs.token_odds import Floats
 from llmzip.store.arith_payload import MAX_SHARED_MEM
 from llmzip.store.journal import Journal
 from llmzip.store.journal_records import invalid_record

@@ -18,9 +18,10 @@ import numpy.typing as npt
 from llmzip.codecs.arith.line_breaks import walk_flags
 from llmzip.codecs.arith.reader import Reader, Steps
 from llmzip.codecs.arith.segments import Lanes, Segment
-from llmzip.codecs.arith.stream import GRIDS, NO_OFFSET, OFFSET_TOKENS, SegmentCoder, without_model
-from llmzip.codecs.arith.token_odds import Floats, TokenOdds, Tree
+from llmzip.codecs.arith.stream import OFFSET_TOKENS, SegmentCoder, without_model
 from llmzip.codecs.context import QUIET, Context
+from llmzip.codecs.odds_grid import GRIDS, NO_OFFSET, safe_offset
+from llmzip.codecs.token_odds import Floats, TokenOdds, Tree
 from llmzip.errors import Corrupt
 from llmzip.progress import check_cancelled
 from llmzip.store.arith_payload import least_stream_bytes
@@ -93,16 +94,6 @@ def replay_segment(
 def _given(row: Sequence[int]) -> Callable[[int, int], int]:
     """The log-odds of a token's decisions, by their depth."""
     return lambda depth, _node: row[depth]
-
-
-def safe_offset(odds: Floats, is_decision: npt.NDArray[np.bool_], *, guard: float) -> int:
-    """The first offset that leaves no edge within the guard of any decision of a block, or
-    NO_OFFSET. odds, is_decision: [n, depth]."""
-    decisions = odds[is_decision]
-    for offset, grid in enumerate(GRIDS):
-        if not len(decisions) or float(grid.distances(decisions).min()) > guard:
-            return offset
-    return NO_OFFSET
 
 
 @dataclass(frozen=True, kw_only=True)
