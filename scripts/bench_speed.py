@@ -23,10 +23,10 @@ from llmzip.codecs.base import DecodingModel, Request, Source
 from llmzip.codecs.context import QUIET
 from llmzip.codecs.cram.calibration import calibration_of
 from llmzip.codecs.cram.chunking import Segment, Span
-from llmzip.codecs.cram.engine import Engine
+from llmzip.codecs.cram.engine import Engine, Hooks
 from llmzip.codecs.cram.executor import LocalExecutor
 from llmzip.codecs.cram.greedy import decode_chunks
-from llmzip.codecs.cram.groups import Hooks, make_engine
+from llmzip.codecs.cram.groups import make_engine
 from llmzip.codecs.cram.payload import assemble
 from llmzip.codecs.cram.plan import make_plan
 from llmzip.codecs.cram.presets import EFFORTS

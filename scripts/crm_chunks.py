@@ -118,7 +118,8 @@ def sign_vectors(data, head):
 
 
 def coded_patches(data, head, chunks):
-    """For each chunk its patches: positions, each with a token id or a rank (skip, size, index)."""
+    """For each chunk its patches: positions, each with a token id, a rank (skip, size, index), or
+    None, where the stream of its segment has the token."""
     kinds = [224, 16, 16, *(max(2, 256 // (skip * (skip + 1))) for skip in range(1, 21))]
     escapes, skips, sizes, ids = [16] * 8, [16] * 8, [16] * 8, [32] * 16 + [8] * 2 + [2] * 14
     literal_tokens = sum(chunk["num_tokens"] for chunk in chunks if chunk["literal"])
@@ -134,6 +135,9 @@ def coded_patches(data, head, chunks):
         flags = decoder.symbols([tokens - patches, patches], num_tokens) if patches else []
         positions = [position for position, flag in enumerate(flags) if flag]
         tokens, patches = tokens - num_tokens, patches - len(positions)
+        if head["streams"]:
+            yield [(position, None) for position in positions]
+            continue
         found = decoder.symbols(kinds, len(positions))
         far = [(21 + number, 1, 0) for number in decoder.numbers(escapes, found.count(2))]
         starts = decoder.numbers(skips, found.count(1))
@@ -147,13 +151,27 @@ def coded_patches(data, head, chunks):
     decoder.end()
 
 
+def patch_streams(reader, chunks):
+    """The streams of patched tokens, one for each segment."""
+    patched = []
+    for chunk in chunks:
+        if chunk["starts_segment"]:
+            patched.append(False)
+        patched[-1] |= bool(chunk["patches"]) and not chunk["literal"]
+    streams = [reader.take(size) for size in [reader.varint() for _ in patched]]
+    need(list(map(bool, streams)) == patched, "streams without patches, or patches without one")
+    reader.end()
+    return [stream.hex() for stream in streams]
+
+
 def read_chunks(columns, head, runs, vectors, patches):
     """All chunks, from the readers of three planes; runs: the crammed ones."""
     chunks = read_columns(columns, head, runs)
     if head["coded"]:
         read_vectors = sign_vectors if head["signs"] else coded_vectors
         all_vectors = read_vectors(vectors.data, head)
-        lists = coded_patches(patches.data, head, chunks)
+        size = head["position_bytes"] if head["streams"] else len(patches.data)
+        lists = coded_patches(patches.take(size), head, chunks)
     else:
         all_vectors, lists = raw_vectors(vectors.data, head), raw_patches(patches, chunks)
     all_vectors = iter(all_vectors)

@@ -1,16 +1,16 @@
 """Reads `.crm` files, format version 1: docs/FORMAT.md in code, with the standard library alone.
 
 `python scripts/read_crm.py FILE.crm` prints what is in a file as JSON; a file that breaks a rule of
-the format gives one line on stderr and exit code 1. Two things stay closed: streams of arith files,
-which take the model, and zstd in a Python without it (before 3.14). `crm_coding.py` and
-`crm_chunks.py` are parts of it. It shares no code with llmzip.
+the format gives one line on stderr and exit code 1. Two things stay closed: streams of arith files
+and of patched tokens, which take the model, and zstd in a Python without it (before 3.14).
+`crm_coding.py` and `crm_chunks.py` are parts of it. It shares no code with llmzip.
 """
 
 import json
 import sys
 from zlib import crc32
 
-from crm_chunks import coded_vectors, read_chunks
+from crm_chunks import coded_vectors, patch_streams, read_chunks
 from crm_coding import MAX_ID, BadFile, Fields, Reader, need
 
 try:
@@ -19,7 +19,10 @@ except ImportError:
     zstd = None
 
 MAGIC, END_MARK = bytes.fromhex("89 43 52 4D 0D 0A 1A 0A"), bytes.fromhex("4D 52 43 0A")
-REQUIRED = ("model", "columns_zstd", "stored_zstd", "start", "literal", "coded", "arith", "signs")
+REQUIRED = (
+    *("model", "columns_zstd", "stored_zstd", "start", "literal", "coded", "arith", "signs"),
+    "streams",
+)
 OPTIONAL = ("bf16_safe", "suffix", "settings")
 PLANES = ("columns_bytes", "vector_bytes", "patch_bytes", "stream_bytes", "stored_bytes")
 
@@ -27,7 +30,7 @@ PLANES = ("columns_bytes", "vector_bytes", "patch_bytes", "stream_bytes", "store
 # Each field: its name, its type (a method of Reader, or a number of bytes), its least and its most.
 GRID = "max_symbol varint 1 1023, first_step varint 4 1019, step_span varint 0 1015, prior u8"
 HEADER = f"""
-: reserved u8 0 0, original_bytes varint, original_hash 32, xz_bytes varint, zstd_bytes varint
+: required_more u8 0 1, original_bytes varint, original_hash 32, xz_bytes varint, zstd_bytes varint
 : runs varint, columns_bytes varint, stored_bytes varint
 model: model_id name, revision revision, model_digest 16
 crammed: num_mem varint 1 1024, mem_dim varint 1 65536, bits varint 1 16
@@ -39,6 +42,7 @@ crammed: patch_bytes varint
 grids: vector_bytes varint, {GRID}
 signs: step varint 4 1019
 coded: num_patches varint, num_patched varint
+streams: position_bytes varint 0 patch_bytes
 arith: recipe varint 1 1, num_segments varint 1, prefix_tokens varint 0 65535
 arith: window_tokens varint 1 {2**24}, guard u8 1 255, wrap u8 0 2, num_mem varint 0 64
 arith num_mem: mem_dim varint 1 65536, vector_bytes varint, {GRID}
@@ -61,6 +65,7 @@ def read_header(r):
     size = r.varint()
     need(size <= 2**20, "header too large")
     fields = Reader(r.take(size))
+    required |= fields.data[0] << 8 if fields.data else 0
     need(crc32(r.data[: r.at]) == int.from_bytes(r.take(4), "little"), "checksum of the header")
     head = Fields({name: bool(required >> place & 1) for place, name in enumerate(REQUIRED)})
     head |= {name: bool(optional >> place & 1) for place, name in enumerate(OPTIONAL)}
@@ -81,8 +86,11 @@ def read_header(r):
 def check_header(head):
     """What the fields must say of each other."""
     need(head["model"] or not (head["start"] or head["arith"]), "features of a model, but no model")
-    of_chunks = head["literal"] or head["coded"] or head["signs"] or head["bf16_safe"]
-    need(head["crammed"] or not of_chunks, "features of chunks, but no chunks")
+    of_chunks = ("literal", "coded", "signs", "streams", "bf16_safe")
+    need(
+        head["crammed"] or not any(head[name] for name in of_chunks),
+        "features of chunks, but no chunks",
+    )
     num_runs, num_stored = head["runs"] // 2, (head["runs"] + 1) // 4
     planes = (head["columns_bytes"] > 0, head["stored_bytes"] > 0, head["model"])
     runs = (head["runs"] > 0, num_stored > 0, num_runs > num_stored)
@@ -91,6 +99,8 @@ def check_header(head):
     if head["crammed"]:
         need(head["bits"] in (range(1, 9) if head["coded"] else (16,)), f"{head['bits']} bits")
         need(head["coded"] >= head["signs"], "signs in a file that is not coded")
+        need(head["coded"] >= head["streams"], "streams in a file that is not coded")
+        need(head["num_patches"] or not head["streams"], "streams without patches")
         need(head["num_literal"] < head["num_chunks"] or not head["signs"], "signs, but no vectors")
         plane = "columns_bytes" if head["coded"] else "patch_bytes"
         need(head["num_chunks"] <= head[plane], f"{head[plane]} {plane} for more chunks")
@@ -151,7 +161,10 @@ def read(data):
     runs = found["runs"] = read_runs(columns, head)
     if head["crammed"]:
         crammed = [run for run in runs if run["crammed"]]
-        found["chunks"] = read_chunks(columns, head, crammed, Reader(vectors), Reader(patches))
+        patches = Reader(patches)
+        chunks = found["chunks"] = read_chunks(columns, head, crammed, Reader(vectors), patches)
+        if head["streams"]:
+            found["patched_tokens"] = patch_streams(patches, chunks)
     if head["arith"]:
         segments = found["segments"] = read_segments(columns, head, Reader(streams))
         text_bytes = sum(run["num_bytes"] for run in runs if run["arith"])

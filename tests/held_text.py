@@ -55,7 +55,12 @@ def held(kind: str, model: Path) -> bytes:
     whole = changed(found[0], runs=runs, original_hash=content_hash(ORIGINAL))
     if kind != "arith":
         assert [len(one.runs) for one in found] == [1, 1]
-        whole = changed(whole, chunks=tuple(c for one in found for c in cram_of(one).chunks))
+        payloads = [cram_of(one) for one in found]
+        chunks, streams = (
+            tuple(each for payload in payloads for each in getattr(payload, name))
+            for name in ("chunks", "streams")
+        )
+        whole = changed(whole, chunks=chunks, streams=streams)
     return write_container(whole)
 
 

@@ -41,7 +41,7 @@ from llmzip.codecs.cram.checkpoint import (
 )
 from llmzip.codecs.cram.chunking import Segment, plan_segments
 from llmzip.codecs.cram.curvature import Curvature
-from llmzip.codecs.cram.engine import Engine
+from llmzip.codecs.cram.engine import Engine, Hooks
 from llmzip.codecs.cram.presets import signs_of
 from llmzip.codecs.cram.signs import Signs
 from llmzip.codecs.cram.slots import Slot
@@ -53,7 +53,6 @@ from llmzip.progress import Progress
 from llmzip.store.arith_payload import ArithPayload
 from llmzip.store.container import read_container
 from llmzip.store.journal import Journal
-from llmzip.store.residual import Ranked
 from llmzip.store.vectors import GridMem
 from tests.tiny_models import SHORT_TEXT, TEXT
 
@@ -134,10 +133,11 @@ def test_finished_chunks(segments: list[Segment]) -> None:
         Crammed(
             task=second,
             mem=mem,
-            patches=((1, 7), (3, Ranked(skip=2, size=3, index=1))),
+            patches=((1, 7), (3, 8)),
             min_margin=None,
             steps=1,
             grid_steps=torch.tensor([0.5, 1.75]),
+            patch_odds=torch.randn(2, 5),
         ),
         Crammed(task=first, mem=None, patches=((0, 5), (1, 6)), min_margin=None, steps=60),
         Crammed(
@@ -225,9 +225,8 @@ class Run:
         self._saves = saves
 
     def go(self, state: EngineState | None = None) -> Run:
-        self.engine = Engine(
-            self._lm, self._lm, self._settings, on_save=self._save if self._saves else None
-        )
+        hooks = Hooks(on_save=self._save if self._saves else None)
+        self.engine = Engine(self._lm, self._lm, self._settings, hooks=hooks)
         self.chunks += self.engine.run(tasks_of(self._segments), state)
         return self
 
@@ -288,10 +287,10 @@ def test_a_run_that_is_cancelled_saves_first(lm: FrozenLM, segments: list[Segmen
         if steps == 4:
             cancel.set()
 
-    engine = Engine(
-        lm, lm, SETTINGS,
-        on_step=on_step, on_save=lambda accepted, state: saved.append(state), cancel=cancel,
-    )  # fmt: skip
+    hooks = Hooks(
+        on_step=on_step, on_save=lambda accepted, state: saved.append(state), cancel=cancel
+    )
+    engine = Engine(lm, lm, SETTINGS, hooks=hooks)
     with pytest.raises(Interrupted):
         list(engine.run(tasks_of(segments)))
     assert len(saved) == 1 and [slot.step for slot in saved[0].slots] == [4] * len(saved[0].slots)
@@ -315,7 +314,8 @@ def sound(kind: str) -> tuple[bytes, dict[int, Segment]]:
     chunk = Crammed(
         task=task,
         mem=torch.zeros(1, 6, dtype=torch.bfloat16),
-        patches=((0, 5), (3, Ranked(skip=2, size=3, index=1))),
+        patches=((0, 5), (3, 6)),
+        patch_odds=torch.ones(2, 4),
         min_margin=0.5,
         steps=4,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,11 @@ def test_coded_fields() -> None:
     )
     data = fields.encode()
     assert data.hex(" ") == "ac 02 c8 01 fc 03 03 4d 05 02"
-    assert read_coded(Cursor(data, what="header"), (2, 1, 9), are_signs=False) == fields
+    read = partial(read_coded, are_signs=False)
+    assert read(Cursor(data, what="header"), (2, 1, 9), in_streams=False) == fields
+    fields, data = dataclasses.replace(fields, position_bytes=400), data + b"\x90\x03"
+    assert fields.encode() == data
+    assert read(Cursor(data, what="header"), (2, 1, 9), in_streams=True) == fields
 
 
 # What may be in which file

@@ -221,8 +221,8 @@ def test_versions_and_features() -> None:
     for version in (0, 2, 255):
         with pytest.raises(UnsupportedVersion, match=f"version {version}"):
             read_container(seal(bytes([version]) + front[1:], fields, body))
-    with pytest.raises(UnsupportedVersion, match="reserved"):
-        read_container(seal(front, b"\1" + fields[1:], body))
+    with pytest.raises(UnsupportedVersion, match="features 0x200"):
+        read_container(seal(front, b"\2" + fields[1:], body))
     expected = read_container(TINY)
     for bit in (8, 16, 128):
         assert read_container(seal(front[:2] + bytes([bit]), fields, body)) == expected

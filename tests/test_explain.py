@@ -190,7 +190,7 @@ def test_vectors_are_those_of_the_file(
         bits = torch.from_numpy(mem_bits(chunk.mem).copy()).view(torch.bfloat16).float()
         assert torch.equal(tensors["mem"][row], bits)
         for position, token in chunk.patches:
-            name = [token, -1, -1, -1]
+            name = [-1 if token is None else token, -1, -1, -1]
             if isinstance(token, Ranked):
                 name = [-1, token.skip, token.size, token.index]
             patches.append([row, position, *name])

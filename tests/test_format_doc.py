@@ -246,9 +246,10 @@ def test_feature_bits() -> None:
         "coded": cram_fields.HAS_CODED,
         "arith": arith_fields.HAS_ARITH,
         "signs": cram_fields.HAS_SIGNS,
+        "streams": cram_fields.HAS_STREAMS,
     }
     assert REQUIRED == {bit: name for name, bit in ours.items()}
-    assert header._REQUIRED | all_required() == sum(ours.values()) == 255
+    assert header._REQUIRED | all_required() == sum(ours.values()) == 511
     assert header._REQUIRED & all_required() == 0
     known = {
         cram_payload.BF16_SAFE: "bf16 safe",
@@ -395,7 +396,7 @@ def test_limits_of_several_fields() -> None:
 def test_figures_of_the_fields() -> None:
     every = [field for rows, _ in TABLES.values() for field in described(rows)]
     for name, phrase in (
-        ("reserved", "0; any other value"),
+        ("required_more", "required features of 256 and above, div 256"),
         ("runs", "2 x number of runs + 1 if the first one is stored"),
         ("model_id", f"UTF-8, 1 to {model_ref.MAX_NAME_BYTES} bytes"),
         ("revision", f"0: none. 1: a commit, {model_ref.COMMIT_BYTES} bytes follow."),

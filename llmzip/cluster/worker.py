@@ -14,8 +14,9 @@ from llmzip.codecs.base import DecodingModel, Request
 from llmzip.codecs.context import Context
 from llmzip.codecs.cram.checkpoint import EngineState, pack_crammed, pack_segments, unpack_state
 from llmzip.codecs.cram.decoder import decode_chunks_of
+from llmzip.codecs.cram.engine import Hooks
 from llmzip.codecs.cram.executor import Job, WorkerSettings
-from llmzip.codecs.cram.groups import Hooks, make_engine
+from llmzip.codecs.cram.groups import make_engine
 from llmzip.codecs.cram.plan import Cut
 from llmzip.config import Device
 from llmzip.errors import ModelMismatch

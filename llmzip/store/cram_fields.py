@@ -31,6 +31,7 @@ from llmzip.store.cram_planes import (
     read_planes,
     salvage_mems,
     salvage_patches,
+    salvage_tokens,
 )
 from llmzip.store.model_ref import ModelRef, read_start
 from llmzip.store.payload import HAS_START, EncodedPayload, Payload, PayloadFields, Run, RunTable
@@ -40,6 +41,7 @@ from llmzip.store.vectors import packed_bytes
 HAS_LITERAL = 16
 HAS_CODED = 32
 HAS_SIGNS = 128
+HAS_STREAMS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ class CramFields(PayloadFields):
 
     codec: ClassVar[str] = "cram"
     marker: ClassVar[int] = 0
-    own_required: ClassVar[int] = HAS_LITERAL | HAS_CODED | HAS_SIGNS
+    own_required: ClassVar[int] = HAS_LITERAL | HAS_CODED | HAS_SIGNS | HAS_STREAMS
     own_optional: ClassVar[int] = BF16_SAFE
     plane_names: ClassVar[tuple[str, ...]] = ("vectors", "patches")
     no_figures: ClassVar[Mapping[str, object]] = CramFigures().fields()
@@ -67,6 +69,7 @@ class CramFields(PayloadFields):
     @property
     def features(self) -> int:
         own = HAS_LITERAL * (self.num_literal > 0) | HAS_CODED * (self.coded is not None)
+        own |= HAS_STREAMS * (self.coded is not None and self.coded.position_bytes is not None)
         return super().features | own | HAS_SIGNS * self.empty.signs
 
     @property
@@ -87,9 +90,11 @@ class CramFields(PayloadFields):
     def of(cls, payload: Payload, runs: Sequence[Run]) -> EncodedPayload:
         assert isinstance(payload, CramPayload)
         chunks, is_coded = payload.chunks, payload.is_coded
-        vectors, patches, coded = encode_planes(chunks, is_coded=is_coded, are_signs=payload.signs)
+        vectors, patches, coded = encode_planes(
+            chunks, is_coded=is_coded, are_signs=payload.signs, streams=payload.streams
+        )
         fields = cls(
-            empty=replace(payload, chunks=(), min_margin=None),
+            empty=replace(payload, chunks=(), streams=(), min_margin=None),
             margin_code=margin_code(payload.min_margin),
             num_chunks=len(chunks),
             num_literal=sum(chunk.mem is None for chunk in chunks),
@@ -131,7 +136,7 @@ class CramFields(PayloadFields):
         )
         empty.check_geometry()
         bits, agree = empty.bits, empty.is_coded == bool(required & HAS_CODED)
-        agree &= empty.is_coded or not empty.signs
+        agree &= empty.is_coded or not required & (HAS_SIGNS | HAS_STREAMS)
         require(agree, f"header: {bits} bits per dimension and the feature bits do not agree")
         start_id = read_start(cursor, has_start=bool(required & HAS_START))
         margin_code, num_chunks = cursor.byte(), cursor.varint()
@@ -142,7 +147,8 @@ class CramFields(PayloadFields):
         patch_bytes, coded = cursor.varint(), None
         if required & HAS_CODED:
             shape = (num_chunks - num_literal, empty.num_mem, empty.mem_dim)
-            coded = read_coded(cursor, shape, are_signs=empty.signs)
+            in_streams = bool(required & HAS_STREAMS)
+            coded = read_coded(cursor, shape, are_signs=empty.signs, in_streams=in_streams)
         return cls(
             empty=replace(empty, model=replace(model, start_id=start_id)),
             margin_code=margin_code,
@@ -170,13 +176,13 @@ class CramFields(PayloadFields):
         return decode_columns(cursor, table, self._counts)
 
     def read_payload(self, columns: CramColumns, planes: Cursor, *, optional: int) -> CramPayload:
-        return self._payload(self._chunks(columns, planes), optional)
+        return self._payload(*self._chunks(columns, planes), optional)
 
     def figures(self, columns: CramColumns, planes: Cursor, *, optional: int) -> CramFigures:
         if self.coded:
             num_patches, num_patched = self.coded.num_patches, self.coded.num_patched
         else:
-            chunks = self._chunks(columns, planes)
+            chunks, _ = self._chunks(columns, planes)
             counts = [len(chunk.patches) for chunk in chunks if chunk.mem is not None]
             num_patches, num_patched = sum(counts), sum(count > 0 for count in counts)
         empty, held = self.empty, [not is_literal for is_literal in columns.literal]
@@ -205,6 +211,7 @@ class CramFields(PayloadFields):
         mems = salvage_mems(body[:size], self._shape, self.coded)
         patches = body[size : size + self.patch_bytes]
         found = salvage_patches(patches, columns, self.coded)
+        streams = salvage_tokens(patches, columns, self.coded)
         contents: list[Content] = []
         lost: set[int] = set()
         for index, is_literal in enumerate(columns.literal):
@@ -213,12 +220,15 @@ class CramFields(PayloadFields):
                 lost.add(index)
             contents.append((mem, own or ()))
         chunks = _joined(columns, contents)
-        payload = self._payload(chunks, optional)
+        payload = self._payload(chunks, tuple(each or b"" for each in streams), optional)
         for index, chunk in enumerate(chunks):
             try:
                 check_chunk(chunk, payload, number=index)
             except Corrupt:
                 lost.add(index)
+        for segment, stream in zip(payload.segment_ranges, streams, strict=False):
+            if stream is None:
+                lost |= {index for index in segment if chunks[index].in_stream}
         return payload, frozenset(lost)
 
     @property
@@ -237,15 +247,21 @@ class CramFields(PayloadFields):
             check_bytes=self.empty.check_bytes,
         )  # fmt: skip
 
-    def _payload(self, chunks: tuple[Chunk, ...], optional: int) -> CramPayload:
-        bf16_safe = bool(optional & BF16_SAFE)
-        return replace(self.empty, chunks=chunks, min_margin=self._margin, bf16_safe=bf16_safe)
+    def _payload(
+        self, chunks: tuple[Chunk, ...], streams: tuple[bytes, ...], optional: int
+    ) -> CramPayload:
+        return replace(
+            self.empty, chunks=chunks, streams=streams, min_margin=self._margin,
+            bf16_safe=bool(optional & BF16_SAFE),
+        )  # fmt: skip
 
-    def _chunks(self, columns: CramColumns, planes: Cursor) -> tuple[Chunk, ...]:
+    def _chunks(
+        self, columns: CramColumns, planes: Cursor
+    ) -> tuple[tuple[Chunk, ...], tuple[bytes, ...]]:
         vectors = planes.take(self.planes["vectors"])
         patches = planes.part(self.patch_bytes, what="patches")
-        contents = read_planes(self._shape, self.coded, columns, vectors, patches)
-        return _joined(columns, contents)
+        contents, streams = read_planes(self._shape, self.coded, columns, vectors, patches)
+        return _joined(columns, contents), streams
 
 
 def _joined(columns: CramColumns, contents: Iterable[Content]) -> tuple[Chunk, ...]:

@@ -1,7 +1,8 @@
 """The coded patch plane: positions, ranks and token ids, entropy-coded.
 
 Owns their order in the stream, the models' first counts, and the coding of one patch as a kind with
-parameters. Does not know why a token was patched.
+parameters. Where the language model codes the tokens (`cram_streams`), only positions and the ids
+of literal chunks stand here. Does not know why a token was patched.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from llmzip.errors import Corrupt
 from llmzip.store.range_coder import Counts, Integers, RangeCoder, RangeReader, RangeWriter
-from llmzip.store.residual import Patch, Ranked, plain_ids
+from llmzip.store.residual import Name, Patch, Ranked, plain_ids
 from llmzip.store.varint import require
 
 # Kinds of a patch: a token id, a group of ranks, one rank above DIRECT + 1, and from SINGLE on one
@@ -44,6 +45,7 @@ class _Models:
 
     tokens_left: int  # of chunks with vectors
     patches_left: int
+    in_streams: bool  # the tokens of patches are not coded here
     kinds: Counts = field(
         default_factory=lambda: Counts(
             [224, 16, 16, *(max(2, 256 // (skip * (skip + 1))) for skip in range(1, DIRECT + 1))]
@@ -60,16 +62,21 @@ def least_bytes(num_patches: int, num_literal_tokens: int) -> int:
     return (num_patches + num_literal_tokens + 7) // 8
 
 
-def pack_coded_patches(chunks: Sequence[ChunkPatches]) -> bytes:
-    """The plane's bytes. Expects patches that pass `residual.check_patches`."""
+def pack_coded_patches(chunks: Sequence[ChunkPatches], *, in_streams: bool = False) -> bytes:
+    """The plane's bytes. Expects patches that pass `residual.check_patches`. in_streams: positions
+    only."""
     num_patches = sum(len(chunk.patches) for chunk in chunks if not chunk.is_literal)
     writer = RangeWriter()
-    list(_walk(writer, chunks, num_patches, given=True))
+    list(_walk(writer, chunks, num_patches, in_streams, given=True))
     return writer.finish(least_bytes=least_bytes(num_patches, _literal_tokens(chunks)))
 
 
 def read_coded_patches(
-    data: bytes | memoryview, chunks: Sequence[ChunkPatches], *, num_patches: int
+    data: bytes | memoryview,
+    chunks: Sequence[ChunkPatches],
+    *,
+    num_patches: int,
+    in_streams: bool = False,
 ) -> list[tuple[Patch, ...]]:
     """The patches of each chunk, `num_patches` in all those with vectors. Raises Corrupt."""
     is_enough = least_bytes(num_patches, _literal_tokens(chunks)) <= len(data)
@@ -77,21 +84,26 @@ def read_coded_patches(
     is_possible = num_patches <= sum(c.num_tokens for c in chunks if not c.is_literal)
     require(is_possible, f"patch plane: {num_patches} patches, more than there are tokens")
     reader = RangeReader(data, what="patch plane")
-    found = list(_walk(reader, chunks, num_patches, given=False))
+    found = list(_walk(reader, chunks, num_patches, in_streams, given=False))
     again = [replace(c, patches=patches) for c, patches in zip(chunks, found, strict=True)]
     # A content has one encoding only: this refuses a longer stream, and bytes behind the stream.
-    is_canonical = pack_coded_patches(again) == bytes(data)
+    is_canonical = pack_coded_patches(again, in_streams=in_streams) == bytes(data)
     require(is_canonical, "patch plane: not the canonical encoding of its contents")
     return found
 
 
 def salvage_coded_patches(
-    data: bytes | memoryview, chunks: Sequence[ChunkPatches], *, num_patches: int
+    data: bytes | memoryview,
+    chunks: Sequence[ChunkPatches],
+    *,
+    num_patches: int,
+    in_streams: bool = False,
 ) -> Iterator[tuple[Patch, ...]]:
     """The patches that a damaged plane still gives, of the first chunks; only those before the
     damage are right, and the caller has to check which."""
     with suppress(Corrupt, OverflowError):
-        yield from _walk(RangeReader(data, what="patch plane"), chunks, num_patches, given=False)
+        reader = RangeReader(data, what="patch plane")
+        yield from _walk(reader, chunks, num_patches, in_streams, given=False)
 
 
 def _literal_tokens(chunks: Sequence[ChunkPatches]) -> int:
@@ -99,11 +111,16 @@ def _literal_tokens(chunks: Sequence[ChunkPatches]) -> int:
 
 
 def _walk(
-    coder: RangeCoder, chunks: Sequence[ChunkPatches], num_patches: int, *, given: bool
+    coder: RangeCoder,
+    chunks: Sequence[ChunkPatches],
+    num_patches: int,
+    in_streams: bool,
+    *,
+    given: bool,
 ) -> Iterator[tuple[Patch, ...]]:
     """Code every chunk in order, and give its patches. given: a writer has them already."""
     free_tokens = sum(chunk.num_tokens for chunk in chunks if not chunk.is_literal)
-    models = _Models(tokens_left=free_tokens, patches_left=num_patches)
+    models = _Models(tokens_left=free_tokens, patches_left=num_patches, in_streams=in_streams)
     for chunk in chunks:
         patches = chunk.patches if given else None
         if chunk.is_literal:
@@ -122,6 +139,8 @@ def _code_chunk(
         flags = np.zeros(num_tokens, dtype=np.int32)
         flags[[position for position, _ in patches]] = 1
     positions = _code_positions(coder, models, num_tokens, flags)
+    if models.in_streams:
+        return tuple((position, None) for position in positions)
     tokens = None if patches is None else [token for _, token in patches]
     return tuple(zip(positions, _code_tokens(coder, models, len(positions), tokens), strict=True))
 
@@ -144,8 +163,8 @@ def _code_positions(
 
 
 def _code_tokens(
-    coder: RangeCoder, models: _Models, num_patches: int, tokens: list[int | Ranked] | None
-) -> list[int | Ranked]:
+    coder: RangeCoder, models: _Models, num_patches: int, tokens: list[Name] | None
+) -> list[Name]:
     """The tokens of one chunk's patches, one property after the other.
 
     The kinds of all patches come first; then the ranks of those of kind ESCAPE; the ranks, sizes
@@ -175,8 +194,9 @@ def _code_tokens(
     return [_token(row) for row in rows.tolist()]
 
 
-def _row(token: int | Ranked) -> tuple[int, int, int, int, int]:
+def _row(token: Name) -> tuple[int, int, int, int, int]:
     """Kind, skip, size (of groups), index, token id; 0 where one does not apply."""
+    assert token is not None
     if not isinstance(token, Ranked):
         return ID, 0, 0, 0, token
     if token.size > 1:
@@ -184,7 +204,7 @@ def _row(token: int | Ranked) -> tuple[int, int, int, int, int]:
     return (ESCAPE if token.skip > DIRECT else SINGLE + token.skip - 1), token.skip, 0, 0, 0
 
 
-def _token(row: Sequence[int]) -> int | Ranked:
+def _token(row: Sequence[int]) -> Name:
     kind, skip, size, index, token_id = row
     return token_id if kind == ID else Ranked(skip=skip, size=max(size, 1), index=index)
 

@@ -20,7 +20,7 @@ from llmzip.store.cram_signs import are_signs
 from llmzip.store.figures import PieceFigures, PieceKind
 from llmzip.store.model_ref import ModelRef
 from llmzip.store.payload import Payload, Run, StoredRun, Tensors
-from llmzip.store.residual import Patch, Ranked, check_patches
+from llmzip.store.residual import Name, Patch, Ranked, check_patches
 from llmzip.store.varint import require
 from llmzip.store.vectors import (
     MAX_MEM_DIM,
@@ -32,7 +32,8 @@ from llmzip.store.vectors import (
     mem_bits,
 )
 
-ID_BITS, _RANK_BITS = 15.0, 3.0  # of a patch that names its token by id, by rank: usual figures
+# Of the token of a patch, by id, by rank, in a stream: usual figures.
+ID_BITS, _RANK_BITS, STREAM_BITS = 15.0, 3.0, 12.0
 
 
 def vector_weights(mems: Sequence[MemBits | GridMem | None]) -> list[float]:
@@ -53,8 +54,14 @@ def patch_weight(patches: Sequence[Patch], num_tokens: int) -> float:
     """In proportion to what a chunk's patches take: a place and a name each."""
     if not patches:
         return 0.0
-    names = sum(ID_BITS if isinstance(token, int) else _RANK_BITS for _, token in patches)
+    names = sum(_name_bits(token) for _, token in patches)
     return names + math.log2(max(2, math.comb(num_tokens, len(patches))))
+
+
+def _name_bits(token: Name) -> float:
+    if token is None:
+        return STREAM_BITS
+    return ID_BITS if isinstance(token, int) else _RANK_BITS
 
 
 def shares(weights: Sequence[float], plane_bytes: int) -> list[float]:
@@ -80,6 +87,11 @@ class Chunk:
     patches: tuple[Patch, ...]
     # [K, D] bf16 bits, or a grid in coded files. None: a literal chunk, every token is a patch.
     mem: MemBits | GridMem | None
+
+    @property
+    def in_stream(self) -> bool:
+        """Whether it has tokens that only the segment's stream names."""
+        return any(token is None for _, token in self.patches)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Chunk):
@@ -114,6 +126,8 @@ class CramPayload(Payload):
     bf16_safe: bool = False
     signs: bool = False  # the vectors are stored as signs (`cram_signs`)
     chunks: tuple[Chunk, ...]  # in file order, across runs
+    # Of each segment, the stream of its patched tokens; nothing where patches name their tokens.
+    streams: tuple[bytes, ...] = ()
 
     @property
     def pieces(self) -> tuple[Chunk, ...]:
@@ -149,6 +163,7 @@ class CramPayload(Payload):
         if self.signs:
             mems = [chunk.mem for chunk in self.chunks if isinstance(chunk.mem, GridMem)]
             require(self.is_coded and are_signs(mems), "vectors that are not all signs")
+        self._check_streams()
         for chunks in chunks_of_runs(self.chunks, runs):
             require(chunks[0].starts_segment, "a run's first chunk must start a segment")
         margin = self.min_margin
@@ -158,6 +173,16 @@ class CramPayload(Payload):
             margin is None or (math.isfinite(margin) and margin >= 0),
             f"the weakest margin cannot be {margin}",
         )
+
+    def _check_streams(self) -> None:
+        segments = self.segment_ranges
+        if not self.streams:
+            return
+        require(len(self.streams) == len(segments), f"{len(self.streams)} streams of patches")
+        for stream, segment in zip(self.streams, segments, strict=True):
+            has_some = any(self.chunks[index].in_stream for index in segment)
+            require(bool(stream) == has_some, "a stream of patches and its segment do not agree")
+        require(any(self.streams), "streams of patches without a patch")
 
     def check_geometry(self) -> None:
         """Raise Corrupt or UnsupportedVersion unless K, D, bits and context are in range."""
@@ -189,7 +214,8 @@ class CramPayload(Payload):
     def tensors(self, first_bytes: Sequence[int]) -> Tensors:
         """Of the chunks that have vectors: chunk (from 0), first_byte, num_bytes, num_tokens,
         starts_segment: [N] int64. patches: [P, 6] int64: row of mem, position, token or -1, and of
-        one that is named by rank skip, size and index, else -1."""
+        one that is named by rank skip, size and index, else -1. Where all of these are -1, only the
+        language model gives the token."""
         mems = [mem_bits(chunk.mem) for chunk in self.chunks if chunk.mem is not None]
         held = [
             (number, chunk) for number, chunk in enumerate(self.chunks) if chunk.mem is not None
@@ -212,10 +238,10 @@ class CramPayload(Payload):
         }
 
 
-def _name_columns(token: int | Ranked) -> list[int]:
+def _name_columns(token: Name) -> list[int]:
     if isinstance(token, Ranked):
         return [-1, token.skip, token.size, token.index]
-    return [token, -1, -1, -1]
+    return [-1 if token is None else token, -1, -1, -1]
 
 
 def chunks_of_runs(chunks: Sequence[Chunk], runs: Sequence[Run]) -> list[Sequence[Chunk]]:
@@ -269,8 +295,11 @@ def check_chunk(chunk: Chunk, payload: CramPayload, *, number: int) -> None:
         wrong = _mem_problem(mem, payload)
     if wrong:
         raise Corrupt(f"chunk {number}: {wrong}")
-    allow_ranked = payload.is_coded and mem is not None
-    check_patches(chunk.patches, num_tokens=chunk.num_tokens, allow_ranked=allow_ranked)
+    has_names_of_model = payload.is_coded and mem is not None
+    check_patches(
+        chunk.patches, num_tokens=chunk.num_tokens, allow_ranked=has_names_of_model,
+        in_stream=has_names_of_model and bool(payload.streams),
+    )  # fmt: skip
 
 
 def _mem_problem(mem: MemBits | GridMem, payload: CramPayload) -> str:

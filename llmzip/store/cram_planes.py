@@ -39,6 +39,7 @@ from llmzip.store.cram_signs import (
     salvage_signs,
     unpack_signs,
 )
+from llmzip.store.cram_streams import pack_streams, read_streams, salvage_streams
 from llmzip.store.residual import Patch, pack_literal, pack_patches, read_literal, read_patches
 from llmzip.store.varint import Cursor, encode_varint, encode_varints, require
 from llmzip.store.vectors import (
@@ -66,9 +67,13 @@ class CodedFields:
     grid: GridCode | SignCode
     num_patches: int  # in chunks with vectors
     num_patched: int  # chunks with vectors and patches
+    # Bytes of the patch plane before the streams of patched tokens; None: the plane has the tokens.
+    position_bytes: int | None = None
 
     def encode(self) -> bytes:
         counts = encode_varints(self.num_patches, self.num_patched)
+        if self.position_bytes is not None:
+            counts += encode_varint(self.position_bytes)
         size = b"" if isinstance(self.grid, SignCode) else encode_varint(self.vector_bytes)
         return size + self.grid.encode() + counts
 
@@ -77,30 +82,35 @@ class CodedFields:
         if isinstance(self.grid, GridCode):
             check_plane_bytes(self.vector_bytes, *shape)
         patches = f"header: {self.num_patches} patches in"
-        fits = least_patch_bytes(self.num_patches, 0) <= patch_bytes
-        require(fits, f"{patches} {patch_bytes} bytes")
+        own = patch_bytes if self.position_bytes is None else self.position_bytes
+        fits = least_patch_bytes(self.num_patches, 0) <= own <= patch_bytes
+        require(fits, f"{patches} {own} bytes")
+        has_use = self.position_bytes is None or self.num_patches > 0
+        require(has_use, "header: streams of patched tokens, but no patches")
         least, most = min(self.num_patches, 1), min(self.num_patches, shape[0])
         is_possible = least <= self.num_patched <= most
         require(is_possible, f"{patches} {self.num_patched} of {shape[0]} chunks with vectors")
 
 
-def read_coded(cursor: Cursor, shape: Shape, *, are_signs: bool) -> CodedFields:
+def read_coded(cursor: Cursor, shape: Shape, *, are_signs: bool, in_streams: bool) -> CodedFields:
     """The inverse of `CodedFields.encode`. Raises Corrupt."""
     return CodedFields(
         vector_bytes=plane_bytes(*shape) if are_signs else cursor.varint(),
         grid=SignCode.read(cursor) if are_signs else GridCode.read(cursor),
         num_patches=cursor.varint(),
         num_patched=cursor.varint(),
+        position_bytes=cursor.varint() if in_streams else None,
     )
 
 
 def encode_planes(
-    chunks: Sequence[Chunk], *, is_coded: bool, are_signs: bool
+    chunks: Sequence[Chunk], *, is_coded: bool, are_signs: bool, streams: Sequence[bytes]
 ) -> tuple[bytes, bytes, CodedFields | None]:
     """The vectors and the patches of all chunks, and what goes into the header where both are
-    coded. Expects chunks that hold the rules of `cram_payload`."""
+    coded. Expects chunks that hold the rules of `cram_payload`. streams: of patched tokens, one a
+    segment, or none."""
     if is_coded:
-        return _encode_coded(chunks, are_signs=are_signs)
+        return _encode_coded(chunks, are_signs=are_signs, streams=streams)
     mems = [chunk.mem for chunk in chunks if isinstance(chunk.mem, np.ndarray)]
     patches = b"".join(
         pack_literal(chunk.patches) if chunk.mem is None else pack_patches(chunk.patches)
@@ -115,8 +125,10 @@ def read_planes(
     columns: CramColumns,
     vectors: memoryview,
     patches: Cursor,
-) -> list[Content]:
-    """The vectors and patches of each chunk. Raises Corrupt, LimitExceeded."""
+) -> tuple[list[Content], tuple[bytes, ...]]:
+    """The vectors and patches of each chunk, and the streams of patched tokens of each segment,
+    where there are some. Raises Corrupt, LimitExceeded."""
+    streams: tuple[bytes, ...] = ()
     count, num_mem, dim = shape
     parts = _parts(columns)
     mems: Iterable[MemBits | GridMem]
@@ -131,8 +143,13 @@ def read_planes(
             mems = unpack_signs(vectors, coded.grid, count=count, num_mem=num_mem, dim=dim)
         else:
             mems = unpack_grids(vectors, coded.grid, count=count, num_mem=num_mem, dim=dim)
-        rest = patches.take(patches.remaining)
-        found = read_coded_patches(rest, parts, num_patches=coded.num_patches)
+        in_streams = coded.position_bytes is not None
+        size = patches.remaining if coded.position_bytes is None else coded.position_bytes
+        found = read_coded_patches(
+            patches.take(size), parts, num_patches=coded.num_patches, in_streams=in_streams
+        )
+        if in_streams:
+            streams = read_streams(patches, num_segments=sum(columns.starts))
     left = iter(mems)
     pairs = zip(parts, found, strict=True)
     contents: list[Content] = [
@@ -141,7 +158,7 @@ def read_planes(
     num_patched = sum(mem is not None and len(own) > 0 for mem, own in contents)
     if coded and num_patched != coded.num_patched:
         raise Corrupt(f"{num_patched} chunks have patches, the header says {coded.num_patched}")
-    return contents
+    return contents, streams
 
 
 def check_reading(num_tokens: int, plane_bytes: int) -> None:
@@ -183,10 +200,28 @@ def salvage_patches(
     parts = _parts(columns)
     with suppress(Corrupt):
         if coded:
-            yield from salvage_coded_patches(plane, parts, num_patches=coded.num_patches)
+            yield from salvage_coded_patches(
+                plane[: coded.position_bytes], parts, num_patches=coded.num_patches,
+                in_streams=coded.position_bytes is not None,
+            )  # fmt: skip
         else:
             yield from _raw_patches(Cursor(plane, what="patches"), parts)
     yield from repeat(None)
+
+
+def salvage_tokens(
+    plane: memoryview, columns: CramColumns, coded: CodedFields | None
+) -> list[bytes | None]:
+    """The stream of patched tokens of each segment, None for one that is not whole; empty where
+    files of this kind have none."""
+    if coded is None or coded.position_bytes is None:
+        return []
+    found: list[bytes | None] = []
+    num_segments = sum(columns.starts)
+    with suppress(Corrupt):
+        cursor = Cursor(plane[coded.position_bytes :], what="patches")
+        found += salvage_streams(cursor, num_segments=num_segments)
+    return found + [None] * (num_segments - len(found))
 
 
 def _raw_patches(cursor: Cursor, parts: Iterable[ChunkPatches]) -> Iterator[tuple[Patch, ...]]:
@@ -202,7 +237,9 @@ def _parts(columns: CramColumns) -> list[ChunkPatches]:
     ]
 
 
-def _encode_coded(chunks: Sequence[Chunk], *, are_signs: bool) -> tuple[bytes, bytes, CodedFields]:
+def _encode_coded(
+    chunks: Sequence[Chunk], *, are_signs: bool, streams: Sequence[bytes]
+) -> tuple[bytes, bytes, CodedFields]:
     mems = [chunk.mem for chunk in chunks if isinstance(chunk.mem, GridMem)]
     grid, vectors = pack_signs(mems) if are_signs else pack_grids(mems)
     parts = [
@@ -212,7 +249,9 @@ def _encode_coded(chunks: Sequence[Chunk], *, are_signs: bool) -> tuple[bytes, b
         for chunk in chunks
     ]
     counts = [len(part.patches) for part in parts if part.patches and not part.is_literal]
+    positions = pack_coded_patches(parts, in_streams=bool(streams))
     coded = CodedFields(
-        vector_bytes=len(vectors), grid=grid, num_patches=sum(counts), num_patched=len(counts)
-    )
-    return vectors, pack_coded_patches(parts), coded
+        vector_bytes=len(vectors), grid=grid, num_patches=sum(counts), num_patched=len(counts),
+        position_bytes=len(positions) if streams else None,
+    )  # fmt: skip
+    return vectors, positions + (pack_streams(streams) if streams else b""), coded

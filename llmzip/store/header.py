@@ -25,7 +25,7 @@ SETTINGS_BYTES = 2
 MOST_START_BYTES = MAX_HEADER_BYTES + 32  # all up to and with the header's checksum
 
 # Required features: a reader that does not know a bit must refuse the file. The others are those of
-# payloads.
+# payloads. Those from 256 on stand in the first byte of the fields.
 COLUMNS_ZSTD = 2
 STORED_ZSTD = 4
 _REQUIRED = HAS_MODEL | HAS_START | COLUMNS_ZSTD | STORED_ZSTD
@@ -68,7 +68,8 @@ class Header:
 
 def encode_header(header: Header) -> bytes:
     """Magic to checksum. Expects fields that hold all rules."""
-    fields = b"\x00" + encode_varint(header.original_bytes) + header.original_hash
+    fields = bytes((header.required >> 8,))
+    fields += encode_varint(header.original_bytes) + header.original_hash
     fields += encode_varints(header.xz_bytes, header.zstd_bytes)
     fields += encode_varint(2 * header.num_runs + header.first_is_stored)
     fields += encode_varints(header.columns_bytes, header.stored_bytes)
@@ -79,7 +80,7 @@ def encode_header(header: Header) -> bytes:
     if header.optional & HAS_SETTINGS:
         check = header.settings_check or 0
         fields += bytes((check % 256, check // 256))
-    out = MAGIC + bytes((VERSION, header.required, header.optional))
+    out = MAGIC + bytes((VERSION, header.required & 255, header.optional))
     out += encode_varint(len(fields)) + fields
     return out + crc32(out).to_bytes(CRC_BYTES, "little")
 
@@ -101,9 +102,7 @@ def read_header(data: bytes) -> tuple[Header, int]:
     if version != VERSION:
         raise UnsupportedVersion(f"format version {version}, this llmzip reads 1")
     required, optional = cursor.byte(), cursor.byte()
-    unknown = required & ~(_REQUIRED | all_required())
-    if unknown:
-        raise UnsupportedVersion(f"unknown required features {unknown:#04x}")
+    _check_known(required)
     size = cursor.varint()
     require(size <= MAX_HEADER_BYTES, f"header of {size} bytes, at most {MAX_HEADER_BYTES}")
     base = cursor.offset
@@ -122,9 +121,8 @@ def read_header(data: bytes) -> tuple[Header, int]:
 
 
 def _read_fields(cursor: Cursor, *, required: int, optional: int) -> Header:
-    reserved = cursor.byte()
-    if reserved:
-        raise UnsupportedVersion(f"reserved byte is {reserved}, not 0")
+    required |= cursor.byte() << 8
+    _check_known(required)
     _check_features(required, optional)
     original_bytes, original_hash = cursor.varint(), bytes(cursor.take(HASH_BYTES))
     xz_bytes, zstd_bytes, run_code = (cursor.varint() for _ in range(3))
@@ -151,6 +149,12 @@ def _read_fields(cursor: Cursor, *, required: int, optional: int) -> Header:
         check = int.from_bytes(cursor.take(SETTINGS_BYTES), "little")
         header = replace(header, settings_check=check)
     return header
+
+
+def _check_known(required: int) -> None:
+    unknown = required & ~(_REQUIRED | all_required())
+    if unknown:
+        raise UnsupportedVersion(f"unknown required features {unknown:#04x}")
 
 
 def _check_features(required: int, optional: int) -> None:

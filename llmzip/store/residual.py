@@ -2,6 +2,9 @@
 
 Owns which patches are valid and the encoding of (position, token id) pairs in files with raw
 vectors. Does not know why a token was patched, nor what its id means.
+
+A patch names its token by id; in files of earlier versions also by its rank; or not at all, where
+the language model decodes it from the stream of the segment (`cram_streams`).
 """
 
 from __future__ import annotations
@@ -39,18 +42,29 @@ class Ranked:
         return "the most likely token" if self.skip + self.size == 1 else ""
 
 
-Patch: TypeAlias = tuple[int, int | Ranked]  # position in the chunk, token
+Name: TypeAlias = int | Ranked | None  # of a token; None: the segment's stream has it
+Patch: TypeAlias = tuple[int, Name]  # position in the chunk, token
 
 
-def check_patches(patches: Iterable[Patch], *, num_tokens: int, allow_ranked: bool = False) -> None:
-    """Raise Corrupt unless positions ascend strictly inside the chunk and tokens are in range."""
+def check_patches(
+    patches: Iterable[Patch],
+    *,
+    num_tokens: int,
+    allow_ranked: bool = False,
+    in_stream: bool = False,
+) -> None:
+    """Raise Corrupt unless positions ascend strictly inside the chunk and tokens are in range.
+    in_stream: no token has a name."""
     previous = -1
     for position, token in patches:
         if not previous < position < num_tokens:
             raise Corrupt(
                 f"patch position {position} after {previous} in a chunk of {num_tokens} tokens"
             )
-        if isinstance(token, Ranked):
+        if in_stream or token is None:
+            if not (in_stream and token is None):
+                raise Corrupt(f"patch at position {position}: named twice, or not at all")
+        elif isinstance(token, Ranked):
             problem = token.problem if allow_ranked else "a rank where only token ids are allowed"
             if problem:
                 raise Corrupt(f"patch at position {position}: {problem}")
@@ -71,11 +85,11 @@ def pack_patches(patches: Sequence[Patch]) -> bytes:
 
 
 def plain_ids(patches: Iterable[Patch]) -> list[int]:
-    """The token ids of patches without ranks. Raises ValueError if one has a rank."""
+    """The token ids of patches. Raises ValueError if one is named otherwise."""
     ids = []
     for position, token in patches:
-        if isinstance(token, Ranked):
-            raise ValueError(f"a rank, not a token id, at position {position}")
+        if not isinstance(token, int):
+            raise ValueError(f"no token id at position {position}")
         ids.append(token)
     return ids
 

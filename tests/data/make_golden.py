@@ -21,7 +21,7 @@ from llmzip.store.cram_payload import Chunk, CramPayload
 from llmzip.store.model_ref import ModelRef
 from llmzip.store.original import chunk_check, content_hash, segment_check
 from llmzip.store.payload import Payload, Run, StoredRun, TextRun
-from llmzip.store.residual import Ranked
+from llmzip.store.residual import Name, Ranked
 from llmzip.store.vectors import GridMem
 
 HERE = Path(__file__).parent
@@ -46,7 +46,7 @@ def chunk(
     *,
     num_tokens: int,
     starts: bool,
-    patches: list[tuple[int, int | Ranked]],
+    patches: list[tuple[int, Name]],
     mem: list[int] | GridMem,
     check_bytes: int = 2,
 ) -> Chunk:
@@ -83,7 +83,12 @@ def toy(*runs: Run, original: bytes, payload: Payload) -> Container:
 
 
 def crammed(
-    *chunks: Chunk, num_mem: int, mem_dim: int, bits: int, signs: bool = False
+    *chunks: Chunk,
+    num_mem: int,
+    mem_dim: int,
+    bits: int,
+    signs: bool = False,
+    streams: tuple[bytes, ...] = (),
 ) -> Container:
     """The text in one crammed run, then the binary bytes."""
     payload = CramPayload(
@@ -95,6 +100,7 @@ def crammed(
         min_margin=0.5,
         signs=signs,
         chunks=chunks,
+        streams=streams,
     )
     text = b"".join(TEXTS)
     runs = (TextRun(num_bytes=len(text)), StoredRun(data=BINARY))
@@ -152,10 +158,20 @@ def coded() -> Container:
 
 
 def signs() -> Container:
-    """The same text with vectors of signs."""
+    """The same text with vectors of signs, one token named by rank."""
+    return _signs(Ranked(skip=1, size=1, index=0), 115)
+
+
+def streams() -> Container:
+    """The same with streams of patched tokens. Nothing has coded them: the file is sound, but no
+    text comes out of it."""
+    return _signs(None, None, streams=(b"\x12\x34\x56", b"\x78"))
+
+
+def _signs(*names: Name, streams: tuple[bytes, ...] = ()) -> Container:
     mems = [grid([1, -1, -1, 1, 1], steps=[ONE]), grid([-1, 1, 1, 1, -1], steps=[ONE])]
-    patches: list[list[tuple[int, int | Ranked]]] = [
-        [], [(1, Ranked(skip=1, size=1, index=0))], [(0, 354), (1, 101)], [(5, 115)]
+    patches: list[list[tuple[int, Name]]] = [
+        [], [(1, names[0])], [(0, 354), (1, 101)], [(5, names[1])]
     ]  # fmt: skip
     held = [mems[0], mems[1], [], mems[0]]
     chunks = [
@@ -164,7 +180,7 @@ def signs() -> Container:
             TEXTS, (7, 5, 2, 6), (True, False, False, True), patches, held, strict=True
         )
     ]
-    return crammed(*chunks, num_mem=1, mem_dim=5, bits=1, signs=True)
+    return crammed(*chunks, num_mem=1, mem_dim=5, bits=1, signs=True, streams=streams)
 
 
 def arith() -> Container:
@@ -227,6 +243,7 @@ GOLDEN = {
     "v1_named.crm": named,
     "v1_coded.crm": coded,
     "v1_signs.crm": signs,
+    "v1_streams.crm": streams,
     "v1_arith.crm": arith,
 }
 

@@ -24,7 +24,6 @@ from llmzip.codecs.cram.signs import Signs
 from llmzip.codecs.cram.slots import Slot
 from llmzip.codecs.cram.tasks import Crammed, Task
 from llmzip.store.journal_records import invalid_record
-from llmzip.store.residual import Ranked
 
 
 @dataclass(kw_only=True)
@@ -67,7 +66,7 @@ def num_right(slot: Slot) -> int:
 _PLAIN = "plain"
 _KINDS = {kind.__name__: kind for kind in (Crammed, Curvature, EngineState, Allowance, Signs, Slot)}
 # Tensors that stay on the CPU wherever the model is.
-_ON_CPU = {"Crammed.mem", "Crammed.grid_steps"}
+_ON_CPU = {"Crammed.mem", "Crammed.grid_steps", "Crammed.patch_odds"}
 
 
 def pack_segments(segments: Sequence[Sequence[Segment]]) -> bytes:
@@ -181,8 +180,6 @@ def _pack(value: object) -> bytes:
         if isinstance(value, Task):
             place = (value.segment.index, value.segment.offset, value.start, value.end)
             return {"task": [*place, value.is_part, value.steps_so_far, plain(value.warm_mem)]}
-        if isinstance(value, Ranked):
-            return {"rank": [value.skip, value.size, value.index]}
         if isinstance(value, (list, tuple)):
             return [plain(each) for each in value]
         if type(value).__name__ in _KINDS:
@@ -209,8 +206,6 @@ def _unpack(data: bytes, segments: Mapping[int, Segment], device: torch.device) 
         if "tensor" in value:
             found = tensors[value["tensor"]]
             return found if name in _ON_CPU else found.to(device)
-        if "rank" in value:
-            return Ranked(*value["rank"])
         index, offset, start, end, is_part, steps, mem = value["task"]
         segment = segments[index]
         return Task(

@@ -18,6 +18,8 @@ import torch
 from llmzip.codecs.base import DecodingModel, Request
 from llmzip.codecs.context import Context
 from llmzip.codecs.cram.greedy import DecodeChunk, decode_segments
+from llmzip.codecs.cram.patch_tokens import TokenReader
+from llmzip.codecs.token_odds import token_odds_of
 from llmzip.errors import Corrupt
 from llmzip.lm.devices import out_of_memory_error, too_little_memory
 from llmzip.lm.model import FrozenLM
@@ -53,19 +55,25 @@ def decode_chunks_of(
     )
     if model.fallback is not None and lm.device.type != "cpu":
         attempts.append((model.fallback, 1))
+    streams = {
+        each.start: stream
+        for each, stream in zip(payload.segment_ranges, payload.streams, strict=False)
+    }
     texts = _Texts(payload, segments, model.tokens, request, context)
     while attempts:
         load, batch = attempts.popleft()
         todo = [each for each in segments if any(texts.found[index] is None for index in each)]
         if not todo:
             break
+        now = load()
         decode = partial(
             decode_segments,
-            load(),
+            now,
             [[_decode_chunk(chunks[index]) for index in each] for each in todo],
             start_id=payload.model.start_id,
             batch=batch,
             on_chunk=partial(texts.take, todo),
+            readers=_token_readers(now, model.tokens, [streams[s.start] for s in todo if streams]),
             context=context,
         )
         error = out_of_memory_error(decode, lm.device)
@@ -120,6 +128,13 @@ class _Texts:
             self._progress = replace(before, chunks_done=done, bytes_done=num_bytes)
         self._context.report(self._progress)
         return is_right
+
+
+def _token_readers(lm: FrozenLM, tokens: Tokens, streams: Sequence[bytes]) -> list[TokenReader]:
+    if not streams:
+        return []
+    token_odds = token_odds_of(lm, tokens)
+    return [TokenReader(token_odds, stream) for stream in streams]
 
 
 def _decode_chunk(chunk: Chunk) -> DecodeChunk:

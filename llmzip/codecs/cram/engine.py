@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 from llmzip.codecs.context import Context
@@ -19,6 +20,7 @@ from llmzip.codecs.cram.presets import most_patched, stop_rule
 from llmzip.codecs.cram.slots import Slot, start_slot
 from llmzip.codecs.cram.tasks import Contexts, Crammed, EngineSettings, Task, step_tokens
 from llmzip.codecs.cram.verdict import Judge
+from llmzip.codecs.token_odds import TokenOdds
 from llmzip.errors import Interrupted
 from llmzip.lm.devices import (
     MemoryGauge,
@@ -40,6 +42,19 @@ OPTIMISER_SLACK = 0.2  # logits by which the numerics of the optimiser may diffe
 _SAVE_SECONDS = 20.0  # between two times that what is under way is saved, if no chunk is accepted
 
 
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What the engine calls while it works, and what may end it. on_save: called with chunks just
+    accepted and what is under way then; now and then and when the run is cancelled, with no
+    chunks."""
+
+    on_step: OnStep = lambda num_right, view: None
+    on_task: OnTask = lambda what, task, steps: None
+    on_save: OnSave | None = None
+    cancel: threading.Event | None = None
+    deadline: float | None = None  # of `time.monotonic`
+
+
 class Engine:
     """Crams chunks from a queue. `lm` optimises, `decode_lm` (the decoder's numerics, fp32)
     certifies; often they are one model."""
@@ -50,24 +65,23 @@ class Engine:
         decode_lm: FrozenLM,
         settings: EngineSettings,
         *,
-        on_step: OnStep = lambda num_right, view: None,
-        on_task: OnTask = lambda what, task, steps: None,
-        on_save: OnSave | None = None,
-        cancel: threading.Event | None = None,
+        token_odds: TokenOdds | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
-        """on_save: called with chunks just accepted and what is under way then; now and then
-        and when the run is cancelled, with no chunks."""
+        """token_odds: of the model, where it codes patched tokens."""
+        hooks = hooks or Hooks()
         self._lm, self._decode_lm, self._settings = lm, decode_lm, settings
-        self._on_step, self._on_task, self._on_save = on_step, on_task, on_save
-        self._context = Context(cancel=cancel)
+        self._on_step, self._on_task, self._on_save = hooks.on_step, hooks.on_task, hooks.on_save
+        self._context = Context(cancel=hooks.cancel)
         self._saved_at = time.monotonic()
         self._contexts = Contexts(lm)
         self._judge = Judge(
             decode_lm,
             self._contexts if decode_lm is lm else Contexts(decode_lm),
             settings,
-            on_task=on_task,
+            on_task=self._on_task,
             context=self._context,
+            token_odds=token_odds,
         )
         self._num_right_waiting = 0  # tokens of chunks that wait for certification
         self.certify_seconds = 0.0  # spent in decoding finished chunks

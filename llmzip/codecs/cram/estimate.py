@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from llmzip.codecs.base import Estimate, Source, estimate_stored
 from llmzip.codecs.context import Context
+from llmzip.codecs.cram.engine import Hooks
 from llmzip.codecs.cram.executor import LocalExecutor
-from llmzip.codecs.cram.groups import Hooks, make_engine, seconds_a_token_step
+from llmzip.codecs.cram.groups import make_engine, seconds_a_token_step
 from llmzip.codecs.cram.payload import is_worth_cramming, stored_bytes
 from llmzip.codecs.cram.plan import make_plan
 from llmzip.config import CompressSettings

@@ -23,8 +23,9 @@ from llmzip.codecs.cram.checkpoint import (
 )
 from llmzip.codecs.cram.chunking import Segment
 from llmzip.codecs.cram.decoder import decode_chunks_of
+from llmzip.codecs.cram.engine import Hooks
 from llmzip.codecs.cram.events import CramEvents
-from llmzip.codecs.cram.groups import Group, Hooks, cram_seconds, make_engine, wanted_margin
+from llmzip.codecs.cram.groups import Group, cram_seconds, make_engine, wanted_margin
 from llmzip.codecs.cram.plan import Blocks, BlocksRead, Cut, Plan
 from llmzip.codecs.cram.tasks import Crammed
 from llmzip.config import CompressSettings

@@ -17,35 +17,12 @@ import torch
 from torch import Tensor
 
 from llmzip.codecs.context import QUIET, Context
+from llmzip.codecs.cram.patch_tokens import TokenReader, masses_of, path_odds
+from llmzip.codecs.token_odds import TokenOdds
 from llmzip.lm.layout import pad_ids, segment_start, tokens_and_mem
 from llmzip.lm.model import FrozenLM, target_margins
 from llmzip.lm.state import State, stack_states
-from llmzip.store.residual import MAX_RANK, Ranked
-
-
-def rank_of(logits: Tensor, token: int, guard: float) -> Ranked | None:
-    """The name of a token, or None where it is ranked too low.
-
-    A name is a group of neighbours in the order of the logits, with gaps of at least `guard` before
-    and after it, and a place in it by id: noise below half of that moves no token across a gap, and
-    the order inside does not count. logits: [V].
-    """
-    values, ids = logits.topk(min(MAX_RANK + 1, len(logits)))
-    found = (ids == token).nonzero()
-    if not len(found):
-        return None
-    place = int(found[0, 0])
-    is_gap = (values[:-1] - values[1:] >= guard).tolist()  # after the token of this rank
-    first = place
-    while first > 0 and not is_gap[first - 1]:
-        first -= 1
-    last = place
-    while last < len(is_gap) and not is_gap[last]:
-        last += 1
-    if last == len(is_gap):  # no gap where the group must end
-        return None
-    group = sorted(ids[first : last + 1].tolist())
-    return Ranked(skip=first, size=len(group), index=group.index(token))
+from llmzip.store.residual import Name, Ranked
 
 
 def token_at(logits: Tensor, name: Ranked) -> int:
@@ -74,7 +51,7 @@ class DecodeChunk:
 
     num_tokens: int
     mem: Tensor | None
-    patches: Mapping[int, int | Ranked]  # position -> token
+    patches: Mapping[int, Name]  # position -> token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +60,16 @@ class Decoded:
 
     ids: Tensor  # [B, L] int64, padded on the right
     margins: Tensor  # [B, L] fp32, logit of the token taken minus the best other logit
-    ranked: Sequence[Mapping[int, Ranked]]  # a row each: position -> the token there, by its rank
+    # A row each: position -> log-odds of the token there, [depth] fp32 (`patch_tokens`).
+    odds: Sequence[Mapping[int, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeakTokens:
+    """Tokens whose log-odds are wanted, since they will be patched: those of small margin."""
+
+    token_odds: TokenOdds
+    below: float  # logits
 
 
 @torch.no_grad()
@@ -92,24 +78,24 @@ def decode_chunks(
     state: State,
     lead_ids: Sequence[Sequence[int]],
     mem: Tensor,
-    rows: Sequence[tuple[int, Mapping[int, int | Ranked]]],
+    rows: Sequence[tuple[int, Mapping[int, int]]],
     *,
-    rank_below: float | None = None,
+    weak: WeakTokens | None = None,
     context: Context = QUIET,
 ) -> tuple[Decoded, State]:
     """Decode one chunk in every row.
 
     state: contexts read so far, one a row. lead_ids: context tokens still to be read, a list a
     row. mem: [B, K, D]. rows: of each the number of tokens, and position -> token for those that
-    are taken instead of the model's choice.
-    rank_below: find the ranks of tokens whose margin is below so many logits, where noise of half
-    that size cannot change them. Returns the tokens and the state before mem.
+    are taken instead of the model's choice. weak: of which tokens log-odds are wanted. Returns the
+    tokens and the state before mem.
     """
-    num_tokens, forced = [count for count, _ in rows], [tokens for _, tokens in rows]
+    num_tokens = [count for count, _ in rows]
+    forced = [Forced(tokens=tokens) for _, tokens in rows]
     running, row_hidden = _read_mem(lm, [state], lead_ids, mem, max(num_tokens))
     if any(lead_ids):
         state = running.first(running.num_slots - mem.shape[1]).rows(range(len(lead_ids)))
-    decoded = _take_tokens(lm, running, row_hidden, num_tokens, forced, context, rank_below)
+    decoded = _take_tokens(lm, running, row_hidden, num_tokens, forced, context, weak)
     return decoded, state
 
 
@@ -129,29 +115,61 @@ def _read_mem(
     return running, hidden[:, -1]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Forced:
+    """Tokens of one row that are taken instead of the model's choice."""
+
+    tokens: Mapping[int, Name]  # by position
+    reader: TokenReader | None = None  # of those without a name
+
+
+class _Wanted:
+    """Which tokens are taken in every row: -1 where the model chooses."""
+
+    def __init__(self, forced: Sequence[Forced], longest: int, device: torch.device) -> None:
+        known = torch.full((len(forced), longest), -1, dtype=torch.int64)
+        # Position -> row: those that only the model's logits there tell.
+        self._later: dict[int, dict[int, Ranked | TokenReader]] = defaultdict(dict)
+        for index, row in enumerate(forced):
+            for position, token in row.tokens.items():
+                if isinstance(token, int):
+                    known[index, position] = token
+                elif token is not None:
+                    self._later[position][index] = token
+                elif row.reader is not None:
+                    self._later[position][index] = row.reader
+        self._known = known.to(device)
+
+    def at(self, position: int, rows: Sequence[int], logits: Tensor) -> Tensor:
+        """Of these rows, [B]. logits: [B, V]."""
+        later = {row: name for row, name in self._later[position].items() if row in rows}
+        streamed = [(row, name) for row, name in later.items() if isinstance(name, TokenReader)]
+        if streamed:
+            odds = streamed[0][1].token_odds
+            masses = masses_of(odds, logits[[rows.index(row) for row, _ in streamed]])
+            for (row, reader), own in zip(streamed, masses, strict=True):
+                self._known[row, position] = reader.token(own)
+        for row, name in later.items():
+            if isinstance(name, Ranked):
+                self._known[row, position] = token_at(logits[rows.index(row)], name)
+        return self._known[rows, position]
+
+
 def _take_tokens(
     lm: FrozenLM,
     running: State,
     row_hidden: Tensor,
     num_tokens: Sequence[int],
-    forced: Sequence[Mapping[int, int | Ranked]],
+    forced: Sequence[Forced],
     context: Context,
-    rank_below: float | None = None,
+    weak: WeakTokens | None = None,
 ) -> Decoded:
     """The token loop. running: the state after mem, spent here. row_hidden: [B, Dh]."""
     longest = max(num_tokens)
-    wanted = torch.full((len(num_tokens), longest), -1, dtype=torch.int64)
-    by_rank: dict[int, dict[int, Ranked]] = defaultdict(dict)  # position -> row -> token
-    for index, row in enumerate(forced):
-        for position, token in row.items():
-            if isinstance(token, Ranked):
-                by_rank[position][index] = token
-            else:
-                wanted[index, position] = token
-    wanted = wanted.to(lm.device)
-    ranked: list[dict[int, Ranked]] = [{} for _ in num_tokens]
-    ids = torch.zeros_like(wanted)
-    margins = torch.zeros(wanted.shape, dtype=torch.float32, device=lm.device)
+    wanted = _Wanted(forced, longest, lm.device)
+    odds: list[dict[int, Tensor]] = [{} for _ in num_tokens]
+    ids = torch.zeros(len(forced), longest, dtype=torch.int64, device=lm.device)
+    margins = torch.zeros(ids.shape, dtype=torch.float32, device=lm.device)
     rows = list(range(len(num_tokens)))  # rows that still decode
     for position in range(longest):
         context.check()
@@ -161,23 +179,20 @@ def _take_tokens(
             running, order = running.keep(going)
             rows, row_hidden = [rows[i] for i in order], row_hidden[order]
         logits = lm.logits(row_hidden)
-        for index, token in by_rank[position].items():
-            if index in rows:
-                wanted[index, position] = token_at(logits[rows.index(index)], token)
-        asked = wanted[rows, position]
+        asked = wanted.at(position, rows, logits)
         taken = torch.where(asked >= 0, asked, _most_likely(logits))
         margin = target_margins(logits, taken)
-        if rank_below is not None:
-            for row in (margin < rank_below).nonzero()[:, 0].tolist():
-                found = rank_of(logits[row], int(taken[row]), rank_below)
-                if found is not None:
-                    ranked[rows[row]][position] = found
+        if weak is not None:
+            some = (~(margin >= weak.below)).nonzero()[:, 0]
+            found = path_odds(weak.token_odds, logits[some], taken[some]) if len(some) else ()
+            for row, own in zip(some.tolist(), found, strict=True):
+                odds[rows[row]][position] = own
         ids[rows, position], margins[rows, position] = taken, margin
         if position + 1 < longest:
             one = torch.ones(len(rows), 1, dtype=torch.bool, device=lm.device)
             hidden, running = lm.extend(running, lm.embed(taken)[:, None], one)
             row_hidden = hidden[:, -1]  # the row that predicts token position + 1
-    return Decoded(ids=ids, margins=margins, ranked=ranked)
+    return Decoded(ids=ids, margins=margins, odds=odds)
 
 
 def _most_likely(logits: Tensor) -> Tensor:
@@ -195,6 +210,7 @@ class _Segment:
     chunks: Sequence[DecodeChunk]
     lead: list[int]  # tokens that are known but not yet read without mem
     state: State  # one row
+    reader: TokenReader | None  # of its patched tokens
     place: int = 0  # of the next chunk
 
     @property
@@ -213,10 +229,11 @@ def decode_segments(
     start_id: int | None,
     batch: int,
     on_chunk: OnChunk,
+    readers: Sequence[TokenReader] = (),
     context: Context = QUIET,
 ) -> None:
     """Decode independent segments, `batch` chunks at a time; the chunks of a segment come in
-    order."""
+    order. readers: of the patched tokens of each segment, where patches have no names."""
     # Longest first: what is left at the end is short, and neighbours are alike.
     waiting = deque(sorted(range(len(segments)), key=lambda i: -_num_tokens(segments[i])))
     under_way: list[_Segment] = []
@@ -224,7 +241,10 @@ def decode_segments(
         while waiting and len(under_way) < _WAVES_UNDER_WAY * batch:
             index = waiting.popleft()
             start = segment_start(start_id)
-            segment = _Segment(index=index, chunks=segments[index], lead=start, state=lm.empty(1))
+            segment = _Segment(
+                index=index, chunks=segments[index], lead=start, state=lm.empty(1),
+                reader=readers[index] if readers else None,
+            )  # fmt: skip
             if _skip_literals(segment, on_chunk):
                 under_way.append(segment)
         if under_way:
@@ -277,7 +297,11 @@ def _decode_wave(
         has_more = any(chunk.mem is not None for chunk in segment.chunks[segment.place + 1 :])
         segment.state = before_mem.row(row) if has_more else lm.empty(1)
         segment.lead = []
-    forced = [chunk.patches for chunk in chunks]
+    forced = []
+    for segment, chunk in zip(wave, chunks, strict=True):
+        if segment.reader is not None:
+            segment.reader.next_chunk()
+        forced.append(Forced(tokens=chunk.patches, reader=segment.reader))
     decoded = _take_tokens(lm, running, row_hidden, num_tokens, forced, context)
     for row, segment in enumerate(wave):
         ids, margins = (each[row, : num_tokens[row]] for each in (decoded.ids, decoded.margins))

@@ -8,7 +8,6 @@ is crammed, nor in which order. Knows nothing of files or journals.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -16,9 +15,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from llmzip.codecs.cram.calibration import BF16_SAFE_MARGIN, calibration_of
-from llmzip.codecs.cram.checkpoint import OnSave, OnStep, OnTask
 from llmzip.codecs.cram.chunking import Segment
-from llmzip.codecs.cram.engine import Engine
+from llmzip.codecs.cram.engine import Engine, Hooks
 from llmzip.codecs.cram.optimizer import Rows
 from llmzip.codecs.cram.plan import Plan
 from llmzip.codecs.cram.presets import EFFORTS
@@ -32,6 +30,7 @@ from llmzip.codecs.cram.tasks import (
     step_tokens,
     tasks_of,
 )
+from llmzip.codecs.token_odds import token_odds_of
 from llmzip.config import DEFAULT_MAX_STEPS, CompressSettings, Preset
 from llmzip.lm.devices import first_step_tokens
 from llmzip.lm.loaded import LoadedModel
@@ -102,17 +101,6 @@ def wanted_margin(loaded: LoadedModel, settings: CompressSettings) -> float:
     return BF16_SAFE_MARGIN if settings.bf16_safe else calibration_of(loaded).min_margin
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hooks:
-    """What the engine calls while it works, and what may end it."""
-
-    on_step: OnStep = lambda num_right, view: None
-    on_task: OnTask = lambda what, task, steps: None
-    on_save: OnSave | None = None
-    cancel: threading.Event | None = None
-    deadline: float | None = None
-
-
 def make_engine(
     plan: Plan | Group,
     loaded: LoadedModel,
@@ -133,14 +121,13 @@ def make_engine(
         signs=plan.signs,
         deadline=hooks.deadline,
     )
+    has_odds = plan.signs is not None
     return Engine(
         loaded.lm,
         loaded.decode_lm,
         own,
-        on_step=hooks.on_step,
-        on_task=hooks.on_task,
-        on_save=hooks.on_save,
-        cancel=hooks.cancel,
+        token_odds=token_odds_of(loaded.decode_lm, loaded.tokens) if has_odds else None,
+        hooks=hooks,
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -19,13 +19,16 @@ import torch
 from llmzip.codecs.base import Draft, Source, model_ref, stored_draft
 from llmzip.codecs.cram.calibration import BF16_SAFE_MARGIN
 from llmzip.codecs.cram.chunking import Segment
+from llmzip.codecs.cram.groups import wanted_margin
+from llmzip.codecs.cram.patch_tokens import PatchedTokens, odds_guard, pack_tokens
 from llmzip.codecs.cram.plan import Plan
 from llmzip.codecs.cram.tasks import Crammed
+from llmzip.codecs.token_odds import build_tree
 from llmzip.config import CompressSettings
 from llmzip.lm.loaded import LoadedModel
 from llmzip.lm.tokens import Tokens
 from llmzip.store.container import Container
-from llmzip.store.cram_payload import ID_BITS, Chunk, CramPayload
+from llmzip.store.cram_payload import STREAM_BITS, Chunk, CramPayload
 from llmzip.store.original import chunk_check
 from llmzip.store.payload import Run, StoredRun, TextRun
 from llmzip.store.residual import pack_patches
@@ -51,16 +54,18 @@ def assemble(
     signs &= any(chunk.mem is not None for chunk in used)
     runs: list[Run] = []
     chunks: list[Chunk] = []
+    held: list[Crammed] = []
     for part, segments in plan.parts:
         rest = part.data
         for segment in segments:
             found, left = cut[segment.index]
             own = [_chunk(each, loaded.tokens, check_bytes=1 if signs else 2) for each in found]
-            held = TextRun(num_bytes=sum(chunk.num_bytes for chunk in own))
+            run = TextRun(num_bytes=sum(chunk.num_bytes for chunk in own))
             text = loaded.tokens.bytes_of(left)
-            runs += [held, StoredRun(data=text)]
-            rest = rest[held.num_bytes + len(text) :]
+            runs += [run, StoredRun(data=text)]
+            rest = rest[run.num_bytes + len(text) :]
             chunks += own
+            held += found
         runs.append(StoredRun(data=rest))
     if not used:
         return container_with(source.data, runs)
@@ -75,8 +80,25 @@ def assemble(
         bf16_safe=weakest is not None and weakest >= BF16_SAFE_MARGIN,
         signs=signs,
         chunks=tuple(chunks),
+        streams=_streams(held, loaded, guard=odds_guard(wanted_margin(loaded, settings))),
     )
     return container_with(source.data, runs, payload)
+
+
+def _streams(chunks: Sequence[Crammed], loaded: LoadedModel, *, guard: float) -> tuple[bytes, ...]:
+    """The patched tokens of each segment, or nothing where patches name their tokens. chunks: all,
+    in order."""
+    segments: list[list[PatchedTokens]] = []
+    for chunk in chunks:
+        if chunk.task.start == 0:
+            segments.append([])
+        if chunk.patch_odds is not None:
+            ids = [token for _, token in chunk.patches]
+            segments[-1].append(PatchedTokens(ids=ids, odds=chunk.patch_odds))
+    if not any(segments):
+        return ()
+    tree = build_tree(loaded.tokens.meanings[: loaded.lm.vocab_size])
+    return tuple(pack_tokens(tree, own, guard=guard) if own else b"" for own in segments)
 
 
 def _held(segment: Segment, chunks: Iterable[Crammed]) -> tuple[list[Crammed], tuple[int, ...]]:
@@ -95,17 +117,14 @@ def stored_bytes(chunk: Crammed) -> int:
     """What a chunk's vectors and patches take in the container; of one of signs nearly so."""
     if chunk.grid_steps is None:
         vectors = 0 if chunk.mem is None else 2 * chunk.mem.numel()
-        ids = [(p, token) for p, token in chunk.patches if isinstance(token, int)]
-        return vectors + len(pack_patches(ids))
+        return vectors + len(pack_patches(chunk.patches))
     assert chunk.mem is not None
     symbols = grid_mem(chunk.mem, chunk.grid_steps).symbols
     shares = np.unique(symbols, return_counts=True)[1] / symbols.size
     bits = -symbols.size * float((shares * np.log2(shares)).sum())
     length, num = chunk.task.num_tokens, len(chunk.patches)
     bits += math.log2(math.comb(length, num))
-    ranks = [token for _, token in chunk.patches if not isinstance(token, int)]
-    bits += sum(1 + 1.5 * math.log2(1 + rank.skip) for rank in ranks)
-    return round((bits + ID_BITS * (num - len(ranks))) / 8)
+    return round((bits + STREAM_BITS * num) / 8)
 
 
 def grid_mem(mem: torch.Tensor, steps: torch.Tensor) -> GridMem:
@@ -128,7 +147,10 @@ def _chunk(chunk: Crammed, tokens: Tokens, *, check_bytes: int) -> Chunk:
         num_bytes=len(text),
         check=chunk_check(text, size=check_bytes),
         starts_segment=chunk.task.start == 0,
-        patches=chunk.patches,
+        # Those whose odds are known stand in the segment's stream.
+        patches=chunk.patches
+        if chunk.patch_odds is None
+        else tuple((position, None) for position, _ in chunk.patches),
         mem=mem,
     )
 
@@ -138,7 +160,7 @@ SMALL_BYTES = 512  # of text
 _FILE_BYTES = 122  # header, columns and checksums
 # Of prose, measured (docs/LOG.md): bits of a coordinate, of those that a plan asks for; bits of a
 # patch. Nearly as many tokens are patched as may be.
-_BITS_SHARE, _PATCH_BITS = 1.03, 20.5
+_BITS_SHARE, _PATCH_BITS = 1.0, 16.5
 
 
 def is_worth_cramming(

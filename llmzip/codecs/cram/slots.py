@@ -17,7 +17,6 @@ from llmzip.codecs.cram.curvature import Curvature
 from llmzip.codecs.cram.signs import SignPlan, Signs
 from llmzip.codecs.cram.tasks import Crammed, Task
 from llmzip.lm.model import FrozenLM
-from llmzip.store.residual import Ranked
 
 # The model sees mem through its norm layers, so only its direction and its size against the
 # layers' updates count: a start at several hundred times the embeddings' rms (64 on the default
@@ -47,16 +46,18 @@ class Decoded:
     mem: Tensor  # [K, D] as stored
     margins: list[float]
     weak: list[int]  # positions of the tokens that have to be patched
-    ranked: Mapping[int, Ranked]  # other names of tokens that have few bits
+    odds: Mapping[int, Tensor]  # of tokens to be patched, see `patch_tokens`; or nothing
 
     def crammed(self, slot: Slot) -> Crammed:
         """The slot as a finished chunk."""
         task, steps = slot.task, slot.grid_steps
         kept = set(range(task.num_tokens)) - set(self.weak)
+        odds = [self.odds[position] for position in self.weak if self.odds]
         return Crammed(
             task=task,
             mem=self.mem.to("cpu", torch.bfloat16),
-            patches=tuple((p, self.ranked.get(p, task.ids[p])) for p in self.weak),
+            patches=tuple((position, task.ids[position]) for position in self.weak),
+            patch_odds=torch.stack(odds) if odds else None,
             min_margin=min((self.margins[position] for position in kept), default=None),
             steps=slot.step,
             grid_steps=None if steps is None else steps.cpu(),

@@ -20,7 +20,6 @@ from llmzip.config import DEFAULT_MAX_PATCHES
 from llmzip.lm.layout import pad_ids
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.state import State, stack_states
-from llmzip.store.residual import Patch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +130,12 @@ class Crammed:
 
     task: Task
     mem: Tensor | None  # [K, D] bf16 on the CPU
-    patches: tuple[Patch, ...]
+    patches: tuple[tuple[int, int], ...]  # position, token id
     min_margin: float | None  # weakest unpatched margin, in logits
     steps: int
     grid_steps: Tensor | None = None  # [K] fp32 on the CPU, where mem is on a grid
+    # [P, depth] fp32 on the CPU: what the model says of each patch, where mem is on a grid.
+    patch_odds: Tensor | None = None
 
 
 def tasks_of(segments: Iterable[Segment]) -> Iterator[Task]:

@@ -15,10 +15,11 @@ import torch
 from llmzip.codecs.context import Context
 from llmzip.codecs.cram.allowance import Allowance
 from llmzip.codecs.cram.checkpoint import OnTask
-from llmzip.codecs.cram.greedy import decode_chunks
+from llmzip.codecs.cram.greedy import WeakTokens, decode_chunks
 from llmzip.codecs.cram.presets import most_patched
 from llmzip.codecs.cram.slots import Decoded, Slot, as_stored
 from llmzip.codecs.cram.tasks import Contexts, Crammed, EngineSettings, Task, split
+from llmzip.codecs.token_odds import TokenOdds
 from llmzip.lm.model import FrozenLM
 
 LITERAL_TOKENS = 8  # a stubborn chunk this short is stored token by token
@@ -35,9 +36,14 @@ class Judge:
         *,
         on_task: OnTask,
         context: Context,
+        token_odds: TokenOdds | None,
     ) -> None:
+        """token_odds: where patched tokens are coded by the model."""
         self._lm, self._contexts, self._settings = lm, contexts, settings
         self._on_task, self._context = on_task, context
+        self._weak_tokens = None
+        if token_odds is not None:
+            self._weak_tokens = WeakTokens(token_odds=token_odds, below=settings.min_margin)
 
     @torch.no_grad()
     def outcomes(
@@ -46,18 +52,17 @@ class Judge:
         """Decode finished chunks as the decompressor will. Wrong and unsafe tokens become
         patches. Of a chunk that the allowance holds, nothing comes yet."""
         stored = [as_stored(slot.mem) for slot in slots]
-        guard = self._settings.min_margin
         decoded, _ = decode_chunks(
             self._lm, self._contexts.before([slot.task for slot in slots]),
             [[] for _ in slots], torch.stack(stored),
             [(slot.task.num_tokens, dict(enumerate(slot.task.ids))) for slot in slots],
-            rank_below=None if self._settings.signs is None else guard, context=self._context,
+            weak=self._weak_tokens, context=self._context,
         )  # fmt: skip
         for row, slot in enumerate(slots):
             margins = decoded.margins[row, : slot.task.num_tokens].tolist()
             found = Decoded(
                 mem=stored[row], margins=margins, weak=self._weak(margins),
-                ranked=decoded.ranked[row],
+                odds=decoded.odds[row],
             )  # fmt: skip
             if slot.signs is None:
                 yield from self._verdict(slot, found)
