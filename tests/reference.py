@@ -94,6 +94,8 @@ def check_agreement(found: dict[str, Any], result: ReadResult) -> None:
             assert theirs["num_tokens"] == sum(chunk.num_tokens for chunk in chunks)
     if isinstance(payload, CramPayload):
         check_chunks(found["chunks"], payload.chunks, payload.check_bytes)
+        streams = [stream.hex() for stream in payload.streams]
+        assert found.get("patched_tokens", []) == streams
     else:
         assert "chunks" not in found
     assert isinstance(payload, ArithPayload) == ("segments" in found)
@@ -124,6 +126,7 @@ def check_header(head: dict[str, Any], container: Container) -> None:
     assert head["model"] == container.needs_model == (payload is not None)
     assert head["coded"] == bool(cram and cram.is_coded)
     assert head["signs"] == bool(cram and cram.signs)
+    assert head["streams"] == bool(cram and cram.streams)
     assert head["arith"] == isinstance(payload, ArithPayload)
     assert head["bf16_safe"] == bool(cram and cram.bf16_safe)
     check = container.settings_check
@@ -141,7 +144,7 @@ def check_chunks(found: list[dict[str, Any]], chunks: Sequence[Chunk], check_byt
         assert theirs["check"] == ours.check.to_bytes(check_bytes, "little").hex()
         assert theirs["literal"] == (ours.mem is None)
         patches = [
-            (position, token if isinstance(token, int) else Ranked(*token))
+            (position, Ranked(*token) if isinstance(token, (list, tuple)) else token)
             for position, token in theirs["patches"]
         ]
         assert patches == list(ours.patches)

@@ -289,7 +289,7 @@ def read_by(table: str, *groups: str) -> list[tuple[str, str, str, list[str]]]:
 
 
 OF_CHUNKS = ("model", "crammed", "start", "literal")
-OF_CODED = ("grids", "signs", "coded")
+OF_CODED = ("grids", "signs", "coded", "streams")
 OF_ARITH = ("start", "arith", "arith num_mem")
 TABLES = {
     "all": (tables(DOC["Header"])[0], read_by(read_crm.HEADER, "")),
@@ -305,6 +305,7 @@ CONDITIONS = {
     "arith num_mem": "only if K is not 0",
     "grids": "not with the feature *signs*",
     "signs": "only with the feature *signs*",
+    "streams": "only with the feature *streams*",
 }
 
 

@@ -196,8 +196,14 @@ def test_a_patch_beyond_the_vocabulary_is_refused(packed: bytes, llama: Path) ->
     container = read_container(packed)
     payload = container.payload
     assert isinstance(payload, CramPayload)
-    chunks = (replace(payload.chunks[0], patches=((0, 100_000),)), *payload.chunks[1:])
-    forged = replace(container, payload=replace(payload, chunks=chunks))
+    plain = [
+        replace(
+            chunk, patches=tuple((p, 1 if token is None else token) for p, token in chunk.patches)
+        )
+        for chunk in payload.chunks
+    ]
+    chunks = (replace(plain[0], patches=((0, 100_000),)), *plain[1:])
+    forged = replace(container, payload=replace(payload, chunks=chunks, streams=()))
     with pytest.raises(Corrupt):
         decompress(write_container(forged), llama)
 

@@ -271,7 +271,9 @@ def test_text_alone_is_had_back_whole(data: bytes, kind: str, model: Path) -> No
             if size < len(FIRST):
                 chunks.append(chunk)
             size += chunk.num_bytes
-        container = changed(container, chunks=tuple(chunks))
+        num_segments = sum(chunk.starts_segment for chunk in chunks)
+        streams = container.payload.streams[:num_segments]
+        container = changed(container, chunks=tuple(chunks), streams=streams)
     else:
         text = FIRST + ORIGINAL[len(FIRST) + len(BETWEEN) : -len(TAIL)]
     runs = (TextRun(num_bytes=len(text)),)
