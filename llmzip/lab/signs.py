@@ -27,7 +27,6 @@ from llmzip.lm.devices import out_of_memory_error, too_little_memory
 from llmzip.lm.layout import segment_start
 from llmzip.progress import check_cancelled
 from llmzip.store.cram_grids import pack_grids
-from llmzip.store.cram_signs import are_signs
 from llmzip.store.vectors import RAW_BITS, GridMem
 
 
@@ -96,7 +95,7 @@ def _side_by_side(
         mem = as_stored(slot.mem)
         outcome = runner.outcome(trial, mem, steps=slot.step, best_step=slot.step, seconds=seconds)
         grid = grid_mem(mem.cpu(), slot.grid_steps.cpu())
-        found.append((outcome, _coded_bits(grid)))
+        found.append((outcome, _coded_bits(grid, bits)))
     return found
 
 
@@ -124,8 +123,7 @@ def _optimise(study: Study, slots: Sequence[Slot], plan: SignPlan, wanted: float
         going = [slot for slot in going if not slot.is_settled]
 
 
-def _coded_bits(grid: GridMem) -> float:
-    """Bits that a coordinate takes in a file."""
-    if are_signs([grid]):
-        return 1.0
-    return 8 * len(pack_grids([grid])[1]) / grid.symbols.size
+def _coded_bits(grid: GridMem, bits: int) -> float:
+    """Bits that a coordinate takes in a file of many vectors: no more than it has signs. One vector
+    alone takes more, since its symbols are too few to learn their shares from."""
+    return min(float(bits), 8 * len(pack_grids([grid])[1]) / grid.symbols.size)

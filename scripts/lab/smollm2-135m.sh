@@ -22,7 +22,8 @@ first_queue() {
 second_queue() {
   study capacity "$own/capacity" --texts "$COUNT" --steps 120
   study entropy "$own/entropy" --texts 2 --steps 100 --tokens 140
-  KINDS='' study rate "$own/rate" --texts 1 --bits 16,8,4,3,2
+  KINDS='' study rate "$own/rate" --texts 1 --steps 100
+  KINDS='' study scaling "$own/scaling-signs" --texts 1 --bits 1 --mem 1,2,4,8
   study utilisation "$own/utilisation" --texts 1 --steps 100
 }
 
