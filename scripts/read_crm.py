@@ -21,18 +21,21 @@ except ImportError:
 MAGIC, END_MARK = bytes.fromhex("89 43 52 4D 0D 0A 1A 0A"), bytes.fromhex("4D 52 43 0A")
 REQUIRED = (
     *("model", "columns_zstd", "stored_zstd", "start", "literal", "coded", "arith", "signs"),
-    "streams",
+    *("streams", "number"),
 )
 OPTIONAL = ("bf16_safe", "suffix", "settings")
 PLANES = ("columns_bytes", "vector_bytes", "patch_bytes", "stream_bytes", "stored_bytes")
+
+MODELS = {1: ("smollm2-135m", "", "632270f3ddf1b2fbd28ac0404007e1d4")}
 
 # Tables of fields. Each line: what a file must have for these fields to be there, and the fields.
 # Each field: its name, its type (a method of Reader, or a number of bytes), its least and its most.
 GRID = "max_symbol varint 1 1023, first_step varint 4 1019, step_span varint 0 1015, prior u8"
 HEADER = f"""
-: required_more u8 0 1, original_bytes varint, original_hash 32, xz_bytes varint, zstd_bytes varint
+: required_more u8 0 3, original_bytes varint, original_hash 32, xz_bytes varint, zstd_bytes varint
 : runs varint, columns_bytes varint, stored_bytes varint
-model: model_id name, revision revision, model_digest 16
+number: model_number varint 1 1
+spelled: model_id name, revision revision, model_digest 16
 crammed: num_mem varint 1 1024, mem_dim varint 1 65536, bits varint 1 16
 crammed: context_tokens varint 0 {MAX_ID}
 start: start_id varint 0 {MAX_ID}
@@ -70,8 +73,12 @@ def read_header(r):
     head = Fields({name: bool(required >> place & 1) for place, name in enumerate(REQUIRED)})
     head |= {name: bool(optional >> place & 1) for place, name in enumerate(OPTIONAL)}
     head["crammed"] = head["model"] and not head["arith"]
+    head["spelled"] = head["model"] and not head["number"]
     head["grids"] = head["coded"] and not head["signs"]
     fields.fields(HEADER, head)
+    if head["number"]:
+        names = ("model_id", "revision", "model_digest")
+        head |= dict(zip(names, MODELS[head["model_number"]], strict=True))
     if optional < 1 << len(OPTIONAL):  # else what is left belongs to features not known here
         fields.end()
     check_header(head)
@@ -85,7 +92,8 @@ def read_header(r):
 
 def check_header(head):
     """What the fields must say of each other."""
-    need(head["model"] or not (head["start"] or head["arith"]), "features of a model, but no model")
+    of_models = head["start"] or head["arith"] or head["number"]
+    need(head["model"] or not of_models, "features of a model, but no model")
     of_chunks = ("literal", "coded", "signs", "streams", "bf16_safe")
     need(
         head["crammed"] or not any(head[name] for name in of_chunks),

@@ -25,6 +25,7 @@ from llmzip.errors import (
     Truncated,
     UnsupportedVersion,
 )
+from llmzip.lm.named import DEFAULT_MODEL, MODELS
 from llmzip.store import header
 from llmzip.store.container import Container, parse_container, write_container
 from llmzip.store.cram_columns import (
@@ -36,8 +37,9 @@ from llmzip.store.cram_columns import (
 )
 from llmzip.store.cram_payload import Chunk, margin_code, margin_value
 from llmzip.store.header import MAGIC, MAX_HEADER_BYTES
+from llmzip.store.model_ref import NUMBERED
 from llmzip.store.original import chunk_check, content_hash
-from llmzip.store.payload import RunTable, StoredRun, TextRun
+from llmzip.store.payload import HAS_NUMBER, RunTable, StoredRun, TextRun
 from llmzip.store.varint import Cursor, encode_varint
 from tests.containers import changed, cram_container, cram_of, stored_container
 from tests.reference import read_container
@@ -221,14 +223,34 @@ def test_versions_and_features() -> None:
     for version in (0, 2, 255):
         with pytest.raises(UnsupportedVersion, match=f"version {version}"):
             read_container(seal(bytes([version]) + front[1:], fields, body))
-    with pytest.raises(UnsupportedVersion, match="features 0x200"):
-        read_container(seal(front, b"\2" + fields[1:], body))
+    with pytest.raises(UnsupportedVersion, match="features 0x400"):
+        read_container(seal(front, b"\4" + fields[1:], body))
     expected = read_container(TINY)
     for bit in (8, 16, 128):
         assert read_container(seal(front[:2] + bytes([bit]), fields, body)) == expected
         assert read_container(seal(front[:2] + bytes([bit]), fields + b"new", body)) == expected
     with pytest.raises(Corrupt, match="3 unused bytes"):
         read_container(seal(front, fields + b"new", body))
+
+
+def test_models_with_a_number() -> None:
+    entry = MODELS[DEFAULT_MODEL]
+    assert NUMBERED[1] == (entry.name, "", entry.digest)
+    data = (DATA / "v1_number.crm").read_bytes()
+    container = read_container(data)
+    front, fields, body = split(data)
+    assert fields[0] == HAS_NUMBER >> 8
+    spelled = dataclasses.replace(cram_of(container).model, model_id="another")
+    other = write_container(changed(container, model=spelled))
+    assert len(other) == len(data) - 1 + len("\7another\0") + 16
+    # Earlier versions spelled out a model that has a number now.
+    at = fields.index(b"\1\1\4\x10", 38)  # its number, then K, D and bits
+    full = b"\x0csmollm2-135m\0" + entry.digest
+    earlier = seal(front, b"\0" + fields[1:at] + full + fields[at + 1 :], body)
+    assert read_container(earlier) == container
+    unknown = seal(front, fields[:at] + b"\2" + fields[at + 1 :], body)
+    with pytest.raises(UnsupportedVersion, match="model number 2"):
+        read_container(unknown)
 
 
 def test_suffix_and_settings_are_read() -> None:

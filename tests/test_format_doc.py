@@ -247,9 +247,10 @@ def test_feature_bits() -> None:
         "arith": arith_fields.HAS_ARITH,
         "signs": cram_fields.HAS_SIGNS,
         "streams": cram_fields.HAS_STREAMS,
+        "number": payload.HAS_NUMBER,
     }
     assert REQUIRED == {bit: name for name, bit in ours.items()}
-    assert header._REQUIRED | all_required() == sum(ours.values()) == 511
+    assert header._REQUIRED | all_required() == sum(ours.values()) == 1023
     assert header._REQUIRED & all_required() == 0
     known = {
         cram_payload.BF16_SAFE: "bf16 safe",
@@ -288,7 +289,7 @@ def read_by(table: str, *groups: str) -> list[tuple[str, str, str, list[str]]]:
     return found
 
 
-OF_CHUNKS = ("model", "crammed", "start", "literal")
+OF_CHUNKS = ("number", "spelled", "crammed", "start", "literal")
 OF_CODED = ("grids", "signs", "coded", "streams")
 OF_ARITH = ("start", "arith", "arith num_mem")
 TABLES = {
@@ -300,6 +301,8 @@ TABLES = {
 }
 TYPES = {"name": "varint n, n bytes", "revision": "varint r"}
 CONDITIONS = {
+    "number": "only with the feature *number*",
+    "spelled": "not with the feature *number*",
     "start": "only with the feature *start*",
     "literal": "only with the feature *literal*",
     "arith num_mem": "only if K is not 0",

@@ -12,7 +12,7 @@ from zlib import crc32
 from llmzip.errors import Corrupt, NotACrmFile, Truncated, UnsupportedVersion
 from llmzip.store.model_ref import read_model_ref
 from llmzip.store.original import HASH_BYTES, check_suffix
-from llmzip.store.payload import HAS_MODEL, HAS_START, PayloadFields, RunTable
+from llmzip.store.payload import HAS_MODEL, HAS_NUMBER, HAS_START, PayloadFields, RunTable
 from llmzip.store.payloads import all_optional, all_required, foreign_features, payload_of
 from llmzip.store.varint import Cursor, encode_varint, encode_varints, require
 
@@ -28,7 +28,7 @@ MOST_START_BYTES = MAX_HEADER_BYTES + 32  # all up to and with the header's chec
 # payloads. Those from 256 on stand in the first byte of the fields.
 COLUMNS_ZSTD = 2
 STORED_ZSTD = 4
-_REQUIRED = HAS_MODEL | HAS_START | COLUMNS_ZSTD | STORED_ZSTD
+_REQUIRED = HAS_MODEL | HAS_START | HAS_NUMBER | COLUMNS_ZSTD | STORED_ZSTD
 
 # Optional features: a reader may ignore what it does not know. These have a field each, at the
 # header's end.
@@ -140,7 +140,8 @@ def _read_fields(cursor: Cursor, *, required: int, optional: int) -> Header:
         payload=None,
     )
     if required & HAS_MODEL:
-        payload = payload_of(required).read(cursor, read_model_ref(cursor), required)
+        model = read_model_ref(cursor, has_number=bool(required & HAS_NUMBER))
+        payload = payload_of(required).read(cursor, model, required)
         header = replace(header, payload=payload)
     if optional & HAS_SUFFIX:
         header = replace(header, suffix="." + bytes(cursor.take(cursor.byte())).decode("latin-1"))
@@ -160,7 +161,8 @@ def _check_known(required: int) -> None:
 def _check_features(required: int, optional: int) -> None:
     """Which features go together: this decides which fields the header has."""
     if not required & HAS_MODEL:
-        is_alone = not (required & HAS_START or foreign_features(required, optional, None))
+        has_some = required & (HAS_START | HAS_NUMBER)
+        is_alone = not (has_some or foreign_features(required, optional, None))
         require(is_alone, "header: features of a model, but no model")
     elif foreign_features(required, optional, payload_of(required)):
         raise Corrupt("header: features of two codecs")

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmzip.errors import Corrupt
+from llmzip.errors import Corrupt, UnsupportedVersion
 from llmzip.store.residual import MAX_TOKEN_ID
 from llmzip.store.varint import Cursor, encode_varint, require
+
+# Models that a file names by their number: name, revision, digest. A number is never given to
+# another model; docs/FORMAT.md has them, too.
+NUMBERED = {1: ("smollm2-135m", "", bytes.fromhex("632270f3ddf1b2fbd28ac0404007e1d4"))}
 
 DIGEST_BYTES = 16
 COMMIT_BYTES = 20
@@ -44,8 +48,16 @@ class ModelRef:
         require(len(self.digest) == DIGEST_BYTES, f"a model digest has {DIGEST_BYTES} bytes")
         _check_start(self.start_id)
 
+    @property
+    def number(self) -> int | None:
+        """Its number among the numbered models, or None."""
+        own = (self.model_id, self.revision, self.digest)
+        return next((number for number, model in NUMBERED.items() if model == own), None)
+
     def encode(self) -> bytes:
         """All but the start token, whose place in the header depends on the codec."""
+        if self.number is not None:
+            return encode_varint(self.number)
         name = self.model_id.encode()
         out = encode_varint(len(name)) + name
         if is_commit(self.revision):
@@ -58,8 +70,15 @@ class ModelRef:
         return b"" if self.start_id is None else encode_varint(self.start_id)
 
 
-def read_model_ref(cursor: Cursor) -> ModelRef:
-    """The inverse of `ModelRef.encode`. Raises Corrupt."""
+def read_model_ref(cursor: Cursor, *, has_number: bool) -> ModelRef:
+    """The inverse of `ModelRef.encode`. Files of earlier versions spell out numbered models, too.
+    Raises Corrupt, UnsupportedVersion."""
+    if has_number:
+        number = cursor.varint()
+        if number not in NUMBERED:
+            raise UnsupportedVersion(f"model number {number}")
+        model_id, revision, digest = NUMBERED[number]
+        return ModelRef(model_id=model_id, revision=revision, digest=digest, start_id=None)
     model_id = _read_text(cursor, cursor.varint(), what="model id")
     require(model_id, "header: empty model id")
     code = cursor.varint()

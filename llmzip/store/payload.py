@@ -26,6 +26,7 @@ Tensors: TypeAlias = dict[str, npt.NDArray[np.generic]]
 # Required features of every file with a model.
 HAS_MODEL = 1
 HAS_START = 8
+HAS_NUMBER = 512
 
 
 class Piece(Protocol):
@@ -205,7 +206,8 @@ class PayloadFields(ABC):
     @property
     def features(self) -> int:
         """The required features that say which fields are there."""
-        return self.marker | HAS_START * (self.model.start_id is not None)
+        has_start, has_number = self.model.start_id is not None, self.model.number is not None
+        return self.marker | HAS_START * has_start | HAS_NUMBER * has_number
 
     @abstractmethod
     def encode(self) -> bytes:

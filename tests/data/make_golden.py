@@ -18,7 +18,7 @@ import numpy as np
 from llmzip.store.arith_payload import ArithPayload, ArithSegment
 from llmzip.store.container import Container, write_container
 from llmzip.store.cram_payload import Chunk, CramPayload
-from llmzip.store.model_ref import ModelRef
+from llmzip.store.model_ref import NUMBERED, ModelRef
 from llmzip.store.original import chunk_check, content_hash, segment_check
 from llmzip.store.payload import Payload, Run, StoredRun, TextRun
 from llmzip.store.residual import Name, Ranked
@@ -168,6 +168,15 @@ def streams() -> Container:
     return _signs(None, None, streams=(b"\x12\x34\x56", b"\x78"))
 
 
+def numbered() -> Container:
+    """`tiny` with a model that has a number."""
+    (model_id, revision, digest) = NUMBERED[1]
+    model = ModelRef(model_id=model_id, revision=revision, digest=digest, start_id=1)
+    whole = tiny()
+    assert isinstance(whole.payload, CramPayload)
+    return replace(whole, payload=replace(whole.payload, model=model))
+
+
 def _signs(*names: Name, streams: tuple[bytes, ...] = ()) -> Container:
     mems = [grid([1, -1, -1, 1, 1], steps=[ONE]), grid([-1, 1, 1, 1, -1], steps=[ONE])]
     patches: list[list[tuple[int, Name]]] = [
@@ -244,6 +253,7 @@ GOLDEN = {
     "v1_coded.crm": coded,
     "v1_signs.crm": signs,
     "v1_streams.crm": streams,
+    "v1_number.crm": numbered,
     "v1_arith.crm": arith,
 }
 
