@@ -157,7 +157,7 @@ def _chunk(chunk: Crammed, tokens: Tokens, *, check_bytes: int) -> Chunk:
 
 GROWTH_BYTES = 64  # more than its text has no file of a preset's vectors, if storing takes less
 SMALL_BYTES = 512  # of text
-_FILE_BYTES = 122  # header, columns and checksums
+_FILE_BYTES = 95  # header, columns and checksums, of the default model
 # Of prose, measured (docs/LOG.md): bits of a coordinate, of those that a plan asks for; bits of a
 # patch. Nearly as many tokens are patched as may be.
 _BITS_SHARE, _PATCH_BITS = 1.0, 16.5
