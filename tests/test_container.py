@@ -248,6 +248,7 @@ def test_models_with_a_number() -> None:
     full = b"\x0csmollm2-135m\0" + entry.digest
     earlier = seal(front, b"\0" + fields[1:at] + full + fields[at + 1 :], body)
     assert read_container(earlier) == container
+    assert write_container(read_container(earlier)) == earlier
     unknown = seal(front, fields[:at] + b"\2" + fields[at + 1 :], body)
     with pytest.raises(UnsupportedVersion, match="model number 2"):
         read_container(unknown)

@@ -52,11 +52,12 @@ def is_worth(
 @pytest.mark.parametrize(
     ("size", "chunk_tokens", "changes", "expected"),
     [
-        (300, [38, 37], {}, False),  # stored, it takes less
+        (300, [25] * 3, {}, False),  # stored, it takes less
+        (300, [38, 37], {}, True),
         (300, [75], {"bits": 2}, True),  # asked for
         (300, [75], {"bits": 16}, True),
         (300, [38, 37], {"num_mem": 2}, True),
-        (300, [38, 37], {"preset": "fast"}, False),  # far larger than the text
+        (300, [25] * 3, {"preset": "fast"}, False),  # far larger than the text
         (500, [33] * 4, {}, False),
         (600, [75], {}, True),  # well predicted, and zstd holds no more of it than of other prose
         (1500, [75] * 5, {}, True),

@@ -6,7 +6,7 @@ the text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llmzip.errors import Corrupt, UnsupportedVersion
 from llmzip.store.residual import MAX_TOKEN_ID
@@ -39,6 +39,8 @@ class ModelRef:
     revision: str  # a commit, a label, or nothing
     digest: bytes  # 16 bytes: identity of weights, config and vocabulary
     start_id: int | None  # start token: stands before the first token of every segment
+    # A file of an earlier version spells out a model that has a number, and is written so again.
+    is_spelled: bool = field(default=False, compare=False)
 
     def check(self) -> None:
         """Raise Corrupt unless every field is in range."""
@@ -50,7 +52,9 @@ class ModelRef:
 
     @property
     def number(self) -> int | None:
-        """Its number among the numbered models, or None."""
+        """Its number in the file, or None where it is spelled out."""
+        if self.is_spelled:
+            return None
         own = (self.model_id, self.revision, self.digest)
         return next((number for number, model in NUMBERED.items() if model == own), None)
 
@@ -88,7 +92,9 @@ def read_model_ref(cursor: Cursor, *, has_number: bool) -> ModelRef:
         revision = _read_text(cursor, max(code - 1, 0), what="revision")
         require(not is_commit(revision), "header: a commit stored as text")
     digest = bytes(cursor.take(DIGEST_BYTES))
-    return ModelRef(model_id=model_id, revision=revision, digest=digest, start_id=None)
+    return ModelRef(
+        model_id=model_id, revision=revision, digest=digest, start_id=None, is_spelled=True
+    )
 
 
 def read_start(cursor: Cursor, *, has_start: bool) -> int | None:

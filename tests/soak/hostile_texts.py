@@ -89,6 +89,7 @@ def _coded(coded: Container) -> Iterator[Case]:
     yield "the largest step", _with_chunks(coded, lambda c: replace(c, mem=huge)), IntegrityError
     for rank in (Ranked(skip=255, size=1, index=0), Ranked(skip=0, size=256, index=255)):
         ranked = _with_chunks(coded, lambda c, rank=rank: replace(c, patches=((0, rank),)))
+        ranked = changed(ranked, streams=())
         yield f"ranks from {rank.skip + 1}, {rank.size} of them", ranked, IntegrityError
 
 

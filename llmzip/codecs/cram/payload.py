@@ -157,7 +157,8 @@ def _chunk(chunk: Crammed, tokens: Tokens, *, check_bytes: int) -> Chunk:
 
 GROWTH_BYTES = 64  # more than its text has no file of a preset's vectors, if storing takes less
 SMALL_BYTES = 512  # of text
-_FILE_BYTES = 95  # header, columns and checksums, of the default model
+# Header, columns and checksums, of the default model; what the columns have of a chunk.
+_FILE_BYTES, _CHUNK_BYTES = 95, 2.5
 # Of prose, measured (docs/LOG.md): bits of a coordinate, of those that a plan asks for; bits of a
 # patch. Nearly as many tokens are patched as may be.
 _BITS_SHARE, _PATCH_BITS = 1.0, 16.5
@@ -175,7 +176,9 @@ def is_worth_cramming(
     tasks = list(plan.tasks)
     vector_bits = len(tasks) * mem_dim * plan.signs.bits * _BITS_SHARE
     num_patches = settings.max_patches * sum(task.num_tokens for task in tasks)
-    expected = _FILE_BYTES + (vector_bits + _PATCH_BITS * num_patches) / 8
+    expected = (
+        _FILE_BYTES + _CHUNK_BYTES * len(tasks) + (vector_bits + _PATCH_BITS * num_patches) / 8
+    )
     expected += sum(len(part.data) for part, segments in plan.parts if not segments)
     is_small = len(data) <= SMALL_BYTES or len(tasks) == 1
     most = len(pack_stored(data)) if is_small else len(data) + GROWTH_BYTES
