@@ -17,11 +17,10 @@ from llmzip.codecs.arith.segment_coding import (
     SegmentDecoder,
     encode_segment,
     replay_segment,
-    safe_offset,
 )
 from llmzip.codecs.arith.segments import Segment, shape_of
 from llmzip.codecs.arith.stream import OFFSET_TOKENS, SegmentCoder, without_model
-from llmzip.codecs.odds_grid import GRIDS, NO_OFFSET
+from llmzip.codecs.odds_grid import GRIDS, NO_OFFSET, safe_offset
 from llmzip.codecs.token_odds import Floats, TokenOdds, build_tree
 from llmzip.errors import Corrupt
 from llmzip.store.range_coder import RangeReader, RangeWriter

@@ -62,6 +62,12 @@ class Grid:
 
 GRIDS = tuple(Grid(offset) for offset in range(NUM_OFFSETS))
 
+
+def grid_of(offset: int) -> Grid | None:
+    """The grid of a block's offset; None where the model has no say."""
+    return None if offset == NO_OFFSET else GRIDS[offset]
+
+
 _FIRST_GUESS = ONE // 8  # that an offset is passed over
 _OFFSET_CLASSES = 4
 

@@ -175,9 +175,9 @@ class CramPayload(Payload):
         )
 
     def _check_streams(self) -> None:
-        segments = self.segment_ranges
         if not self.streams:
             return
+        segments = self.segment_ranges
         require(len(self.streams) == len(segments), f"{len(self.streams)} streams of patches")
         for stream, segment in zip(self.streams, segments, strict=True):
             has_some = any(self.chunks[index].in_stream for index in segment)

@@ -61,14 +61,13 @@ def check_patches(
             raise Corrupt(
                 f"patch position {position} after {previous} in a chunk of {num_tokens} tokens"
             )
-        if in_stream or token is None:
-            if not (in_stream and token is None):
-                raise Corrupt(f"patch at position {position}: named twice, or not at all")
-        elif isinstance(token, Ranked):
+        if in_stream != (token is None):
+            raise Corrupt(f"patch at position {position}: named twice, or not at all")
+        if isinstance(token, Ranked):
             problem = token.problem if allow_ranked else "a rank where only token ids are allowed"
             if problem:
                 raise Corrupt(f"patch at position {position}: {problem}")
-        elif not 0 <= token <= MAX_TOKEN_ID:
+        elif token is not None and not 0 <= token <= MAX_TOKEN_ID:
             raise Corrupt(f"token id {token} at position {position} is over {MAX_TOKEN_ID}")
         previous = position
 

@@ -20,7 +20,7 @@ from llmzip.codecs.arith.reader import Reader, Steps
 from llmzip.codecs.arith.segments import Lanes, Segment
 from llmzip.codecs.arith.stream import OFFSET_TOKENS, SegmentCoder, without_model
 from llmzip.codecs.context import QUIET, Context
-from llmzip.codecs.odds_grid import GRIDS, NO_OFFSET, safe_offset
+from llmzip.codecs.odds_grid import grid_of, safe_offset
 from llmzip.codecs.token_odds import Floats, TokenOdds, Tree
 from llmzip.errors import Corrupt
 from llmzip.progress import check_cancelled
@@ -56,8 +56,8 @@ def encode_segment(
             offset = safe_offset(odds[places], is_decision[places], guard=guard)
             coder.offset(lane, offset)
             rounded: npt.NDArray[np.int32] = np.zeros(odds[places].shape, dtype=np.int32)
-            if offset != NO_OFFSET:
-                rounded = GRIDS[offset].values(odds[places])
+            if (grid := grid_of(offset)) is not None:
+                rounded = grid.values(odds[places])
             blocks[lane] = rounded.tolist()
         row = blocks[lane][index % OFFSET_TOKENS]
         coder.token(lane, _given(row), ids[place])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llmzip.codecs.arith.predictor import Predictor
-from llmzip.codecs.odds_grid import GRIDS, NO_OFFSET, Grid, OffsetCoder
+from llmzip.codecs.odds_grid import Grid, OffsetCoder, grid_of
 from llmzip.codecs.token_odds import Tree
 from llmzip.store.range_coder import RangeCoder
 
@@ -36,7 +36,7 @@ class SegmentCoder:
         reader asks for it before every token."""
         offset = self.offset(lane, None)
         if offset is not None:
-            self._grids[lane] = None if offset == NO_OFFSET else GRIDS[offset]
+            self._grids[lane] = grid_of(offset)
         return self._grids[lane]
 
     def token(self, lane: int, odds: Callable[[int, int], int], token: int | None) -> int:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from llmzip.codecs.log_odds import MAX_ODDS, SQUASH
-from llmzip.codecs.odds_grid import GRIDS, NO_OFFSET, Grid, OffsetCoder, safe_offset
+from llmzip.codecs.odds_grid import Grid, OffsetCoder, grid_of, safe_offset
 from llmzip.codecs.token_odds import Floats, TokenOdds, Tree
 from llmzip.errors import Corrupt
 from llmzip.store.range_coder import RangeReader, RangeWriter
@@ -61,8 +61,8 @@ def pack_tokens(tree: Tree, chunks: Sequence[PatchedTokens], *, guard: float) ->
         is_decision = tree.nodes[ids] >= 0  # [N, depth]
         offset = offsets.code(safe_offset(odds, is_decision, guard=guard))
         rounded = np.zeros(odds.shape, dtype=np.int32)
-        if offset != NO_OFFSET:
-            rounded = GRIDS[offset].values(odds)
+        if (grid := grid_of(offset)) is not None:
+            rounded = grid.values(odds)
         for row, token in enumerate(chunk.ids):
             for value, bit in zip(
                 rounded[row][is_decision[row]].tolist(),
@@ -101,8 +101,7 @@ class TokenReader:
 
     def _read(self, masses: Floats) -> int:
         if self._is_new:
-            offset = self._offsets.code(None)
-            self._grid = None if offset == NO_OFFSET else GRIDS[offset]
+            self._grid = grid_of(self._offsets.code(None))
             self._is_new = False
         node = 0
         while node >= 0:

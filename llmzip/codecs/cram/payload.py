@@ -23,7 +23,7 @@ from llmzip.codecs.cram.groups import wanted_margin
 from llmzip.codecs.cram.patch_tokens import PatchedTokens, odds_guard, pack_tokens
 from llmzip.codecs.cram.plan import Plan
 from llmzip.codecs.cram.tasks import Crammed
-from llmzip.codecs.token_odds import build_tree
+from llmzip.codecs.token_odds import token_odds_of
 from llmzip.config import CompressSettings
 from llmzip.lm.loaded import LoadedModel
 from llmzip.lm.tokens import Tokens
@@ -54,18 +54,16 @@ def assemble(
     signs &= any(chunk.mem is not None for chunk in used)
     runs: list[Run] = []
     chunks: list[Chunk] = []
-    held: list[Crammed] = []
     for part, segments in plan.parts:
         rest = part.data
         for segment in segments:
             found, left = cut[segment.index]
             own = [_chunk(each, loaded.tokens, check_bytes=1 if signs else 2) for each in found]
-            run = TextRun(num_bytes=sum(chunk.num_bytes for chunk in own))
+            held = TextRun(num_bytes=sum(chunk.num_bytes for chunk in own))
             text = loaded.tokens.bytes_of(left)
-            runs += [run, StoredRun(data=text)]
-            rest = rest[run.num_bytes + len(text) :]
+            runs += [held, StoredRun(data=text)]
+            rest = rest[held.num_bytes + len(text) :]
             chunks += own
-            held += found
         runs.append(StoredRun(data=rest))
     if not used:
         return container_with(source.data, runs)
@@ -80,7 +78,7 @@ def assemble(
         bf16_safe=weakest is not None and weakest >= BF16_SAFE_MARGIN,
         signs=signs,
         chunks=tuple(chunks),
-        streams=_streams(held, loaded, guard=odds_guard(wanted_margin(loaded, settings))),
+        streams=_streams(used, loaded, guard=odds_guard(wanted_margin(loaded, settings))),
     )
     return container_with(source.data, runs, payload)
 
@@ -97,7 +95,7 @@ def _streams(chunks: Sequence[Crammed], loaded: LoadedModel, *, guard: float) ->
             segments[-1].append(PatchedTokens(ids=ids, odds=chunk.patch_odds))
     if not any(segments):
         return ()
-    tree = build_tree(loaded.tokens.meanings[: loaded.lm.vocab_size])
+    tree = token_odds_of(loaded.decode_lm, loaded.tokens).tree
     return tuple(pack_tokens(tree, own, guard=guard) if own else b"" for own in segments)
 
 
