@@ -8,7 +8,9 @@ ARGS="$ARGS --threads 1"
 own=smollm2-135m
 mkdir -p "$OUT/$own"
 
+# Bash runs the trap of a queue once the study in its foreground, which gets the same signal, has ended.
 first_queue() {
+  trap 'exit 143' TERM
   KINDS='' study scaling "$own/scaling" --texts 1 --steps 120 --mem 1,2,4,8
   KINDS='' study greedy "$own/greedy" --texts 2 --steps 120
   KINDS='' study geometry "$own/geometry" --texts 1 --steps 120
@@ -20,6 +22,7 @@ first_queue() {
 }
 
 second_queue() {
+  trap 'exit 143' TERM
   study capacity "$own/capacity" --texts "$COUNT" --steps 120
   study entropy "$own/entropy" --texts 2 --steps 100 --tokens 140
   KINDS='' study rate "$own/rate" --texts 1 --steps 100
