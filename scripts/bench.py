@@ -58,7 +58,7 @@ def speed(
     context: Annotated[int | None, typer.Option(help="Left context.  [default: by size]")] = None,
     mem: Annotated[int, typer.Option(help="Vectors a chunk.")] = 1,
     bits: Annotated[int, typer.Option(help="Bits a dimension; 16 as in the paper.")] = 16,
-    model: Annotated[str | None, typer.Option(help="Model.  [default: smollm2-135m]")] = None,
+    model: Annotated[str | None, typer.Option(help="Model.  [default: smollm2-135m-text]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the starting vectors.")] = 0,
@@ -127,7 +127,7 @@ def size(
     max_patches: Annotated[
         float, typer.Option(help="Cram: share of a chunk's tokens that may be patched.")
     ] = DEFAULT_MAX_PATCHES,
-    model: Annotated[str | None, typer.Option(help="Model.  [default: smollm2-135m]")] = None,
+    model: Annotated[str | None, typer.Option(help="Model.  [default: smollm2-135m-text]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the starting vectors.")] = 0,

@@ -26,7 +26,10 @@ REQUIRED = (
 OPTIONAL = ("bf16_safe", "suffix", "settings")
 PLANES = ("columns_bytes", "vector_bytes", "patch_bytes", "stream_bytes", "stored_bytes")
 
-MODELS = {1: ("smollm2-135m", "", "632270f3ddf1b2fbd28ac0404007e1d4")}
+MODELS = {
+    1: ("smollm2-135m", "", "632270f3ddf1b2fbd28ac0404007e1d4"),
+    2: ("smollm2-135m-text", "", "ab183b66f380eccec3fccf4005a1ca93"),
+}
 
 # Tables of fields. Each line: what a file must have for these fields to be there, and the fields.
 # Each field: its name, its type (a method of Reader, or a number of bytes), its least and its most.

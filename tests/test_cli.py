@@ -1286,7 +1286,7 @@ def test_model_list_names_the_default(capfd, monkeypatch, tmp_path):
     monkeypatch.setenv("LLMZIP_CACHE", str(tmp_path))
     assert main(["model", "list"]) == 0
     out = capfd.readouterr().out
-    assert out.startswith("smollm2-135m  (default)  ") and "MB on disk" in out
+    assert out.startswith("smollm2-135m-text  (default)  ") and "MB on disk" in out
 
 
 # --- start-up

@@ -102,7 +102,7 @@ def test_a_name_that_is_nearly_right_is_suggested(capfd):
 
 def test_words_and_names_of_models():
     assert names.any_of("auto|cpu|cuda")("c") == ["cpu", "cuda"]
-    assert names.model_names("smol") == ["smollm2-135m"]
+    assert names.model_names("smol") == ["smollm2-135m-text", "smollm2-135m"]
     assert names.model_names("x") == []
 
 

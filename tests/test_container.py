@@ -25,7 +25,7 @@ from llmzip.errors import (
     Truncated,
     UnsupportedVersion,
 )
-from llmzip.lm.named import DEFAULT_MODEL, MODELS
+from llmzip.lm.named import MODELS, PUBLISHED_MODEL
 from llmzip.store import header
 from llmzip.store.container import Container, parse_container, write_container
 from llmzip.store.cram_columns import (
@@ -234,7 +234,10 @@ def test_versions_and_features() -> None:
 
 
 def test_models_with_a_number() -> None:
-    entry = MODELS[DEFAULT_MODEL]
+    assert {model for model in NUMBERED.values()} == {
+        (entry.name, "", entry.digest) for entry in MODELS.values()
+    }
+    entry = MODELS[PUBLISHED_MODEL]
     assert NUMBERED[1] == (entry.name, "", entry.digest)
     data = (DATA / "v1_number.crm").read_bytes()
     container = read_container(data)
@@ -249,8 +252,8 @@ def test_models_with_a_number() -> None:
     earlier = seal(front, b"\0" + fields[1:at] + full + fields[at + 1 :], body)
     assert read_container(earlier) == container
     assert write_container(read_container(earlier)) == earlier
-    unknown = seal(front, fields[:at] + b"\2" + fields[at + 1 :], body)
-    with pytest.raises(UnsupportedVersion, match="model number 2"):
+    unknown = seal(front, fields[:at] + b"\x7f" + fields[at + 1 :], body)
+    with pytest.raises(UnsupportedVersion, match="model number 127"):
         read_container(unknown)
 
 

@@ -40,7 +40,7 @@ def test_it_crams_and_says_honestly_how_large_that_is(packed: bytes) -> None:
     result = parse_container(packed)
     payload, sizes = cram_of(result.container), result.sizes
     crammed = [chunk for chunk in payload.chunks if chunk.mem is not None]
-    assert payload.model.model_id == "smollm2-135m"
+    assert payload.model.model_id == "smollm2-135m-text"
     assert crammed
     if payload.is_coded:
         assert sizes.planes["vectors"] < len(crammed) * 576 * 4 / 8  # under 4 bits a dimension

@@ -56,7 +56,7 @@ def stored() -> bytes:
 
 def test_offline_refuses_a_model_that_is_not_here(capfd):
     assert main(["demo", "--offline"]) == 5
-    assert "llmzip model pull smollm2-135m (fetches 93 MB, once)" in capfd.readouterr().err
+    assert "llmzip model pull smollm2-135m-text (fetches 93 MB, once)" in capfd.readouterr().err
 
 
 class Terminal:
@@ -71,11 +71,12 @@ def test_before_a_model_is_fetched_one_is_asked(answer, monkeypatch):
     monkeypatch.setattr(preflight.sys, "stdin", Terminal())
     monkeypatch.setattr(demo_module, "agrees", lambda line: asked.append(line) or answer)
     if answer:
-        demo_module._ask_for_model("smollm2-135m", is_allowed=False)
+        demo_module._ask_for_model("smollm2-135m-text", is_allowed=False)
     else:
         with pytest.raises(Interrupted):
-            demo_module._ask_for_model("smollm2-135m", is_allowed=False)
-    assert asked == ["the model smollm2-135m is not on this machine; fetch 93 MB, once? [Y/n] "]
+            demo_module._ask_for_model("smollm2-135m-text", is_allowed=False)
+    question = "the model smollm2-135m-text is not on this machine; fetch 93 MB, once? [Y/n] "
+    assert asked == [question]
 
 
 def test_nobody_is_asked_with_yes_without_a_terminal_or_for_another_model(monkeypatch):
@@ -84,8 +85,8 @@ def test_nobody_is_asked_with_yes_without_a_terminal_or_for_another_model(monkey
 
     monkeypatch.setattr(demo_module, "agrees", ask)
     monkeypatch.setattr(preflight.os, "isatty", lambda number: False)
-    demo_module._ask_for_model("smollm2-135m", is_allowed=False)
+    demo_module._ask_for_model("smollm2-135m-text", is_allowed=False)
     monkeypatch.setattr(preflight.os, "isatty", lambda number: True)
     monkeypatch.setattr(preflight.sys, "stdin", Terminal())
-    demo_module._ask_for_model("smollm2-135m", is_allowed=True)
+    demo_module._ask_for_model("smollm2-135m-text", is_allowed=True)
     demo_module._ask_for_model("another", is_allowed=False)

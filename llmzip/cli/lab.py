@@ -56,7 +56,7 @@ class _Given:
         typer.Option(
             metavar="MODEL",
             help="A known name, a directory, or ORG/NAME; may be given again.",
-            show_default="the default model",
+            show_default="smollm2-135m, the weights as published",
         ),
     ] = None
     random: Annotated[bool, _of_texts("--random", help="Random words, too.")] = False

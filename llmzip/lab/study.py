@@ -30,7 +30,7 @@ from llmzip.lab.trials import COLUMNS, Greedy, Outcome, Trial, trial_row
 from llmzip.lm.devices import borrowed_torch
 from llmzip.lm.loaded import LoadedModel, load_for_compression
 from llmzip.lm.tokens import Tokens
-from llmzip.lm.zoo import DEFAULT_MODEL, resolve
+from llmzip.lm.zoo import PUBLISHED_MODEL, resolve
 from llmzip.progress import check_cancelled
 
 # Called with what is being done, how many texts of it are done, and of how many.
@@ -68,7 +68,7 @@ class LabSettings:
 
     out: Path
     texts: Texts
-    models: tuple[str, ...] = (DEFAULT_MODEL,)
+    models: tuple[str, ...] = (PUBLISHED_MODEL,)
     revision: str | None = None
     num_mem: tuple[int, ...] = (1,)
     recipe: Recipe = field(default_factory=Recipe)

@@ -24,6 +24,7 @@ from llmzip.store.atomic import write_cache
 _DIGEST_BYTES = 16
 _SINGLE_FILE, _INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 _DOMAIN = b"llmzip model identity 1\n"
+_ADAPTED_DOMAIN = b"llmzip adapted model 1\n"
 _BLOCK_BYTES = 4 << 20
 _MAX_HEADER_BYTES = 100_000_000
 # Settings that say how a model was saved or is run, but not what it computes.
@@ -135,6 +136,17 @@ def model_identity(directory: Path) -> bytes:
         _hash_part(whole, b"vocabulary", _canonical(_vocabulary(tokenizer)))
     except OSError as cause:  # of the weights
         raise ModelUnavailable(f"cannot read the model in {directory}: {cause}") from cause
+    return whole.digest()[:_DIGEST_BYTES]
+
+
+def adapted_identity(base: bytes, adapter: Path) -> bytes:
+    """The identity of a model whose weights an adapter changes: [16] bytes. base: without it."""
+    try:
+        whole = hashlib.sha256(_ADAPTED_DOMAIN + base + adapter.read_bytes())
+    except OSError as cause:
+        raise ModelUnavailable(
+            f"cannot read {adapter}: {cause}", hint="install llmzip again: it is part of it"
+        ) from cause
     return whole.digest()[:_DIGEST_BYTES]
 
 

@@ -18,11 +18,13 @@ from torch import Tensor
 
 from llmzip.config import Attention
 from llmzip.errors import MEMORY_HINT, LimitExceeded, LlmzipError, ModelUnavailable, lacks_memory
+from llmzip.lm.adapter import Adapter
 from llmzip.lm.digest import read_json, unusable, weight_files
 from llmzip.lm.native import LlamaShape, NativeLlama
 from llmzip.lm.products import Matrix, whole_rows
 from llmzip.lm.state import State, empty_state
 from llmzip.lm.tokens import Tokens
+from llmzip.lm.weights import Weights
 from llmzip.lm.zoo import ModelFiles
 
 # Rows of logits in memory at a time: 64 x 49152 in fp32 take 12 MiB.
@@ -216,11 +218,15 @@ def load_model(
     backend: Backend
     try:
         shape = LlamaShape.from_config(config)
+        adapter = None if files.adapter is None else Adapter(files.adapter)
         if shape is not None:
-            backend = NativeLlama(
-                shape, _read_weights(files.path), dtype=dtype, device=device,
-                attention=attention, decode_only=decode_only,
+            weights = Weights(
+                _read_weights(files.path), dtype=dtype, device=device, decode_only=decode_only,
+                adapter=adapter,
             )  # fmt: skip
+            backend = NativeLlama(shape, weights, attention=attention)
+        elif adapter is not None:
+            raise unusable(files.path, "only a model of the Llama family can have an adapter")
         else:
             from llmzip.lm.foreign import load_foreign  # imports transformers, which takes seconds
 

