@@ -194,6 +194,12 @@ def test_two_named_models_share_one_directory(base, adapter, tmp_path, monkeypat
     local = tmp_path / "local" / "toy-text"
     shutil.copytree(base, local)
     assert zoo.resolve(str(local)).digest == plain
+    # To decode a file of the named model, it will do.
+    assert zoo.as_named(zoo.resolve(str(local)), "toy-text").digest == own
+    for name in ("toy", "elsewhere"):
+        assert zoo.as_named(zoo.resolve(str(local)), name).digest == plain
+    other = replace(zoo.resolve(str(local)), digest=bytes(16))
+    assert zoo.as_named(other, "toy-text") is other
     monkeypatch.setitem(table, "toy-text", replace(for_text, digest=bytes(16)))
     with pytest.raises(ModelUnavailable, match="not the adapter that this version ships"):
         zoo.resolve("toy-text")

@@ -29,7 +29,7 @@ from llmzip.errors import (
 from llmzip.lm.devices import borrowed_torch, pick_device
 from llmzip.lm.loaded import ModelCache
 from llmzip.lm.model import FrozenLM, load_model
-from llmzip.lm.zoo import MODELS, ModelFiles, resolve
+from llmzip.lm.zoo import MODELS, ModelFiles, as_named, resolve
 from llmzip.store.container import Container, read_container
 from llmzip.store.model_ref import ModelRef
 from llmzip.store.opening import check_work
@@ -123,6 +123,7 @@ def matching_model(needed: ModelRef, settings: DecompressSettings) -> ModelFiles
         offline=settings.offline or settings.model is None,
         follow_paths=settings.model is not None,
     )
+    files = as_named(files, needed.model_id)
     if files.digest != needed.digest:
         raise ModelMismatch(
             f"this file needs model {needed.model_id} with digest {wanted}, but {name} has "

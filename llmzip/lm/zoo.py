@@ -39,7 +39,7 @@ from llmzip.lm.named import (
 
 __all__ = [
     "DEFAULT_MODEL", "MODELS", "PUBLISHED_MODEL", "ModelFiles", "ModelStatus", "NamedModel",
-    "cache_dir", "list_models", "pull", "resolve", "verify",
+    "as_named", "cache_dir", "list_models", "pull", "resolve", "verify",
 ]  # fmt: skip
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
@@ -134,6 +134,15 @@ def resolve(
         on_bytes=on_bytes,
     )
     return place.with_digest(cached_identity(place.path, cache=cache_dir()))
+
+
+def as_named(files: ModelFiles, name: str) -> ModelFiles:
+    """The named model whose converted file lies in a directory that the user named, with its
+    adapter; the same files where it is another model's."""
+    entry = MODELS.get(name)
+    if entry is None or entry.adapter is None or files.digest != entry.weights_digest:
+        return files
+    return _Place(name, "", files.path, entry).with_digest(files.digest)
 
 
 def pull(
