@@ -76,6 +76,8 @@ def fetch(work: Path) -> None:
         subprocess.run(["dpkg-deb", "-x", archive, home], check=True)
         archive.unlink()
     for package in NPM:
+        if (work / f"{re.sub('[/@]', '-', package.lstrip('@'))}.tgz").exists():
+            continue
         subprocess.run(["npm", "pack", "--silent", package], cwd=work, check=True)
 
 

@@ -111,6 +111,16 @@ def test_bf16_does_not_lose_a_change_smaller_than_its_steps():
     torch.testing.assert_close(x.grad.double(), gradient.double() @ change, rtol=0.03, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_matrices_of_a_decoder_share_no_memory(base, adapter, dtype):
+    with torch.no_grad():
+        found, expected = (
+            logits_of(load(files_of(base, adapter), dtype, decode_only=only))
+            for only in (True, False)
+        )
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_gradients_in_bf16_see_the_change(base, adapter):
     grads = []
     weights = torch.randn(12, 64, generator=torch.Generator().manual_seed(4))

@@ -234,9 +234,7 @@ def test_versions_and_features() -> None:
 
 
 def test_models_with_a_number() -> None:
-    assert {model for model in NUMBERED.values()} == {
-        (entry.name, "", entry.digest) for entry in MODELS.values()
-    }
+    assert set(NUMBERED.values()) == {(entry.name, "", entry.digest) for entry in MODELS.values()}
     entry = MODELS[PUBLISHED_MODEL]
     assert NUMBERED[1] == (entry.name, "", entry.digest)
     data = (DATA / "v1_number.crm").read_bytes()

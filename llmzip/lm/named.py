@@ -62,6 +62,7 @@ class NamedModel:
         return f"{self.distribution}=={self.version}"
 
 
+_PUBLISHED_DIGEST = bytes.fromhex("632270f3ddf1b2fbd28ac0404007e1d4")
 _PUBLISHED = NamedModel(
     name=PUBLISHED_MODEL,
     title="SmolLM2-135M-Instruct, dequantised from Q4_1",
@@ -74,8 +75,8 @@ _PUBLISHED = NamedModel(
     gguf_bytes=98_362_432,
     gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     disk_bytes=270_620_000,
-    weights_digest=bytes.fromhex("632270f3ddf1b2fbd28ac0404007e1d4"),
-    digest=bytes.fromhex("632270f3ddf1b2fbd28ac0404007e1d4"),
+    weights_digest=_PUBLISHED_DIGEST,
+    digest=_PUBLISHED_DIGEST,
     weights_name=PUBLISHED_MODEL,
     gain_bits=268.3,
     noise=2.7e-5,

@@ -33,11 +33,11 @@ class Matrix:
     def __init__(
         self, weight: Tensor, *, packed: bool = False, change: tuple[Tensor, Tensor] | None = None
     ) -> None:
-        assert not (packed and change), "a packed matrix is changed before it is packed"
         self.num_out, self.num_in = weight.shape
         self.dtype = weight.dtype
         self._change = change
         self._packed = _pack(weight) if packed else None
+        assert self._packed is None or change is None, "a matrix is changed before it is packed"
         self._weight: Tensor | None = None
         if self._packed is None:
             self._weight = weight.clone() if packed else weight

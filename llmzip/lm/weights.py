@@ -36,7 +36,7 @@ class Weights:
 
     def vector(self, name: str) -> Tensor:
         """A tensor that is no matrix."""
-        return copy_of(self._stored[f"{name}.weight"], self.device, self.dtype)
+        return _copy_of(self._stored[f"{name}.weight"], self.device, self.dtype)
 
     def table(self, name: str) -> Tensor | None:
         """The embedding or the head, [V, D], None where the model has none of that name. For
@@ -44,7 +44,7 @@ class Weights:
         found = self._stored.get(f"{name}.weight")
         if found is None:
             return None
-        return copy_of(found, self.device, found.dtype if self.decode_only else self.dtype)
+        return _copy_of(found, self.device, found.dtype if self.decode_only else self.dtype)
 
     def matrix(self, layer: int, part: str, names: Sequence[str]) -> Matrix:
         """The matrices of one part of a layer, joined by rows. part: its name in adapters."""
@@ -59,15 +59,14 @@ class Weights:
             for rows, each in zip(whole.split([len(each) for each in parts]), parts, strict=True):
                 rows.copy_(each)
         elif len(parts) == 1:
-            whole = copy_of(parts[0], self.device, self.dtype)
+            whole = _copy_of(parts[0], self.device, self.dtype)
         else:  # converting after joining moves half as many bytes as before it
             whole = torch.cat(parts).to(device=self.device, dtype=self.dtype)
-        if change is not None and self.dtype != torch.float32:
+        if change is not None and self.dtype == torch.float32:
             # Coarser dtypes would lose most of it: it is smaller than the steps between weights.
-            return Matrix(whole, change=change)
-        if change is not None:
             change.add_to(whole)
-        return Matrix(whole, packed=self.decode_only)
+            change = None
+        return Matrix(whole, packed=self.decode_only, change=change)
 
     def _scratch_of(self, size: int) -> Tensor:
         if self._scratch.numel() < size:
@@ -75,6 +74,6 @@ class Weights:
         return self._scratch[:size]
 
 
-def copy_of(weight: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+def _copy_of(weight: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Always a copy, because a view of the memory-mapped file would keep the whole file mapped."""
     return weight.to(device=device, dtype=dtype, copy=True)

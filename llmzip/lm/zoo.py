@@ -174,7 +174,7 @@ def verify(model: str = DEFAULT_MODEL, *, revision: str | None = None) -> ModelF
         raise absent_error(MODELS[model])
     place = _find(model, revision, may_fetch=False)
     got = model_identity(place.path)
-    pinned = MODELS[model].weights_digest if model in MODELS else None
+    pinned = place.entry.weights_digest if place.entry else None
     expected = pinned or recall_identity(place.path, cache=cache_dir()) or got
     if got != expected:
         raise ModelMismatch(
