@@ -709,6 +709,30 @@ def test_arith_goes_on_to_the_same_bytes(
     assert [calls.count for calls in counts] == [2 * number for number in once]
 
 
+def test_odds_that_the_decoder_is_far_from_are_read_again(
+    tiny_model: Callable[..., Path],
+    tmp_path: Path,
+    small_segments: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once a run read odds 460 times as far from the decoder's as usual (docs/LOG.md): its file
+    took nearly twice the bytes and may not have decoded."""
+    model, path = tiny_model("llama"), tmp_path / "x.part"
+    expected = compress(LONG, model, None, Stopwatch(None), codec="arith")
+    real, num_calls = arith_encoding.Reader.known_odds, 0
+
+    def known_odds(*args: Any, **more: Any) -> Any:
+        nonlocal num_calls
+        num_calls += 1
+        return real(*args, **more) + (0.005 if num_calls == 1 else 0.0)
+
+    monkeypatch.setattr(arith_encoding.Reader, "known_odds", known_odds)
+    watch = Stopwatch(None)
+    assert compress(LONG, model, path, watch, codec="arith") == expected
+    num_segments = num_calls // 2
+    assert num_calls == 2 * num_segments > 4
+
+
 def test_the_smaller_of_two_codecs_goes_on_with_both(
     tiny_model: Callable[..., Path], tmp_path: Path, small_segments: None, engines: list[Engine]
 ) -> None:

@@ -36,6 +36,7 @@ from llmzip.store.stored import container_with, pack_stored, zstd_bytes
 _GUARD_OF_NOISE = 8.0  # a file bears so many times the noise measured on it
 _LEAST_GUARD = 3e-4  # nats
 _NOISE_STEPS = 32
+_IMPLAUSIBLE_NOISE = 1e-3  # nats; usually a tenth of it or less: the text is read again
 _FULLY_VERIFIED_TOKENS = 1024  # a text so short is decoded whole to verify it, whatever was asked
 _CHECKED_SHARE = 0.9  # of the guard: how far the log-odds are moved to check a stream
 
@@ -86,10 +87,10 @@ def _draft(data: bytes, parts: Sequence[Part], work: _Work) -> Draft | None:
     if dear and any(part.ids is not None for i, part in enumerate(parts) if i not in dear):
         kept = [replace(p, ids=None) if i in dear else p for i, p in enumerate(parts)]
         return _draft(data, kept, work)
-    noise = measure_noise(
-        reader, work.token_odds, segments[0].lanes, segments[0].ids, odds[0],
-        num_steps=_NOISE_STEPS, context=work.context,
-    )  # fmt: skip
+    noise = _noise(reader, segments[0], odds[0], work)
+    if noise > _IMPLAUSIBLE_NOISE:
+        odds = _read(reader, segments, shared, work, again=True)
+        noise = _noise(reader, segments[0], odds[0], work)
     code = guard_code(max(_LEAST_GUARD, _GUARD_OF_NOISE * noise))
     payload = ArithPayload(
         model=model_ref(work.loaded),
@@ -145,14 +146,27 @@ def _teller(stage: Stage, segments: Sequence[Segment], work: _Work) -> Callable[
 
 
 def _read(
-    reader: Reader, segments: Sequence[Segment], shared: SharedMem | None, work: _Work
+    reader: Reader,
+    segments: Sequence[Segment],
+    shared: SharedMem | None,
+    work: _Work,
+    *,
+    again: bool = False,
 ) -> list[Floats]:
+    """The log-odds of every segment. again: even where an interrupted run has left them."""
     tell, odds = _teller("measure", segments, work), []
     for index, segment in enumerate(segments):
         on_tokens = partial(tell, index)
         read = partial(reader.known_odds, segment.lanes, segment.ids, on_tokens=on_tokens)
-        odds.append(work.resume.odds(segment, shared, read))
+        odds.append(work.resume.odds(segment, shared, read, again=again))
     return odds
+
+
+def _noise(reader: Reader, segment: Segment, odds: Floats, work: _Work) -> float:
+    return measure_noise(
+        reader, work.token_odds, segment.lanes, segment.ids, odds,
+        num_steps=_NOISE_STEPS, context=work.context,
+    )  # fmt: skip
 
 
 def _dear_parts(

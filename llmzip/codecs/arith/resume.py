@@ -59,12 +59,17 @@ class ResumeCache:
         return SharedMem(grid=grid)
 
     def odds(
-        self, segment: Segment, shared: SharedMem | None, make: Callable[[], Floats]
+        self,
+        segment: Segment,
+        shared: SharedMem | None,
+        make: Callable[[], Floats],
+        *,
+        again: bool = False,
     ) -> Floats:
-        """The log-odds of a segment behind these vectors."""
+        """The log-odds of a segment behind these vectors. again: made and kept anew."""
         grid = [] if shared is None else [shared.grid.symbols, shared.grid.steps]
         causes = [np.array(segment.ids), np.array([segment.lanes.num_lanes]), *grid]
-        (found,) = self._arrays("odds", causes, lambda: [make()])
+        (found,) = self._arrays("odds", causes, lambda: [make()], again=again)
         return found
 
     def stream(
@@ -75,7 +80,12 @@ class ResumeCache:
         return self._bytes("stream", [odds, np.array([guard]), text], make)
 
     def _arrays(
-        self, kind: str, causes: Sequence[_Array], make: Callable[[], list[_Array]]
+        self,
+        kind: str,
+        causes: Sequence[_Array],
+        make: Callable[[], list[_Array]],
+        *,
+        again: bool = False,
     ) -> list[_Array]:
         made: list[_Array] = []
 
@@ -86,7 +96,7 @@ class ResumeCache:
                 np.save(out, array)
             return out.getvalue()
 
-        data = self._bytes(kind, causes, packed)
+        data = self._bytes(kind, causes, packed, again=again)
         if made or not data:
             return made
         try:
@@ -96,7 +106,14 @@ class ResumeCache:
         except Exception as error:  # numpy has many for bytes that it did not write
             raise invalid_record(str(error)) from error
 
-    def _bytes(self, kind: str, causes: Sequence[_Array], make: Callable[[], bytes]) -> bytes:
+    def _bytes(
+        self,
+        kind: str,
+        causes: Sequence[_Array],
+        make: Callable[[], bytes],
+        *,
+        again: bool = False,
+    ) -> bytes:
         if self._journal is None:
             return make()
         digest = blake2b(digest_size=16)
@@ -105,7 +122,7 @@ class ResumeCache:
             digest.update(np.ascontiguousarray(array).data)
         name = f"{kind}:{digest.hexdigest()}"
         kept = self._journal.kept(name)
-        if kept:
+        if kept and not again:
             return kept[-1]
         data = make()
         self._journal.keep(name, data)
