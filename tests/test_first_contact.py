@@ -6,6 +6,7 @@ The codec is the real one. What it works on is noise, which is stored without a 
 from __future__ import annotations
 
 import os
+import platform
 import random
 import re
 import resource
@@ -411,6 +412,36 @@ def test_what_the_user_chose_stays(monkeypatch, name):
     with startup.heavy_imports():
         pass
     assert dict(os.environ) == before
+
+
+_FAULTS = """
+import resource, sys
+import numpy
+from llmzip.cli.startup import heavy_imports
+with heavy_imports():
+    pass
+def use():
+    for _ in range(20):  # each time, the whole heap is freed
+        blocks = [numpy.ones(3 << 20, dtype=numpy.uint8) for _ in range(20)]
+        del blocks
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="its allocator has no such setting")
+def test_freed_memory_is_kept_for_reuse(monkeypatch):
+    def faults() -> int:
+        done = subprocess.run([sys.executable, "-c", _FAULTS], capture_output=True, check=True)
+        return int(done.stdout)
+
+    for name in startup._MEMORY_CHOICE:
+        monkeypatch.delenv(name, raising=False)
+    assert faults() < 1000
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")  # the user's choice stays
+    assert faults() > 100_000
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system does not tell")

@@ -30,8 +30,8 @@ class Change(NamedTuple):
             # Products of two bf16 numbers are exact in fp32, and the order of sums is fixed.
             weight += torch.outer(column, row)
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Change:
-        return Change(self.b.to(device, dtype), self.a.to(device, dtype))
+    def to(self, device: torch.device) -> Change:
+        return Change(self.b.to(device), self.a.to(device))
 
 
 class Adapter:

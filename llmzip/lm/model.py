@@ -27,8 +27,11 @@ from llmzip.lm.tokens import Tokens
 from llmzip.lm.weights import Weights
 from llmzip.lm.zoo import ModelFiles
 
-# Rows of logits in memory at a time: 64 x 49152 in fp32 take 12 MiB.
+# Rows of fp32 logits in memory at a time: 64 x 49152 take 12 MiB.
 _LOGIT_ROWS = {"cpu": 64, "cuda": 2048, "mps": 512}
+# Rows of two bytes, half as many of four, that are multiplied with the head at a time: 256 x 49152
+# take 24 MiB. The head itself takes more, and is read anew for each product.
+_HEAD_ROWS = {"cpu": 256, "cuda": 2048, "mps": 512}
 # Probabilities below this count as 0 in a gradient. A sharp softmax is full of numbers so small
 # that products with them are subnormal, and many CPUs take several times as long for those.
 _NEGLIGIBLE = 1e-9
@@ -64,6 +67,7 @@ class FrozenLM:
         self.device = backend.embedding.device
         self.vocab_size, self.dim = backend.embedding.shape
         self._logit_rows = _LOGIT_ROWS[self.device.type]
+        self._head_rows = _HEAD_ROWS[self.device.type] * 2 // dtype.itemsize
         # Elsewhere, the host would have to wait for the device to know which rows to pick.
         self._picks_rows = self.device.type == "cpu"
         self._head = Matrix(backend.head.to(dtype), packed=decode_only)
@@ -101,8 +105,12 @@ class FrozenLM:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: [N, Dh] -> [N, V] fp32."""
-        out = self._head.product(hidden).float()
-        return out if self._head_bias is None else out + self._head_bias.float()
+        return self._scores(hidden).float()
+
+    def _scores(self, hidden: Tensor) -> Tensor:
+        """The logits in the dtype that the product gives, or in fp32 with the head's bias."""
+        out = self._head.product(hidden)
+        return out if self._head_bias is None else out.float() + self._head_bias.float()
 
     @torch.no_grad()
     def surprisal_bits(self, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -145,43 +153,55 @@ class FrozenLM:
         )
         whole = (hidden, targets, F.pad(asked, (0, missing)), goals, temperatures)
         margins, gradients = [], []
-        blocks = zip(*(each.split(self._logit_rows) for each in whole), strict=True)
-        for rows, ids, may_ask, goal, warmth in blocks:
-            logits = self.logits(rows)  # [n, V]
-            margin = target_margins(logits, ids)
+        size = self._head_rows
+        for rows, ids, may_ask, goal, warmth in zip(*(w.split(size) for w in whole), strict=True):
+            scores = self._scores(rows)  # [n, V]
+            margin = target_margins(scores, ids)
             short = (margin < goal) & may_ask
+            picked = self._picked(short)
             gradient = torch.zeros_like(rows)
-            if not self._picks_rows:
-                error = self._error(logits, ids, warmth) * short[:, None]
-                gradient = self._head.product_back(error)
-            elif num_short := int(short.sum()):
-                # The rows that need a gradient first, then others up to a whole number of rows.
-                picked = (~short).to(torch.uint8).argsort(stable=True)[: whole_rows(num_short)]
-                error = self._error(logits[picked], ids[picked], warmth[picked])
-                gradient[picked] = self._head.product_back(error.mul_(short[picked, None]))
+            if len(picked):
+                error = rows.new_empty(len(picked), scores.shape[1])
+                for part, out in zip(
+                    picked.split(self._logit_rows), error.split(self._logit_rows), strict=True
+                ):
+                    self._write_error(out, scores[part], ids[part], warmth[part], short[part])
+                gradient[picked] = self._head.product_back(error)
             margins.append(margin)
             gradients.append(gradient)
         return Prediction(
             margins=torch.cat(margins)[:num_rows], gradient=torch.cat(gradients)[:num_rows]
         )
 
-    def _error(self, logits: Tensor, targets: Tensor, temperature: Tensor) -> Tensor:
-        """softmax(logits / temperature) - one_hot(targets), in the model's dtype. Overwrites
-        logits."""
-        warm = logits.div_(temperature[:, None])
+    def _picked(self, short: Tensor) -> Tensor:
+        """Indices of the rows to compute the gradient of. short: [n] bool, those that need it."""
+        order = (~short).to(torch.uint8).argsort(stable=True)
+        if not self._picks_rows:
+            return order
+        num_short = int(short.sum())
+        # Others make up a whole number of rows.
+        return order[: whole_rows(num_short) if num_short else 0]
+
+    def _write_error(
+        self, out: Tensor, scores: Tensor, targets: Tensor, temperature: Tensor, short: Tensor
+    ) -> None:
+        """softmax(scores / temperature) - one_hot(targets) into `out`, zero in rows not `short`.
+        scores: [n, V], overwritten."""
+        warm = scores.float().div_(temperature[:, None])
         error = F.threshold(torch.softmax(warm, dim=1), _NEGLIGIBLE, 0.0, inplace=True)
         error.scatter_add_(1, targets[:, None], error.new_full((len(targets), 1), -1.0))
-        return error.to(self.dtype)
+        torch.mul(error, short[:, None], out=error)
+        out.copy_(error)
 
 
 def target_margins(logits: Tensor, targets: Tensor) -> Tensor:
-    """Logit of the target minus the best other one. logits: [N, V], targets: [N] -> [N]. Changes
-    `logits` for a moment: amax over the others is faster than topk."""
+    """Logit of the target minus the best other one. logits: [N, V], targets: [N] -> [N] fp32.
+    Changes `logits` for a moment: amax over the others is faster than topk."""
     right = logits.gather(1, targets[:, None])
     logits.scatter_(1, targets[:, None], float("-inf"))
     best_other = logits.amax(dim=1)
     logits.scatter_(1, targets[:, None], right)
-    return right[:, 0] - best_other
+    return right[:, 0].float() - best_other.float()
 
 
 def start_token(files: ModelFiles, tokens: Tokens) -> int | None:

@@ -62,19 +62,42 @@ class FrozenRMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        x32 = x.float()
-        inverse_rms = torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
-        ctx.save_for_backward(x, inverse_rms)
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        inverse_rms = torch.rsqrt(size.square_().div_(x.shape[-1]).add_(eps))
+        unit = (x.float() * inverse_rms).to(x.dtype)
+        ctx.save_for_backward(unit, inverse_rms.to(x.dtype))
         ctx.weight = weight
-        return weight * (x32 * inverse_rms).to(x.dtype)
+        return unit * weight
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        x, inverse_rms = ctx.saved_tensors
-        unit = x.float() * inverse_rms
-        grad_unit = (grad * ctx.weight).float()
-        along = (grad_unit * unit).mean(-1, keepdim=True)
-        return ((grad_unit - unit * along) * inverse_rms).to(x.dtype), None, None
+        unit, inverse_rms = ctx.saved_tensors
+        grad_unit = grad * ctx.weight
+        along = (grad_unit * unit).mean(-1, keepdim=True)  # summed in fp32
+        return grad_unit.addcmul_(unit, along, value=-1).mul_(inverse_rms), None, None
+
+
+class FrozenRotation(torch.autograd.Function):
+    """Rotary positions (Su et al. 2021), in the layout with two halves: autograd's backward pass
+    would fill and add whole tensors of zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.cos, ctx.sin = cos, sin
+        return _turned(x, cos, sin, 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _turned(grad, ctx.cos, ctx.sin, -1), None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, way: int) -> Tensor:
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]
+    out = x * cos
+    out[..., :half].addcmul_(second, sin[..., :half], value=-way)
+    out[..., half:].addcmul_(first, sin[..., half:], value=way)
+    return out
 
 
 class FrozenAttention(torch.autograd.Function):
@@ -85,7 +108,8 @@ class FrozenAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, new_k: Tensor, new_v: Tensor, k: Tensor, v: Tensor, bias: Tensor
     ) -> Tensor:
-        scores = (q @ k.transpose(2, 3)).mul_(q.shape[-1] ** -0.5).add_(bias)
+        q = q * q.shape[-1] ** -0.5
+        scores = (q @ k.transpose(2, 3)).add_(bias)
         weights = torch.softmax(scores, dim=-1)  # computed in fp32 for every dtype
         ctx.save_for_backward(q, k, v, weights)
         ctx.num_new = new_k.shape[2]
@@ -97,9 +121,9 @@ class FrozenAttention(torch.autograd.Function):
         new = slice(k.shape[2] - ctx.num_new, None)
         grad_v = weights[..., new].transpose(2, 3) @ grad
         grad_scores = torch._softmax_backward_data(grad @ v.transpose(2, 3), weights, -1, q.dtype)
-        grad_scores.mul_(q.shape[-1] ** -0.5)
         grad_k = grad_scores[..., new].transpose(2, 3) @ q
-        return grad_scores @ k, grad_k, grad_v, None, None, None
+        grad_q = (grad_scores @ k).mul_(q.shape[-1] ** -0.5)
+        return grad_q, grad_k, grad_v, None, None, None
 
 
 class FrozenSwiGLU(torch.autograd.Function):
@@ -115,10 +139,11 @@ class FrozenSwiGLU(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (gate_up,) = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
-        sigmoid = torch.sigmoid(gate)
-        silu = gate * sigmoid
-        # d silu / d gate = sigmoid + silu (1 - sigmoid)
-        return torch.cat([grad * up * (sigmoid + silu * (1 - sigmoid)), grad * silu], dim=-1)
+        out = torch.empty_like(gate_up)
+        grad_gate, grad_up = out.chunk(2, dim=-1)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
+        torch.mul(F.silu(gate), grad, out=grad_up)
+        return out
 
 
 def _swiglu(gate_up: Tensor) -> Tensor:
@@ -136,11 +161,10 @@ def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021), in the layout with two halves. x: [B, H, T, Dh], cos and
-    sin: [B, 1, T, Dh]."""
-    half = x.shape[-1] // 2
-    turned = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
-    return x * cos + turned * sin
+    """Turn by positions. x: [B, H, T, Dh], cos and sin: [B, 1, T, Dh]."""
+    if not torch.is_grad_enabled():
+        return _turned(x, cos, sin, 1)
+    return cast(Tensor, FrozenRotation.apply(x, cos, sin))  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,20 +24,16 @@ def whole_rows(num_rows: int) -> int:
 
 
 class Matrix:
-    """A frozen weight [Out, In]; with `change`, the sum of it and b [Out, r] times a [r, In].
+    """A frozen weight [Out, In].
 
     packed: stored in oneDNN's own layout, which is up to twice as fast for the few rows of
     decoding, and has no gradient. Where this torch has no such layout, `weight` is copied.
     """
 
-    def __init__(
-        self, weight: Tensor, *, packed: bool = False, change: tuple[Tensor, Tensor] | None = None
-    ) -> None:
+    def __init__(self, weight: Tensor, *, packed: bool = False) -> None:
         self.num_out, self.num_in = weight.shape
         self.dtype = weight.dtype
-        self._change = change
         self._packed = _pack(weight) if packed else None
-        assert self._packed is None or change is None, "a matrix is changed before it is packed"
         self._weight: Tensor | None = None
         if self._packed is None:
             self._weight = weight.clone() if packed else weight
@@ -46,13 +42,13 @@ class Matrix:
         """x @ weight.T, with a gradient for x unless packed. x: [..., In] -> [..., Out]."""
         if self._weight is None:
             return self.product(x)
-        out = _FrozenProduct.apply(x, self._weight, self._change)  # type: ignore[no-untyped-call]
+        out = _FrozenProduct.apply(x, self._weight)  # type: ignore[no-untyped-call]
         return cast(Tensor, out)
 
     def product(self, x: Tensor) -> Tensor:
         """x @ weight.T without autograd."""
         if self._weight is not None:
-            return _changed_product(x, self._weight, self._change)
+            return _product(x, self._weight)
         flat = x.reshape(-1, self.num_in)
         out = torch.ops.mkldnn._linear_pointwise(flat, self._packed, None, "none", [], "")
         return cast(Tensor, out.view(*x.shape[:-1], self.num_out))
@@ -65,29 +61,13 @@ class Matrix:
 
 class _FrozenProduct(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, change: tuple[Tensor, Tensor] | None
-    ) -> Tensor:
-        ctx.weight, ctx.change = weight, change
-        return _changed_product(x, weight, change)
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.weight = weight
+        return _product(x, weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        change = None
-        if ctx.change is not None:
-            b, a = ctx.change
-            change = a.t(), b.t()
-        return _changed_product(grad, ctx.weight.t(), change), None, None
-
-
-def _changed_product(x: Tensor, weight: Tensor, change: tuple[Tensor, Tensor] | None) -> Tensor:
-    """x @ (weight + b @ a).T, of which the change is too small for the weight's dtype."""
-    out = _product(x, weight)
-    if change is not None:
-        b, a = change
-        low = x.reshape(-1, x.shape[-1]) @ a.t()
-        out.view(-1, weight.shape[0]).addmm_(low, b.t())
-    return out
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _product(grad, ctx.weight.t()), None
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
