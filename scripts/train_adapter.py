@@ -21,7 +21,7 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 import typer
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llmzip.lm import native
@@ -62,9 +62,11 @@ def main(
     rank: Annotated[int, typer.Option()] = 4,
     steps: Annotated[int, typer.Option()] = 600,
     device: Annotated[str, typer.Option()] = "auto",
+    begin: Annotated[Path | None, typer.Option(help="An adapter to go on from.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    random.seed(0)
-    torch.manual_seed(0)
+    random.seed(seed)
+    torch.manual_seed(seed)
     where = pick_device(device)
     files = resolve(model)
     tokens = Tokens.load(files.path)
@@ -73,6 +75,8 @@ def main(
     lm = load_model(files, device=where, dtype=dtype, attention="sdpa")
     native._attend = attend  # type: ignore[assignment]
     changes = adapt(lm, rank)
+    if begin is not None:
+        load(changes, begin)
     parameters = [each for change in changes.values() for each in (change.a, change.b)]
     adam = torch.optim.Adam(parameters, lr=RATE, betas=BETAS)
     windows = windows_of(json.loads(texts.read_text()), tokens)
@@ -115,6 +119,13 @@ def save(changes: dict[str, Adapted], out: Path) -> None:
             stored = getattr(change, which).detach().to("cpu", torch.bfloat16)
             tensors[f"{name}.{which}"] = stored.contiguous()
     save_file(tensors, out)
+
+
+def load(changes: dict[str, Adapted], path: Path) -> None:
+    stored = load_file(path)
+    for name, change in changes.items():
+        change.a.data.copy_(stored[f"{name}.a"])
+        change.b.data.copy_(stored[f"{name}.b"])
 
 
 def attend(
