@@ -28,7 +28,7 @@ PLANES = ("columns_bytes", "vector_bytes", "patch_bytes", "stream_bytes", "store
 
 MODELS = {
     1: ("smollm2-135m", "", "632270f3ddf1b2fbd28ac0404007e1d4"),
-    2: ("smollm2-135m-text", "", "ab183b66f380eccec3fccf4005a1ca93"),
+    3: ("smollm2-135m-text", "", "1b36315bb08776765097e69e0fa893e9"),
 }
 
 # Tables of fields. Each line: what a file must have for these fields to be there, and the fields.
@@ -37,7 +37,7 @@ GRID = "max_symbol varint 1 1023, first_step varint 4 1019, step_span varint 0 1
 HEADER = f"""
 : required_more u8 0 3, original_bytes varint, original_hash 32, xz_bytes varint, zstd_bytes varint
 : runs varint, columns_bytes varint, stored_bytes varint
-number: model_number varint 1 1
+number: model_number varint 1 3
 spelled: model_id name, revision revision, model_digest 16
 crammed: num_mem varint 1 1024, mem_dim varint 1 65536, bits varint 1 16
 crammed: context_tokens varint 0 {MAX_ID}
@@ -80,6 +80,7 @@ def read_header(r):
     head["grids"] = head["coded"] and not head["signs"]
     fields.fields(HEADER, head)
     if head["number"]:
+        need(head["model_number"] in MODELS, f"model number {head['model_number']}")
         names = ("model_id", "revision", "model_digest")
         head |= dict(zip(names, MODELS[head["model_number"]], strict=True))
     if optional < 1 << len(OPTIONAL):  # else what is left belongs to features not known here

@@ -1,12 +1,17 @@
 """Train the adapter of the default model: low-rank changes of its weights, for plain text.
 
     python scripts/adapter_texts.py texts.json
-    python scripts/train_adapter.py texts.json adapter.safetensors
+    python scripts/train_adapter.py train texts.json first.safetensors
+    python scripts/train_adapter.py train texts.json second.safetensors \
+        --begin first.safetensors --seed 1 --steps 1100
+    python scripts/train_adapter.py blend first.safetensors second.safetensors adapter.safetensors
 
-The published weights are those of a chat model, rounded to 4 bits; less than a million tokens of
-text bring part of what that lost back. Owns the mixture and the recipe: LoRA (Hu et al. 2021) on
-all matrices of all layers, Adam, cross-entropy of windows of text behind the start token. What the
-file means belongs to `llmzip.lm.adapter`.
+The published weights are those of a chat model, rounded to 4 bits; a million tokens of text bring
+part of what that lost back. The second run learns the kinds of text in the mixture better and other
+prose worse; the mean of both, made smaller, is better than the first at all kinds that were tried
+(docs/LOG.md). Owns the mixture and the recipe: LoRA (Hu et al. 2021) on all matrices of all layers,
+Adam, cross-entropy of windows of text behind the start token. What the file means belongs to
+`llmzip.lm.adapter`.
 """
 
 from __future__ import annotations
@@ -55,7 +60,11 @@ class Adapted:
         return self.matrix.times(x) + low @ self.b.to(x.dtype).t()
 
 
-def main(
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def train(
     texts: Annotated[Path, typer.Argument()],
     out: Annotated[Path, typer.Argument()],
     model: Annotated[str, typer.Option()] = "smollm2-135m",
@@ -99,6 +108,22 @@ def main(
             print(f"{step + 1} steps, {mean:.3f} bits a token, {took:.0f} s", flush=True)
         if step % 200 == 199 or step == steps - 1:
             save(changes, out)
+
+
+@app.command()
+def blend(
+    first: Annotated[Path, typer.Argument()],
+    second: Annotated[Path, typer.Argument(help="Was trained from the first one on.")],
+    out: Annotated[Path, typer.Argument()],
+    scale: Annotated[float, typer.Option(help="Of the change.")] = 0.8,
+) -> None:
+    """The mean of the factors of two adapters, and its change made smaller."""
+    one, other = load_file(first), load_file(second)
+    blended = {}
+    for name, each in one.items():
+        mean = (each.float() + other[name].float()) / 2
+        blended[name] = (mean * scale if name.endswith(".b") else mean).bfloat16()
+    save_file(blended, out)
 
 
 def adapt(lm: FrozenLM, rank: int) -> dict[str, Adapted]:
@@ -161,4 +186,4 @@ def predicting(lm: FrozenLM, start_id: int | None, ids: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -140,8 +140,9 @@ def test_a_file_that_is_no_adapter_of_the_model(base, adapter, tmp_path):
         other.write_bytes(content)
         with pytest.raises(ModelUnavailable, match="other.safetensors"):
             load(files_of(base, other))
-    with pytest.raises(ModelUnavailable, match="other.safetensors"):
+    with pytest.raises(ModelUnavailable, match="other.safetensors") as caught:
         load(files_of(base, tmp_path / "no" / "other.safetensors"))
+    assert caught.value.hint == "install llmzip again: adapters are part of it"
 
 
 def test_only_llamas_have_adapters(tiny_model, adapter):

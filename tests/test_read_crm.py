@@ -19,6 +19,7 @@ from llmzip.errors import FormatError
 from llmzip.store import header
 from llmzip.store.container import parse_container, summarise_container, write_container
 from llmzip.store.cram_patches import ChunkPatches, pack_coded_patches
+from llmzip.store.model_ref import NUMBERED
 from llmzip.store.residual import Ranked
 from llmzip.store.varint import encode_varint
 from llmzip.store.vectors import GridMem
@@ -46,6 +47,33 @@ def golden(name: str) -> bytes:
 
 
 # On golden files
+
+
+def with_number(number: int) -> bytes:
+    front, fields, body = split(golden("v1_number.crm"))
+    at = fields.index(b"\1\1\4\x10", 38)  # its number, then K, D and bits
+    return seal(front, fields[:at] + bytes([number]) + fields[at + 1 :], body)
+
+
+def test_models_with_a_number() -> None:
+    assert {
+        number: (name, revision, digest.hex())
+        for number, (name, revision, digest) in NUMBERED.items()
+    } == read_crm.MODELS
+    for number in range(6):
+        data = with_number(number)
+        if number in NUMBERED:
+            found = read_crm.read(data)["header"]
+            model = cram_of(reference.read_container(data)).model
+            assert (found["model_id"], found["model_digest"]) == (
+                model.model_id,
+                model.digest.hex(),
+            )
+            continue
+        with pytest.raises(read_crm.BadFile):
+            read_crm.read(data)
+        with pytest.raises(FormatError):
+            reference.read_container(data)
 
 
 def run_reader(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from llmzip.lm.digest import unusable
+from llmzip.lm.digest import ADAPTER_HINT, unusable
 
 
 class Change(NamedTuple):
@@ -43,12 +43,13 @@ class Adapter:
         try:
             self._factors = load_file(path)
         except (OSError, SafetensorError) as cause:
-            raise unusable(path, str(cause)) from cause
+            raise unusable(path, str(cause), hint=ADAPTER_HINT) from cause
 
     def change(self, layer: int, part: str, shape: tuple[int, int]) -> Change:
         """The change of one part of a layer. shape: of its matrix. Raises ModelUnavailable where
         the file has none, or one of another shape."""
         b, a = (self._factors.get(f"{layer}.{part}.{which}") for which in "ba")
         if a is None or b is None or (b.shape[0], a.shape[1]) != shape or b.shape[1] != a.shape[0]:
-            raise unusable(self._path, f"it has no change of {part} in layer {layer} of this model")
+            reason = f"it has no change of {part} in layer {layer} of this model"
+            raise unusable(self._path, reason, hint=ADAPTER_HINT)
         return Change(b, a)

@@ -119,11 +119,14 @@ def read_header(path: Path) -> list[StoredTensor]:
     return tensors
 
 
-def unusable(path: Path, reason: str) -> ModelUnavailable:
+ADAPTER_HINT = "install llmzip again: adapters are part of it"
+
+
+def unusable(
+    path: Path, reason: str, *, hint: str = "fetch the model again or choose another model"
+) -> ModelUnavailable:
     """The error for a file of a model that is damaged or not supported."""
-    return ModelUnavailable(
-        f"{path} cannot be used: {reason}", hint="fetch the model again or choose another model"
-    )
+    return ModelUnavailable(f"{path} cannot be used: {reason}", hint=hint)
 
 
 def model_identity(directory: Path) -> bytes:
@@ -144,9 +147,7 @@ def adapted_identity(base: bytes, adapter: Path) -> bytes:
     try:
         whole = hashlib.sha256(_ADAPTED_DOMAIN + base + adapter.read_bytes())
     except OSError as cause:
-        raise ModelUnavailable(
-            f"cannot read {adapter}: {cause}", hint="install llmzip again: it is part of it"
-        ) from cause
+        raise ModelUnavailable(f"cannot read {adapter}: {cause}", hint=ADAPTER_HINT) from cause
     return whole.digest()[:_DIGEST_BYTES]
 
 

@@ -85,7 +85,7 @@ _FOR_TEXT = replace(
     _PUBLISHED,
     name=DEFAULT_MODEL,
     title=f"{_PUBLISHED.title}, with an adapter for plain text",
-    digest=bytes.fromhex("ab183b66f380eccec3fccf4005a1ca93"),
+    digest=bytes.fromhex("1b36315bb08776765097e69e0fa893e9"),
     adapter=_ADAPTERS / f"{DEFAULT_MODEL}.safetensors",
 )
 MODELS: Mapping[str, NamedModel] = MappingProxyType(

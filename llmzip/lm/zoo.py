@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 
 from llmzip.errors import ModelMismatch, ModelUnavailable, SettingsError
 from llmzip.lm.digest import (
+    ADAPTER_HINT,
     adapted_identity,
     cached_identity,
     model_files,
@@ -83,7 +84,8 @@ class _Place(NamedTuple):
             if (adapter := entry.adapter) is not None:
                 digest = adapted_identity(digest, adapter)
                 if digest != entry.digest:
-                    raise unusable(adapter, "it is not the adapter that this version ships")
+                    reason = "it is not the adapter that this version ships"
+                    raise unusable(adapter, reason, hint=ADAPTER_HINT)
         return ModelFiles(
             model_id=self.model_id, revision=self.revision, path=self.path, digest=digest,
             adapter=adapter,

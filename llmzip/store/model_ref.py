@@ -13,10 +13,10 @@ from llmzip.store.residual import MAX_TOKEN_ID
 from llmzip.store.varint import Cursor, encode_varint, require
 
 # Models that a file names by their number: name, revision, digest. A number is never given to
-# another model; docs/FORMAT.md has them, too.
+# another model; docs/FORMAT.md has them, too. 2 was an adapter that no release had.
 NUMBERED = {
     1: ("smollm2-135m", "", bytes.fromhex("632270f3ddf1b2fbd28ac0404007e1d4")),
-    2: ("smollm2-135m-text", "", bytes.fromhex("ab183b66f380eccec3fccf4005a1ca93")),
+    3: ("smollm2-135m-text", "", bytes.fromhex("1b36315bb08776765097e69e0fa893e9")),
 }
 
 DIGEST_BYTES = 16
