@@ -37,7 +37,7 @@ GRID = "max_symbol varint 1 1023, first_step varint 4 1019, step_span varint 0 1
 HEADER = f"""
 : required_more u8 0 3, original_bytes varint, original_hash 32, xz_bytes varint, zstd_bytes varint
 : runs varint, columns_bytes varint, stored_bytes varint
-number: model_number varint 1 3
+number: model_number varint
 spelled: model_id name, revision revision, model_digest 16
 crammed: num_mem varint 1 1024, mem_dim varint 1 65536, bits varint 1 16
 crammed: context_tokens varint 0 {MAX_ID}

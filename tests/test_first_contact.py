@@ -415,7 +415,7 @@ def test_what_the_user_chose_stays(monkeypatch, name):
 
 
 _FAULTS = """
-import resource, sys
+import resource
 import numpy
 from llmzip.cli.startup import heavy_imports
 with heavy_imports():

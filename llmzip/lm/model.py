@@ -175,12 +175,10 @@ class FrozenLM:
 
     def _picked(self, short: Tensor) -> Tensor:
         """Indices of the rows to compute the gradient of. short: [n] bool, those that need it."""
-        order = (~short).to(torch.uint8).argsort(stable=True)
         if not self._picks_rows:
-            return order
-        num_short = int(short.sum())
-        # Others make up a whole number of rows.
-        return order[: whole_rows(num_short) if num_short else 0]
+            return torch.arange(len(short), device=short.device)
+        # Others make up a whole number of rows, none where none is short.
+        return (~short).to(torch.uint8).argsort(stable=True)[: whole_rows(int(short.sum()))]
 
     def _write_error(
         self, out: Tensor, scores: Tensor, targets: Tensor, temperature: Tensor, short: Tensor
@@ -190,8 +188,7 @@ class FrozenLM:
         warm = scores.float().div_(temperature[:, None])
         error = F.threshold(torch.softmax(warm, dim=1), _NEGLIGIBLE, 0.0, inplace=True)
         error.scatter_add_(1, targets[:, None], error.new_full((len(targets), 1), -1.0))
-        torch.mul(error, short[:, None], out=error)
-        out.copy_(error)
+        out.copy_(error.mul_(short[:, None]))
 
 
 def target_margins(logits: Tensor, targets: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def _draft(data: bytes, parts: Sequence[Part], work: _Work) -> Draft | None:
         return _draft(data, kept, work)
     noise = _noise(reader, segments[0], odds[0], work)
     if noise > _IMPLAUSIBLE_NOISE:
-        odds = _read(reader, segments, shared, work, again=True)
+        odds = _read(reader, segments, shared, replace(work, resume=ResumeCache(None)))
         noise = _noise(reader, segments[0], odds[0], work)
     code = guard_code(max(_LEAST_GUARD, _GUARD_OF_NOISE * noise))
     payload = ArithPayload(
@@ -146,19 +146,13 @@ def _teller(stage: Stage, segments: Sequence[Segment], work: _Work) -> Callable[
 
 
 def _read(
-    reader: Reader,
-    segments: Sequence[Segment],
-    shared: SharedMem | None,
-    work: _Work,
-    *,
-    again: bool = False,
+    reader: Reader, segments: Sequence[Segment], shared: SharedMem | None, work: _Work
 ) -> list[Floats]:
-    """The log-odds of every segment. again: even where an interrupted run has left them."""
     tell, odds = _teller("measure", segments, work), []
     for index, segment in enumerate(segments):
         on_tokens = partial(tell, index)
         read = partial(reader.known_odds, segment.lanes, segment.ids, on_tokens=on_tokens)
-        odds.append(work.resume.odds(segment, shared, read, again=again))
+        odds.append(work.resume.odds(segment, shared, read))
     return odds
 
 

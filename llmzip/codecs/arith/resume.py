@@ -59,17 +59,12 @@ class ResumeCache:
         return SharedMem(grid=grid)
 
     def odds(
-        self,
-        segment: Segment,
-        shared: SharedMem | None,
-        make: Callable[[], Floats],
-        *,
-        again: bool = False,
+        self, segment: Segment, shared: SharedMem | None, make: Callable[[], Floats]
     ) -> Floats:
-        """The log-odds of a segment behind these vectors. again: made and kept anew."""
+        """The log-odds of a segment behind these vectors."""
         grid = [] if shared is None else [shared.grid.symbols, shared.grid.steps]
         causes = [np.array(segment.ids), np.array([segment.lanes.num_lanes]), *grid]
-        (found,) = self._arrays("odds", causes, lambda: [make()], again=again)
+        (found,) = self._arrays("odds", causes, lambda: [make()])
         return found
 
     def stream(
@@ -80,12 +75,7 @@ class ResumeCache:
         return self._bytes("stream", [odds, np.array([guard]), text], make)
 
     def _arrays(
-        self,
-        kind: str,
-        causes: Sequence[_Array],
-        make: Callable[[], list[_Array]],
-        *,
-        again: bool = False,
+        self, kind: str, causes: Sequence[_Array], make: Callable[[], list[_Array]]
     ) -> list[_Array]:
         made: list[_Array] = []
 
@@ -96,7 +86,7 @@ class ResumeCache:
                 np.save(out, array)
             return out.getvalue()
 
-        data = self._bytes(kind, causes, packed, again=again)
+        data = self._bytes(kind, causes, packed)
         if made or not data:
             return made
         try:
@@ -106,14 +96,7 @@ class ResumeCache:
         except Exception as error:  # numpy has many for bytes that it did not write
             raise invalid_record(str(error)) from error
 
-    def _bytes(
-        self,
-        kind: str,
-        causes: Sequence[_Array],
-        make: Callable[[], bytes],
-        *,
-        again: bool = False,
-    ) -> bytes:
+    def _bytes(self, kind: str, causes: Sequence[_Array], make: Callable[[], bytes]) -> bytes:
         if self._journal is None:
             return make()
         digest = blake2b(digest_size=16)
@@ -122,7 +105,7 @@ class ResumeCache:
             digest.update(np.ascontiguousarray(array).data)
         name = f"{kind}:{digest.hexdigest()}"
         kept = self._journal.kept(name)
-        if kept and not again:
+        if kept:
             return kept[-1]
         data = make()
         self._journal.keep(name, data)
