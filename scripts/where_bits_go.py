@@ -2,16 +2,15 @@
 
     python scripts/where_bits_go.py TEXT [--model NAME]
 
-Reads the text with the model as `llmzip compress --codec arith` does, and codes it three times into
-coders that count bits: with the model alone, with the model mixed with what the text has taught,
-and as the file has it, on grids that bear the decoder's noise. Owns the parts that the bits are
-counted by. Two such runs of one text on one machine give the same figures.
+Reads the text with the model as `llmzip compress --codec arith` does, and counts the bits of its
+tokens three times: with the model alone, with the model mixed with what the text has taught, and as
+the file has it, on grids that bear the decoder's noise. Owns the parts that the bits are counted
+by. Two such runs of one text on one machine give the same figures.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,17 +20,17 @@ import typer
 
 from llmzip.codecs.arith.line_breaks import choose_wrap, walk_flags
 from llmzip.codecs.arith.reader import Reader, opening_embeds
+from llmzip.codecs.arith.segment_coding import write_tokens
 from llmzip.codecs.arith.segments import WINDOW_TOKENS, Segment, cut_segments
-from llmzip.codecs.arith.stream import OFFSET_TOKENS, SegmentCoder
-from llmzip.codecs.odds_grid import GRIDS, grid_of, safe_offset
+from llmzip.codecs.arith.stream import SegmentCoder
 from llmzip.codecs.token_odds import Floats, Tree, token_odds_of
 from llmzip.lm.devices import borrowed_torch
 from llmzip.lm.layout import segment_start
 from llmzip.lm.model import load_model, start_token
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import DEFAULT_MODEL, resolve
+from llmzip.store.range_coder import ONE
 
-ONE = 1 << 24
 GUARD = 3e-4  # nats: what a file bears at least
 
 
@@ -46,9 +45,19 @@ class Tally:
         self.bits -= math.log2((ones if bit else ONE - ones) / ONE)
         return bit
 
-    def taken(self) -> float:
-        """Bits since the last call."""
-        found, self.bits = self.bits, 0.0
+
+class Parts(SegmentCoder):
+    """Codes a segment into a tally, and counts the bits of offsets apart."""
+
+    def __init__(self, tree: Tree, num_lanes: int) -> None:
+        tally: Any = Tally()
+        super().__init__(tally, tree, num_lanes)
+        self.tally, self.offset_bits = tally, 0.0
+
+    def offset(self, lane: int, offset: int | None) -> int | None:
+        before = self.tally.bits
+        found = super().offset(lane, offset)
+        self.offset_bits += self.tally.bits - before
         return found
 
 
@@ -82,13 +91,13 @@ def count(data: bytes, model: str) -> list[tuple[str, float]]:
     for segment in segments:
         odds = reader.known_odds(segment.lanes, segment.ids)
         alone += float(token_odds.path_bits(odds, np.array(segment.ids)).sum())
-        mixed += coded(token_odds.tree, segment, odds, guard=None)[0]
+        mixed += coded(token_odds.tree, segment, odds, guard=0.0)[0]
         own, between = coded(token_odds.tree, segment, odds, guard=GUARD)
         tokens_bits, offsets = tokens_bits + own, offsets + between
         if segment.flags is not None:
             tally: Any = Tally()
             walk_flags(tally, segment.unwrapped, segment.flags)
-            flags += tally.taken()
+            flags += tally.bits
     num_tokens = sum(len(segment.ids) for segment in segments)
     return [
         (f"tokens, {num_tokens:,}: surprisal under the model", alone),
@@ -100,35 +109,11 @@ def count(data: bytes, model: str) -> list[tuple[str, float]]:
     ]
 
 
-def coded(
-    tree: Tree, segment: Segment, odds: Floats, *, guard: float | None
-) -> tuple[float, float]:
-    """Bits of a segment's tokens and of its offsets. guard: of the grids; None: the first grid
-    always, and no offset."""
-    tally: Any = Tally()
-    ids, lanes = segment.ids, segment.lanes
-    coder = SegmentCoder(tally, tree, lanes.num_lanes)
-    is_decision = tree.nodes[np.asarray(ids)] >= 0
-    own = offsets = 0.0
-    blocks: list[list[list[int]]] = [[] for _ in lanes.spans]
-    for lane, place in lanes.order:
-        index = len(coder.predictor.pasts[lane])
-        if index % OFFSET_TOKENS == 0:
-            places = slice(place, min(place + OFFSET_TOKENS, lanes.spans[lane][1]))
-            grid = GRIDS[0]
-            if guard is not None:
-                offset = safe_offset(odds[places], is_decision[places], guard=guard)
-                coder.offset(lane, offset)
-                offsets += tally.taken()
-                grid = grid_of(offset) or grid
-            blocks[lane] = grid.values(odds[places]).tolist()
-        coder.token(lane, given(blocks[lane][index % OFFSET_TOKENS]), ids[place])
-        own += tally.taken()
-    return own, offsets
-
-
-def given(row: list[int]) -> Callable[[int, int], int]:
-    return lambda depth, _node: row[depth]
+def coded(tree: Tree, segment: Segment, odds: Floats, *, guard: float) -> tuple[float, float]:
+    """Bits of a segment's tokens and of its offsets."""
+    coder = Parts(tree, segment.lanes.num_lanes)
+    write_tokens(coder, tree, segment, odds, guard=guard)
+    return coder.tally.bits - coder.offset_bits, coder.offset_bits
 
 
 if __name__ == "__main__":

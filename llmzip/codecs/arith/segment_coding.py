@@ -41,8 +41,24 @@ def encode_segment(
     """The stream. odds: [N, depth], of every decision; a decoder whose own differ from them by less
     than `guard` reads the same tokens. on_tokens: gets how many are coded, and may raise."""
     writer = RangeWriter()
+    coder = SegmentCoder(writer, tree, segment.lanes.num_lanes)
+    write_tokens(coder, tree, segment, odds, guard=guard, on_tokens=on_tokens)
+    if segment.flags is not None:
+        walk_flags(writer, segment.unwrapped, segment.flags)
+    return writer.finish(least_bytes=least_stream_bytes(len(segment.ids)))
+
+
+def write_tokens(
+    coder: SegmentCoder,
+    tree: Tree,
+    segment: Segment,
+    odds: Floats,
+    *,
+    guard: float,
+    on_tokens: Callable[[int], None] = lambda num_tokens: None,
+) -> None:
+    """The tokens of `encode_segment`, into any coder."""
     ids, lanes = segment.ids, segment.lanes
-    coder = SegmentCoder(writer, tree, lanes.num_lanes)
     is_decision = tree.nodes[np.asarray(ids)] >= 0  # [N, depth]
     spans = lanes.spans
     # Of the blocks under way: a row a token, the rounded log-odds of its decisions.
@@ -61,9 +77,6 @@ def encode_segment(
             blocks[lane] = rounded.tolist()
         row = blocks[lane][index % OFFSET_TOKENS]
         coder.token(lane, _given(row), ids[place])
-    if segment.flags is not None:
-        walk_flags(writer, segment.unwrapped, segment.flags)
-    return writer.finish(least_bytes=least_stream_bytes(len(ids)))
 
 
 def replay_segment(
