@@ -18,6 +18,7 @@ inputs, `open` gives file objects.
 from __future__ import annotations
 
 import builtins
+import importlib
 import os
 from typing import TYPE_CHECKING
 
@@ -213,7 +214,12 @@ def info(source: str | os.PathLike[str] | BytesLike) -> Report:
     return read_report(bytes_of(source))
 
 
+_FOR_OTHER_LIBRARIES = ("fsspec", "numcodecs", "zarr")
+
+
 def __getattr__(name: str) -> object:
+    if name in _FOR_OTHER_LIBRARIES:
+        return importlib.import_module(f"llmzip.{name}")
     if name == "Report":
         from llmzip.inspect.report import Report
 

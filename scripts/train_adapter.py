@@ -72,6 +72,7 @@ def train(
     steps: Annotated[int, typer.Option()] = 600,
     device: Annotated[str, typer.Option()] = "auto",
     begin: Annotated[Path | None, typer.Option(help="An adapter to go on from.")] = None,
+    books: Annotated[float, typer.Option(help="Share of the windows that are from books.")] = 0.0,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     random.seed(seed)
@@ -88,7 +89,8 @@ def train(
         load(changes, begin)
     parameters = [each for change in changes.values() for each in (change.a, change.b)]
     adam = torch.optim.Adam(parameters, lr=RATE, betas=BETAS)
-    windows = windows_of(json.loads(texts.read_text()), tokens)
+    shares = {kind: share * (1 - books) for kind, share in MIXTURE.items()} | {"books": books}
+    windows = windows_of(json.loads(texts.read_text()), tokens, shares)
     start_id = start_token(files, tokens)
     next(windows)  # reads all texts
     began, losses = time.monotonic(), []
@@ -161,15 +163,18 @@ def attend(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
-def windows_of(texts: dict[str, list[str]], tokens: Tokens) -> Iterator[list[int]]:
-    """Windows of the mixture, drawn at random."""
+def windows_of(
+    texts: dict[str, list[str]], tokens: Tokens, shares: dict[str, float]
+) -> Iterator[list[int]]:
+    """Windows of the mixture, drawn at random. shares: of each kind of text."""
     found: dict[str, list[list[int]]] = {}
-    for kind in MIXTURE:
+    shares = {kind: share for kind, share in shares.items() if share}
+    for kind in shares:
         every = [tokens.ids_of(text.encode()) for text in texts[kind]]
         found[kind] = [ids for ids in every if len(ids) >= WINDOW]
         print(f"{kind}: {sum(map(len, found[kind])):,} tokens", flush=True)
     while True:
-        kind = random.choices(list(MIXTURE), list(MIXTURE.values()))[0]
+        kind = random.choices(list(shares), list(shares.values()))[0]
         ids = random.choices(found[kind], [len(ids) for ids in found[kind]])[0]
         begin = random.randrange(len(ids) - WINDOW + 1)
         yield ids[begin : begin + WINDOW]

@@ -314,6 +314,40 @@ def test_closed(path: Path, llama: str) -> None:
             call()
 
 
+@pytest.mark.parametrize("mode", ["rb", "wb"])
+def test_a_closed_file_answers_nothing(mode: str, packed: bytes, llama: str) -> None:
+    file = llmzip.open(io.BytesIO(packed if mode == "rb" else b""), mode, model=llama)
+    assert (file.readable(), file.writable()) == (mode == "rb", mode == "wb")
+    assert file.seekable() == (mode == "rb")
+    if mode == "wb":
+        file.discard()  # type: ignore[attr-defined]
+    file.close()
+    for ask in (file.readable, file.writable, file.seekable, file.tell):
+        with pytest.raises(ValueError):
+            ask()
+
+
+def test_a_file_that_is_cut_off_has_no_end(packed: bytes, llama: str) -> None:
+    with pytest.raises(EOFError):
+        llmzip.open(io.BytesIO(packed[:-8]), model=llama)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "UTF32", "utf-8-sig", "utf-16-le"])
+def test_encodings_with_a_byte_order_mark(encoding: str) -> None:
+    stream = io.BytesIO()
+    with llmzip.open(stream, "wt", encoding=encoding, offline=True) as file:
+        file.write("")
+        file.write("Once, ")
+        file.write("twice.\n")
+    data = llmzip.decompress(stream.getvalue(), offline=True)
+    assert data == "Once, twice.\n".encode(encoding)
+    with llmzip.open(io.BytesIO(stream.getvalue()), "rt", encoding=encoding) as file:
+        assert file.read() == "Once, twice.\n"
+    empty = io.BytesIO()
+    llmzip.open(empty, "wt", encoding=encoding, offline=True).close()
+    assert llmzip.decompress(empty.getvalue()) == b""
+
+
 def test_reading_does_not_write(path: Path, llama: str) -> None:
     with llmzip.open(path, model=llama) as file:
         with pytest.raises(io.UnsupportedOperation):
@@ -370,8 +404,10 @@ def test_the_model_is_asked_for_when_it_is_needed(packed: bytes) -> None:
 # Modes and arguments
 
 
-@pytest.mark.parametrize("mode", ["", "a", "ab", "r+", "rw", "rbt", "br", "w+b", "U", "rr", "x+"])
-def test_no_such_mode(path: Path, mode: str) -> None:
+@pytest.mark.parametrize(
+    "mode", [("r",), "", "a", "ab", "r+", "rw", "rbt", "br", "w+b", "U", "rr", "x+"]
+)
+def test_no_such_mode(path: Path, mode: Any) -> None:
     with pytest.raises(ValueError, match="invalid mode"):
         llmzip.open(path, mode)
 

@@ -9,9 +9,6 @@ import base64
 import hashlib
 import json
 import re
-import shutil
-import subprocess
-from html.parser import HTMLParser
 
 import pytest
 from matplotlib.image import imread
@@ -19,9 +16,7 @@ from matplotlib.image import imread
 from llmzip.errors import InputError
 from llmzip.lab.folder import Folder
 from llmzip.lab.report import MAX_ROWS, write_report
-
-CHROMIUM = shutil.which("chromium")
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: chromium)")
+from tests.browser import Page, browse, in_browser
 
 MODEL = "HuggingFaceTB/SmolLM2-135M"
 HOSTILE = "<script>alert(1)</script>\"'\x1b[31m\u202e</td>"
@@ -73,40 +68,15 @@ def fill(path, *, study="capacity", name=HOSTILE, num_rows=3, model=MODEL):
     return path
 
 
-class Page(HTMLParser):
-    """Elements and words of a page; scripts and styles are no words."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.words, self._inside = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        self._inside = [tag]
-
-    def handle_endtag(self, tag):
-        self._inside = []
-
-    def handle_data(self, data):
-        if self._inside not in (["script"], ["style"]):
-            self.words.append(data)
-
-    def all(self, tag, **wanted):
-        return [a for t, a in self.elements if t == tag and wanted.items() <= a.items()]
-
+class LabPage(Page):
     def classes(self):
         """Of the sample's tokens."""
         return [a["class"].split() for a in self.all("span") if "data-right" in a]
 
-    @property
-    def text(self):
-        return "".join(self.words)
-
 
 @pytest.fixture
 def page(tmp_path):
-    return Page(write_report(fill(tmp_path)).read_text("utf-8"))
+    return LabPage(write_report(fill(tmp_path)).read_text("utf-8"))
 
 
 def test_everything_is_there(page):
@@ -219,27 +189,6 @@ def test_a_summary_that_is_none_of_ours(tmp_path, change):
         write_report(tmp_path)
 
 
-def browse(tmp_path, file, *more, fragment=""):
-    """Open a page in a new browser that finds no other machine. Returns what it prints, what it
-    complains of, and the addresses that the page (not the browser for itself) asked for."""
-    log = tmp_path / "net.json"
-    done = subprocess.run(
-        [
-            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-            "--no-first-run", "--disable-background-networking", "--disable-component-update",
-            "--disable-sync", "--hide-scrollbars", "--enable-logging=stderr",
-            "--host-resolver-rules=MAP * ~NOTFOUND",
-            f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={log}", *more,
-            file.as_uri() + fragment,
-        ],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    shutil.rmtree(tmp_path / "profile")
-    complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    asked = re.findall(r'"initiator":"(?!not an origin).*"url":"([^"]*)"', log.read_text("utf-8"))
-    return done.stdout, complaints, asked
-
-
 @in_browser
 @pytest.mark.parametrize(
     ("fragment", "shown", "said", "wrong"),
@@ -256,7 +205,7 @@ def test_a_browser_shows_a_step(tmp_path, fragment, shown, said, wrong):
     dom, complaints, asked = browse(tmp_path, file, "--dump-dom", fragment=fragment)
     assert not complaints
     assert not asked
-    page = Page(dom)
+    page = LabPage(dom)
     (sample,) = page.all("section", **{"class": "card sample"})
     assert sample["data-shown"] == shown
     assert said in page.words

@@ -44,7 +44,8 @@ def test_the_wheel_has_all_of_the_package(wheel):
         "llmzip/py.typed",
         "llmzip/lab/published.json",
         "llmzip/lab/report.html.j2",
-        "llmzip/lab/report.css",
+        "llmzip/inspect/page.css",
+        "llmzip/inspect/page.html.j2",
         "llmzip/lab/report.js",
     } <= packed
 

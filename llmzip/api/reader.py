@@ -5,6 +5,7 @@ Owns `llmzip.open`, and reading anywhere in a file, which decodes no more than t
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import threading
@@ -39,6 +40,8 @@ def open_crm(
     options: dict[str, Any],
 ) -> IO[Any]:
     """See `llmzip.open`."""
+    if not isinstance(mode, str):
+        raise ValueError(f"invalid mode: {mode!r}")
     kind, is_text = mode.replace("t", "").replace("b", ""), "t" in mode
     if kind not in _MODES or mode not in (kind, f"{kind}b", f"{kind}t"):
         raise ValueError(f"invalid mode: {mode!r}")
@@ -96,6 +99,10 @@ class CrmReader(io.RawIOBase):
     def readable(self) -> bool:
         self._check_open()
         return True
+
+    def writable(self) -> bool:
+        self._check_open()
+        return False
 
     def seekable(self) -> bool:
         self._check_open()
@@ -237,6 +244,9 @@ class CrmFile(io.BufferedReader):
         super().__init__(raw)
         self._reader = raw
 
+    def writable(self) -> bool:
+        return self._reader.writable()
+
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None:
             self._prepare(size)
@@ -253,8 +263,27 @@ class CrmFile(io.BufferedReader):
             self._reader.prepare(place, place + size)
 
 
+# `TextIOWrapper` leaves out their mark where the file below cannot seek.
+_BYTE_ORDER_MARKS = {"utf-16": codecs.BOM_UTF16, "utf-32": codecs.BOM_UTF32}
+
+
 class _TextFile(io.TextIOWrapper):
     """Text in front of one of the above. What fails inside a `with` block leaves no file."""
+
+    _mark = b""  # goes before the first text that is written
+
+    def __init__(
+        self, file: IO[bytes], encoding: str | None, errors: str | None, newline: str | None
+    ) -> None:
+        super().__init__(file, encoding, errors, newline)
+        if isinstance(file, CrmWriter):
+            self._mark = _BYTE_ORDER_MARKS.get(codecs.lookup(self.encoding).name, b"")
+
+    def write(self, text: str, /) -> int:
+        if self._mark and text:
+            self.buffer.write(self._mark)
+            self._mark = b""
+        return super().write(text)
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is not None and isinstance(self.buffer, CrmWriter):

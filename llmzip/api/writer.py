@@ -45,6 +45,14 @@ class CrmWriter(io.BufferedIOBase):
         self._check_open()
         return True
 
+    def readable(self) -> bool:
+        self._check_open()
+        return False
+
+    def seekable(self) -> bool:
+        self._check_open()
+        return False
+
     def write(self, data: BytesLike) -> int:
         self._check_open()
         part = bytes_of(data)

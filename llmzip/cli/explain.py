@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Annotated
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,13 +13,17 @@ from llmzip.cli import options
 from llmzip.cli.console import is_terminal, plain_table, write_json, write_table, write_text
 from llmzip.cli.job import run_dry
 from llmzip.cli.options import Before, Takes, with_options
-from llmzip.cli.pictures import plan_picture, write_chart, write_picture
+from llmzip.cli.pictures import plan_page, plan_picture, write_chart, write_page, write_picture
 from llmzip.cli.startup import heavy_imports
 from llmzip.cli.work import Tools
 from llmzip.errors import SettingsError
 from llmzip.inspect.pieces import WHY, Piece, pieces_of
 from llmzip.inspect.report import Report, printable, read_report
 from llmzip.store.figures import count_text
+
+if TYPE_CHECKING:
+    from llmzip.inspect.explain import TokenFacts
+    from llmzip.store.container import Container
 
 SCHEMA = 1
 _LEFT = ("kind", "text")  # columns of words
@@ -45,6 +49,7 @@ def explain(
     ],
     chart: Annotated[options.Chart, Before("model")] = False,
     plot: Annotated[options.Plot, Before("model")] = None,
+    html: Annotated[options.Html, Before("model")] = None,
     messages: options.Messages,
     force: options.ForcePicture = False,
 ) -> None:
@@ -53,11 +58,15 @@ def explain(
         raise SettingsError("--chart and --json do not go together")
     if text and no_model:
         raise SettingsError("--text needs the model: leave --no-model out")
+    if html and no_model:
+        raise SettingsError("--html needs the model: leave --no-model out")
     picture = plan_picture(plot, file, force=force)
-    name, (report, pieces) = run_dry(
-        messages.job(file),
-        lambda data, tools: _explained(data, settings, tools, with_model=not no_model),
+    page = plan_page(html, file, force=force)
+    looks = _Looks(with_model=not no_model, with_tokens=page is not None)
+    name, found = run_dry(
+        messages.job(file), lambda data, tools: _explained(data, settings, tools, looks)
     )
+    report, pieces = found.report, found.pieces
     first, last = settings.chunks or (0, len(pieces))
     shown = [each for each in pieces if first <= each.number <= last]
     if messages.json:
@@ -71,11 +80,31 @@ def explain(
         write_chart(report, pieces)
     if picture is not None:
         write_picture(picture, report, pieces, name=name)
+    if page is not None:
+        write_page(page, report, pieces, found.facts, found.stored, name=name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Looks:
+    """How closely a file is looked at."""
+
+    with_model: bool
+    with_tokens: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What was found of a file; of tokens and stored texts only where they are shown."""
+
+    report: Report
+    pieces: list[Piece]
+    facts: dict[int, list[TokenFacts]] = field(default_factory=dict)  # by number of the piece
+    stored: dict[int, bytes] = field(default_factory=dict)  # by their first byte
 
 
 def _explained(
-    data: bytes, settings: config.DecompressSettings, tools: Tools, *, with_model: bool
-) -> tuple[Report, list[Piece]]:
+    data: bytes, settings: config.DecompressSettings, tools: Tools, looks: _Looks
+) -> _Found:
     """All pieces of a file. Raises SettingsError where it has fewer chunks than are wanted."""
     from llmzip.store.container import parse_container  # here: numpy
 
@@ -86,12 +115,24 @@ def _explained(
     if settings.chunks is not None and settings.chunks[1] > num_pieces:
         first, last = settings.chunks
         raise SettingsError(f"--chunks: {first}-{last}, the last one of the file is {num_pieces}")
-    if not with_model or not report.needs_model:
-        return report, pieces
+    stored = _stored_texts(found.container) if looks.with_tokens else {}
+    if not looks.with_model or not report.needs_model:
+        return _Found(report=report, pieces=pieces, stored=stored)
     with heavy_imports():
-        from llmzip.inspect.explain import explain_pieces
+        from llmzip.inspect.explain import explain_tokens
     context = replace(tools.context, on_forecast=None)
-    return report, explain_pieces(found.container, pieces, settings, context)
+    told, facts = explain_tokens(
+        found.container, pieces, settings, context, segments=looks.with_tokens
+    )
+    return _Found(report=report, pieces=told, facts=facts, stored=stored)
+
+
+def _stored_texts(container: Container) -> dict[int, bytes]:
+    """What no model holds, by its first byte."""
+    from llmzip.store.pieces import PieceMap
+
+    extents = PieceMap.of(container).extents(0, container.original_bytes)
+    return {each.first: each.bytes_of([]) or b"" for each in extents if each.piece is None}
 
 
 def _fields(report: Report, shown: Sequence[Piece]) -> dict[str, object]:

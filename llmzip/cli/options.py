@@ -72,6 +72,14 @@ Plot: TypeAlias = Annotated[
     str | None,
     typer.Option(metavar="FILE.png|FILE.svg", help="Draw a picture; needs pip install matplotlib."),
 ]
+Html: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--html",
+        metavar="FILE.html",
+        help="Write a page: the text token by token; needs pip install jinja2.",
+    ),
+]
 Chart: TypeAlias = Annotated[
     bool, typer.Option("--chart", help="Draw a chart in the terminal, too.")
 ]

@@ -1,6 +1,7 @@
-"""`--plot` and `--chart`: a file's figures as a picture file, or as a chart of characters.
+"""`--plot`, `--html` and `--chart`: a file's figures as a picture, as a page, or as a chart of
+characters.
 
-Owns the names that a picture file may have, and the width of a chart.
+Owns the names that such a file may have, and the width of a chart.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,16 +23,18 @@ from llmzip.errors import InputError, SettingsError
 from llmzip.inspect.report import Report, printable
 
 if TYPE_CHECKING:
+    from llmzip.inspect.explain import TokenFacts
     from llmzip.inspect.pieces import Piece
 
-_SUFFIXES = (".png", ".svg")
+_PICTURES, _PAGES = (".png", ".svg"), (".html", ".htm")
+_IN_THE_TERMINAL = "--chart draws in the terminal"
 _WIDEST = 120
 _DEFAULT_COLUMNS = 80
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A picture that is to be written, and the file that it shows."""
+    """A picture or a page that is to be written, and the file that it shows."""
 
     source: Source
     target: Target
@@ -41,15 +44,31 @@ def plan_picture(output: str | None, file: str, *, force: bool) -> Picture | Non
     """Check the output of a picture, if one is asked for. Raises SettingsError, InputError."""
     if output is None:
         return None
-    if not output.lower().endswith(_SUFFIXES):
-        raise SettingsError(
-            f"--plot: {output!r} does not end in .png or .svg", hint="--chart draws in the terminal"
-        )
-    if find_spec("matplotlib") is None:
+    if not output.lower().endswith(_PICTURES):
+        reason = f"--plot: {output!r} does not end in .png or .svg"
+        raise SettingsError(reason, hint=_IN_THE_TERMINAL)
+    _check_library("pictures", "matplotlib", hint=f", or {_IN_THE_TERMINAL}")
+    return _planned(output, file, force=force)
+
+
+def plan_page(output: str | None, file: str, *, force: bool) -> Picture | None:
+    """Check the output of a page, if one is asked for. Raises SettingsError, InputError."""
+    if output is None:
+        return None
+    if not output.lower().endswith(_PAGES):
+        raise SettingsError(f"--html: {output!r} does not end in .html")
+    _check_library("pages", "jinja2")
+    return _planned(output, file, force=force)
+
+
+def _check_library(what: str, library: str, *, hint: str = "") -> None:
+    if find_spec(library) is None:
         raise InputError(
-            "pictures need matplotlib, which is not installed",
-            hint="pip install matplotlib, or --chart draws in the terminal",
+            f"{what} need {library}, which is not installed", hint=f"pip install {library}{hint}"
         )
+
+
+def _planned(output: str, file: str, *, force: bool) -> Picture:
     status = None
     if file != STDIO:
         with suppress(OSError):  # reading the file reports the error
@@ -71,6 +90,23 @@ def write_picture(picture: Picture, report: Report, pieces: Sequence[Piece], *, 
     data = png_bytes(figure) if is_png else svg_text(figure).encode()
     publish(picture.target, data, picture.source)
     say(f"{name} → {printable(path)}")
+
+
+def write_page(
+    page: Picture,
+    report: Report,
+    pieces: Sequence[Piece],
+    facts: Mapping[int, Sequence[TokenFacts]],
+    stored: Mapping[int, bytes],
+    *,
+    name: str,
+) -> None:
+    """Make the page and publish it. Raises InputError."""
+    from llmzip.inspect.explain_page import explain_page
+
+    text = explain_page(report, pieces, facts, stored, name=os.path.basename(name) or name)
+    publish(page.target, text.encode(), page.source)
+    say(f"{name} → {printable(page.target.name)}")
 
 
 def write_chart(report: Report, pieces: Sequence[Piece]) -> None:

@@ -1,13 +1,14 @@
 """What a model makes of a container's pieces: how surprising each is, how safely it decodes.
 
-Owns reading a decoded text once more without vectors. Knows nothing of what is shown.
+Owns reading a decoded text once more without vectors, and the tokens with what was found of each.
+Knows nothing of what is shown.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,6 +29,19 @@ from llmzip.store.container import Container, parse_container
 from llmzip.store.payload import Payload
 
 HEAD_CHARACTERS = 40
+# Of a segment whose tokens the model did not decode one by one (codec arith): read in parts so long
+# that most tokens have as much context as helps.
+_WINDOW_TOKENS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenFacts:
+    """One token of a piece."""
+
+    data: bytes
+    surprisal_bits: float  # without vectors, behind its left context
+    margin: float | None = None  # logits by which it was chosen; None: not chosen by the model
+    is_patch: bool = False
 
 
 def explain_bytes(
@@ -48,67 +62,106 @@ def explain_pieces(
     context: Context = QUIET,
 ) -> list[Piece]:
     """The same of a file that was read, and its pieces."""
+    return explain_tokens(container, pieces, settings, context, segments=False)[0]
+
+
+def explain_tokens(
+    container: Container,
+    pieces: Sequence[Piece],
+    settings: DecompressSettings,
+    context: Context = QUIET,
+    *,
+    segments: bool = True,
+) -> tuple[list[Piece], dict[int, list[TokenFacts]]]:
+    """The pieces, and the tokens of each by its number. segments: of segments of an arith file,
+    too, which are read once more for that."""
     payload = container.payload
     if payload is None:
-        return list(pieces)
-    patched = [set(patches) for patches in payload.patched_positions()]
+        return list(pieces), {}
     models = ModelCache()
     ids: dict[int, list[int]] = {}
-    margins: dict[int, float] = {}
+    margins: dict[int, list[float]] = {}
 
     def note(index: int, tokens: list[int], found: list[float]) -> None:
-        ids[index] = tokens
-        kept = [margin for place, margin in enumerate(found) if place not in patched[index]]
-        if kept:
-            margins[index] = min(kept)
+        ids[index], margins[index] = tokens, found
 
     request = Request(wanted=range(len(payload.pieces)), on_decoded=note)
     texts = decode_pieces(container, settings, request, context, models=models)
     for piece in pieces:
         if piece.kind != "stored" and texts[piece.number - 1] is None:
             raise IntegrityError(f"{payload.noun} {piece.number} decodes to different text")
-    bits: dict[int, float] = {}
-    if ids:
+    facts: dict[int, list[TokenFacts]] = {}
+    if ids or segments:
         with borrowed_torch(settings.compute.threads):
-            device = pick_device(settings.compute.device)
             files = matching_model(payload.model, settings)
-            lm = models.decoder(files, settings.compute, device)
-            bits = _surprisal(payload, ids, lm, context)
-    return [
-        piece
-        if piece.kind == "stored"
-        else _with_model(piece, texts[piece.number - 1] or b"", bits, margins)
+            tokens = models.tokens(files)
+            lm = models.decoder(files, settings.compute, pick_device(settings.compute.device))
+            window = None
+            if not ids:
+                ids = {i: tokens.ids_of(text or b"") for i, text in enumerate(texts)}
+                window = _WINDOW_TOKENS
+            patched = [set(patches) for patches in payload.patched_positions()]
+            bits = _surprisal(payload, ids, lm, context, window=window)
+            for index, own in ids.items():
+                facts[index + 1] = _facts(
+                    [tokens.meanings[token] or b"" for token in own], bits[index],
+                    margins.get(index, ()), patched[index],
+                )  # fmt: skip
+    told = [
+        piece if piece.kind == "stored"
+        else _with_model(piece, texts[piece.number - 1] or b"", facts.get(piece.number, ()))
         for piece in pieces
+    ]  # fmt: skip
+    return told, facts
+
+
+def _facts(
+    meanings: Sequence[bytes], bits: Sequence[float], margins: Sequence[float], patched: set[int]
+) -> list[TokenFacts]:
+    return [
+        TokenFacts(
+            data=data,
+            surprisal_bits=bits[place],
+            margin=margins[place] if margins and place not in patched else None,
+            is_patch=place in patched,
+        )
+        for place, data in enumerate(meanings)
     ]
 
 
-def _with_model(
-    piece: Piece, text: bytes, bits: dict[int, float], margins: dict[int, float]
-) -> Piece:
-    index = piece.number - 1
+def _with_model(piece: Piece, text: bytes, facts: Sequence[TokenFacts]) -> Piece:
+    surprisal = float(piece.stream_bits)  # the stream is the surprisal of what was predicted
+    if facts and piece.kind != "segment":
+        surprisal = sum(fact.surprisal_bits for fact in facts)
     return replace(
         piece,
-        # Where tokens were not looked at, the stream is the surprisal of what was predicted.
-        surprisal_bits=bits.get(index, float(piece.stream_bits)),
-        min_margin=margins.get(index),
+        surprisal_bits=surprisal,
+        min_margin=min((fact.margin for fact in facts if fact.margin is not None), default=None),
         head=text.decode("utf-8", "replace")[:HEAD_CHARACTERS],
     )
 
 
 @torch.no_grad()
 def _surprisal(
-    payload: Payload, ids: dict[int, list[int]], lm: FrozenLM, context: Context
-) -> dict[int, float]:
-    """Of each chunk, behind all that is left of it in its segment."""
-    found: dict[int, float] = {}
+    payload: Payload,
+    ids: dict[int, list[int]],
+    lm: FrozenLM,
+    context: Context,
+    *,
+    window: int | None,
+) -> dict[int, list[float]]:
+    """Of each token, behind all that is left of it in its segment, or in its window of tokens."""
+    found: dict[int, list[float]] = {}
     start_ids, total = segment_start(payload.model.start_id), len(payload.pieces)
     for segment in payload.segment_ranges:
-        context.check()
         whole = [token for index in segment for token in ids[index]]
-        plain, _ = read_alone(lm, start_ids, whole)
-        sizes = [len(ids[index]) for index in segment]
-        for index, own in zip(segment, plain.split(sizes), strict=True):
-            found[index] = float(own.sum())
+        plain: list[float] = []
+        for first in range(0, len(whole), window or len(whole)):
+            context.check()
+            part = whole[first : first + (window or len(whole))]
+            plain += read_alone(lm, start_ids, part)[0].tolist()
+        for index in segment:
+            found[index], plain = plain[: len(ids[index])], plain[len(ids[index]) :]
         context.report(Progress(stage="measure", chunks_done=segment.stop, chunks_total=total))
     return found
 

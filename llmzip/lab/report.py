@@ -1,24 +1,19 @@
 """A run's folder as one page: report.html, readable anywhere, without a network.
 
-Owns which parts the page has, how figures of any summary become cells, and that nothing in it can
-run: text of files is escaped, pictures are data, and the page's policy allows only its own script
-and style. Does not know how a study is measured.
+Owns which parts the page has, and how figures of any summary become cells; pictures are data. What
+keeps it from doing anything belongs to `inspect.page`. Does not know how a study is measured.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
 from llmzip.errors import InputError
+from llmzip.inspect.page import NONE, bucket, render_page, token_text
 from llmzip.inspect.report import printable
 from llmzip.lab.folder import (
     ROWS,
@@ -33,12 +28,9 @@ from llmzip.lab.published import published_tables
 
 REPORT = "report.html"
 MAX_ROWS = 200  # shown
-# Upper ends of the classes of surprisal, bits; the last class is open.
-BUCKETS = (0.5, 1.0, 2.0, 4.0, 8.0, 12.0)
 
 _OWN_KEYS = {"study", "tables", "tokens", "versions"}  # shown in parts of their own
 _MAX_LINES = 200  # of a table of details
-_NONE = "–"
 _Table: TypeAlias = dict[str, Any]  # title, columns, rows of text, and notes
 _TITLES = {
     "capacity": ("Capacity", "How much of a text one model's vectors hold."),
@@ -64,15 +56,11 @@ def write_report(folder: Path) -> Path:
     names = [n for n in (rows or [{}])[0] if any(row[n] is not None for row in rows[:MAX_ROWS])]
     study = str(head.get("study", ""))
     title, lead = _TITLES.get(study, (study or "Run", ""))
-    style, script = _part("report.css"), _part("report.js")
     try:
-        page = _environment().from_string(_part("report.html.j2")).render(
+        content = dict(
             title=title,
             lead=lead,
             models=_models(head, rows),
-            policy=_policy(style, script),
-            style=Markup(style),
-            script=Markup(script),
             settings=_facts(head.get("settings")),
             versions=_facts(summary.get("versions") or {"llmzip": head.get("version")}),
             tables=[
@@ -82,40 +70,16 @@ def write_report(folder: Path) -> Path:
             details=_details(summary),
             pictures=list(_pictures(folder)),
             views=_views(summary),
-            buckets=BUCKETS,
             published=published_tables(study, _models(head, rows)),
             rows=_of_mappings("rows", rows[:MAX_ROWS], names),
             num_rows=len(rows),
             num_shown=min(len(rows), MAX_ROWS),
         )  # fmt: skip
+        page = render_page("llmzip.lab", "report.html.j2", "report.js", content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder} is not what the lab writes: {error!r}") from error
     write_whole(folder / REPORT, page)
     return folder / REPORT
-
-
-def _environment() -> Environment:
-    return Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True, finalize=_shown,
-    )  # fmt: skip
-
-
-def _part(name: str) -> str:
-    return resources.files("llmzip.lab").joinpath(name).read_text("utf-8")
-
-
-def _policy(style: str, script: str) -> str:
-    """Nothing is fetched, and of all scripts and styles only these two apply."""
-    return (
-        f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
-        f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
-    )
-
-
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 
 
 def _pictures(folder: Path) -> Iterable[dict[str, str]]:
@@ -133,18 +97,11 @@ def _models(head: dict[str, Any], rows: list[Row]) -> list[str]:
     return list(dict.fromkeys(str(row["model"]) for row in rows if row.get("model")))
 
 
-def _shown(value: Any) -> Any:
-    """Text with invisible characters escaped. Line ends and spaces stay, and so does markup."""
-    if type(value) is not str or value.isprintable():
-        return value
-    return "".join(char if char == "\n" else printable(char) for char in value)
-
-
 def _facts(content: Any) -> list[tuple[str, str]]:
     """Names and values of settings."""
     if not isinstance(content, Mapping):
         return []
-    return [(_words(name), _cell(value) or _NONE) for name, value in content.items()]
+    return [(_words(name), _cell(value) or NONE) for name, value in content.items()]
 
 
 def _details(summary: Mapping[str, Any]) -> list[_Table]:
@@ -181,12 +138,12 @@ def _views(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _token(each: Mapping[str, Any]) -> dict[str, Any]:
     bits, margin, text = each["bits"], each["margin"], str(each["text"])
-    surprisal = _NONE if bits is None else f"{float(bits):.2f} bits"
-    lead = _NONE if margin is None else f"{float(margin):.2f} logits"
+    surprisal = NONE if bits is None else f"{float(bits):.2f} bits"
+    lead = NONE if margin is None else f"{float(margin):.2f} logits"
     return {
-        "text": printable(text.replace("\n", "↵")).replace("↵", "↵\n").replace("\\t", "⇥\t") or "∅",
+        "text": token_text(text),
         "tip": f"“{printable(text)}”: surprisal {surprisal}, margin {lead}",
-        "bucket": sum((bits or 0.0) >= limit for limit in BUCKETS),
+        "bucket": bucket(bits),
         "right": "".join("1" if right else "0" for right in each["right"]),
     }
 

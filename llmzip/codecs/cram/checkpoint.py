@@ -179,7 +179,8 @@ def _pack(value: object) -> bytes:
             return {"tensor": len(tensors) - 1}
         if isinstance(value, Task):
             place = (value.segment.index, value.segment.offset, value.start, value.end)
-            return {"task": [*place, value.is_part, value.steps_so_far, plain(value.warm_mem)]}
+            so_far = (value.is_part, value.failures, value.steps_so_far)
+            return {"task": [*place, *so_far, plain(value.warm_mem)]}
         if isinstance(value, (list, tuple)):
             return [plain(each) for each in value]
         if type(value).__name__ in _KINDS:
@@ -206,11 +207,11 @@ def _unpack(data: bytes, segments: Mapping[int, Segment], device: torch.device) 
         if "tensor" in value:
             found = tensors[value["tensor"]]
             return found if name in _ON_CPU else found.to(device)
-        index, offset, start, end, is_part, steps, mem = value["task"]
+        index, offset, start, end, is_part, failures, steps, mem = value["task"]
         segment = segments[index]
         return Task(
             segment=segment.from_token(offset - segment.offset), start=start, end=end,
-            warm_mem=full(mem), steps_so_far=steps, is_part=is_part,
+            warm_mem=full(mem), steps_so_far=steps, failures=failures, is_part=is_part,
         )  # fmt: skip
 
     with _sound():

@@ -76,6 +76,8 @@ def start_slot(
     plan: of the way to signs; None: vectors stay as they are."""
     # Seeded by place, so that batch size and order of work do not change a chunk's start.
     place = f"{seed} {task.segment.index} {task.place} {task.num_tokens}"
+    if task.failures:
+        place += f" {task.failures}"
     start = random_start(lm, num_mem * (1 if plan is None else plan.bits), place).to(lm.device)
     mem = start[:num_mem] if task.warm_mem is None else task.warm_mem.clone()
     curvature = Curvature.empty(mem.numel(), lm.device)

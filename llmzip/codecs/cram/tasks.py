@@ -90,6 +90,7 @@ class Task:
     end: int
     warm_mem: Tensor | None = None  # [K, D] to go on from
     steps_so_far: int = 0
+    failures: int = 0  # attempts that ended with too many wrong tokens
     is_part: bool = False  # of a chunk that had too many wrong tokens
 
     @property

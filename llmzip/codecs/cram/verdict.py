@@ -23,6 +23,8 @@ from llmzip.codecs.token_odds import TokenOdds
 from llmzip.lm.model import FrozenLM
 
 LITERAL_TOKENS = 8  # a stubborn chunk this short is stored token by token
+ATTEMPTS = 3  # at signs, each from another random start
+_NEAR = 2.5  # times the share of tokens that may be patched: another start may do
 
 
 class Judge:
@@ -76,7 +78,18 @@ class Judge:
         accepted, others = allowance.settle(self._settings.max_patches)
         yield from accepted
         for chunk in others:
-            yield from self._given_up(chunk.task, chunk.steps)
+            if self._may_do_better(chunk):
+                self._on_task("refused", chunk.task, chunk.steps)
+                failures = chunk.task.failures + 1
+                yield replace(chunk.task, steps_so_far=chunk.steps, failures=failures)
+            else:
+                yield from self._given_up(chunk.task, chunk.steps)
+
+    def _may_do_better(self, chunk: Crammed) -> bool:
+        """Whether another random start is worth its steps: it takes no bits, a split takes those of
+        a vector."""
+        most = max(1.0, self._settings.max_patches * chunk.task.num_tokens)
+        return chunk.task.failures < ATTEMPTS - 1 and len(chunk.patches) <= _NEAR * most
 
     def _weak(self, margins: Sequence[float]) -> list[int]:
         """Positions of the tokens that are not safe."""
