@@ -14,7 +14,7 @@ from llmzip import config
 from llmzip.cli.main import main
 from llmzip.inspect import doctor as checkup
 from llmzip.inspect import environment as surroundings
-from llmzip.inspect.environment import Check, exit_code_of, problem
+from llmzip.inspect.environment import Check, about_torch, exit_code_of, problem
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def test_a_model_makes_both_round_trips(tiny_model, no_network, capfd):
     assert code == 0
     assert list(found) == [
         "llmzip", "python", "libraries", *(["extras"] if "extras" in found else []),
-        "environment", "cache", "cpu", "device", "model", "memory", "arith", "cram",
+        "environment", "cache", "torch", "cpu", "device", "model", "memory", "arith", "cram",
     ]  # fmt: skip
     assert found["llmzip"]["facts"]["version"] == config.VERSION
     assert found["libraries"]["facts"]["torch"] == metadata.version("torch")
@@ -173,6 +173,23 @@ def test_an_llmzip_that_is_not_installed(monkeypatch):
 def test_secrets_are_hidden(name, value, shown):
     found = surroundings.about_environment({name: value, "HOME": "/home/me"})
     assert found.text == f"{name}={shown}"
+
+
+@pytest.mark.parametrize(
+    "build, has_device, has_gpu, status, words, hint",
+    [
+        (None, False, False, "ok", "built for CPUs", ""),
+        (None, False, True, "warning", "not used", "--force-reinstall torch"),
+        ("CUDA 12.8", True, True, "ok", "the GPU does the work", ""),
+        ("CUDA 12.8", False, True, "warning", "finds no GPU", "nvidia-smi"),
+        ("CUDA 12.8", False, False, "ok", "no slower", ""),
+        ("ROCm 6.4", True, False, "ok", "built for ROCm 6.4: the GPU", ""),
+    ],
+)
+def test_which_torch_it_is(build, has_device, has_gpu, status, words, hint):
+    check = about_torch("2.13.0", build=build, has_device=has_device, has_gpu=has_gpu)
+    assert check.status == status and words in check.text and hint in check.hint
+    assert check.text.startswith("2.13.0") and check.facts["build"] == build
 
 
 def test_no_variables():

@@ -23,8 +23,10 @@ from llmzip.inspect.environment import (
     about_libraries,
     about_llmzip,
     about_python,
+    about_torch,
     cpu_name,
     failure,
+    has_nvidia_gpu,
     problem,
     total_memory_bytes,
     usable_cores,
@@ -49,11 +51,18 @@ def examine(settings: CompressSettings, cancel: threading.Event | None = None) -
     yield about_environment(os.environ)
     yield about_cache(zoo.cache_dir(), wanted_bytes=_wanted_bytes(name))
     try:
-        import torch  # noqa: F401
+        import torch
     except Exception as error:  # whatever a broken installation raises
         text = f"cannot be imported: {type(error).__name__}: {error}"
         yield problem("torch", text, hint="pip install --force-reinstall torch")
         return
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else None
+    if torch.version.hip:
+        build = f"ROCm {torch.version.hip}"
+    has_device = torch.cuda.is_available()
+    yield about_torch(
+        torch.__version__, build=build, has_device=has_device, has_gpu=has_nvidia_gpu()
+    )
     yield from _about_devices(compute)
     files, about_model = _about_model(name, settings.revision)
     yield about_model

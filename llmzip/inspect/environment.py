@@ -123,7 +123,7 @@ def about_libraries() -> Iterator[Check]:
         yield Check("extras", _listed(versions), facts=versions)
 
 
-EXTRAS = ("lab", "plot", "compare", "ray")
+EXTRAS = ("lab", "plot", "compare", "ray", "fsspec", "numcodecs", "zarr")
 
 
 def _listed(versions: Mapping[str, str | None]) -> str:
@@ -175,6 +175,32 @@ def about_cache(cache: Path, *, wanted_bytes: int) -> Check:
         hint = "make room, or set LLMZIP_CACHE to a folder on another disk"
         return Check("cache", text, status="warning", hint=hint, facts=facts)
     return Check("cache", text, facts=facts)
+
+
+def about_torch(version: str, *, build: str | None, has_device: bool, has_gpu: bool) -> Check:
+    """Which torch it is, and what that means for speed. build: the GPU library that it was built
+    for; has_device: it finds a GPU; has_gpu: the system has one of NVIDIA."""
+    facts = {"version": version, "build": build, "finds_gpu": has_device, "has_nvidia_gpu": has_gpu}
+    if has_device:
+        return Check("torch", f"{version}, built for {build}: the GPU does the work", facts=facts)
+    if build is None and has_gpu:
+        text = f"{version}, built for CPUs alone: the GPU that is here is not used"
+        hint = "pip install --force-reinstall torch, without the index of CPU builds, is for GPUs"
+        return Check("torch", text, status="warning", hint=hint, facts=facts)
+    if has_gpu:
+        text = f"{version}, built for {build}, finds no GPU, though one is here"
+        hint = "see whether nvidia-smi works, and whether its driver is new enough for this build"
+        return Check("torch", text, status="warning", hint=hint, facts=facts)
+    if build is None:
+        text = f"{version}, built for CPUs, and there is no NVIDIA GPU: nothing to gain"
+    else:
+        text = f"{version}, built for {build}, without a GPU: no slower than the small CPU build"
+    return Check("torch", text, facts=facts)
+
+
+def has_nvidia_gpu() -> bool:
+    """Whether the system has a GPU of NVIDIA, with its driver, whatever torch says."""
+    return shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia/gpus").is_dir()
 
 
 def cpu_name() -> str:
