@@ -88,15 +88,18 @@ def main(arguments: list[str]) -> int:
     model, tokenizer = load_default_model()
     start_ids = [int(start)] if start else []
     patched = {}
-    for row, place, *_ in tensors["patches"].tolist():
-        patched.setdefault(row, set()).add(place)
+    for row, at, *_ in tensors["patches"].tolist():
+        patched.setdefault(row, set()).add(at)
+    tokens = tokenizer(data.decode(), add_special_tokens=False, return_offsets_mapping=True)
+    place_of = {begin: place for place, (begin, _) in enumerate(tokens["offset_mapping"])}
     is_right, context = True, start_ids
     for row, mem in enumerate(tensors["mem"].float()):
         first, size = int(tensors["first_byte"][row]), int(tensors["num_bytes"][row])
         num_tokens, number = int(tensors["num_tokens"][row]), int(tensors["chunk"][row]) + 1
         if tensors["starts_segment"][row]:
             context = start_ids
-        text = data[first : first + size].decode()
+        text = data[first : first + size].decode(errors="replace")
+        place = place_of[len(data[:first].decode(errors="ignore"))]
         what = f"{len(mem)} x {mem.shape[1]} numbers, {num_tokens} tokens"
         if row not in patched:
             ids = recite(model, context, mem, num_tokens)
@@ -104,15 +107,15 @@ def main(arguments: list[str]) -> int:
             print(f"chunk {number}: {what}{'' if same else ', OTHER THAN THE TEXT'}")
             print(tokenizer.decode(ids))
         else:
-            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids = tokens["input_ids"][place : place + num_tokens]
             said = read_along(model, context, mem, ids)
-            wrong = {place for place, pair in enumerate(zip(said, ids)) if pair[0] != pair[1]}
+            wrong = {at for at, pair in enumerate(zip(said, ids)) if pair[0] != pair[1]}
             same = wrong <= patched[row]
             print(f"chunk {number}: {what}, of which {len(patched[row])} are patched [in brackets]")
             shown = (
-                f"[{tokenizer.decode([token])}]" if place in patched[row]
+                f"[{tokenizer.decode([token])}]" if at in patched[row]
                 else tokenizer.decode([token])
-                for place, token in enumerate(ids)
+                for at, token in enumerate(ids)
             )  # fmt: skip
             print("".join(shown))
         is_right = is_right and same

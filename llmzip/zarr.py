@@ -3,11 +3,12 @@
     >>> import numpy, zarr
     >>> from llmzip.zarr import LlmzipCodec
     >>> lines = zarr.create_array(
-    ...     zarr.storage.MemoryStore(), data=numpy.array([b"Once.", b"Twice."]),
+    ...     zarr.storage.MemoryStore(), shape=2, chunks=2, dtype="string",
     ...     compressors=[LlmzipCodec(model=model)],
     ... )
-    >>> bytes(lines[1])
-    b'Twice.'
+    >>> lines[:] = numpy.array(["Once.", "Twice."])
+    >>> str(lines[1])
+    'Twice.'
 
 zarr finds it by itself, by an entry point, when an array names it. Owns how zarr calls the codec
 of `llmzip.numcodecs`, which serves format 2 as it is.

@@ -13,8 +13,12 @@ from llmzip.api.decompress import decompress_bytes
 from llmzip.codecs.context import QUIET
 from llmzip.codecs.cram.allowance import Allowance
 from llmzip.codecs.cram.chunking import Segment
-from llmzip.codecs.cram.tasks import Crammed, Task, split
+from llmzip.codecs.cram.signs import sign_plan
+from llmzip.codecs.cram.slots import start_slot
+from llmzip.codecs.cram.tasks import Crammed, EngineSettings, Task, split
+from llmzip.codecs.cram.verdict import Judge
 from llmzip.config import CompressSettings, DecompressSettings
+from llmzip.lm.model import FrozenLM
 from llmzip.store.container import read_container
 from llmzip.store.cram_payload import CramPayload
 from tests.tiny_models import SHORT_TEXT
@@ -69,6 +73,50 @@ def test_vectors_that_hold_nothing_are_never_accepted() -> None:
     assert not allowance.take(chunk(9, 9), SHARE)
     accepted, others = allowance.settle(SHARE)
     assert accepted == [] and len(others) == 1
+
+
+def judged(failed: Crammed, spare: float = 0.0) -> tuple[list[Crammed | Task], list[str]]:
+    """What becomes of a held chunk, and what is said of it."""
+    told: list[str] = []
+    settings = EngineSettings(
+        num_mem=1, max_steps=9, seed=0, context_tokens=100, min_margin=0.05, step_price_bits=1.0,
+        max_patches=SHARE, signs=sign_plan(9),
+    )  # fmt: skip
+    judge = Judge(
+        None, None, settings,  # type: ignore[arg-type]
+        on_task=lambda what, task, steps: told.append(what), context=QUIET, token_odds=None,
+    )  # fmt: skip
+    return list(judge.settle(Allowance(spare=spare, held=[failed]))), told
+
+
+def test_a_chunk_that_fails_has_two_more_attempts_before_it_is_split() -> None:
+    failed = chunk(40, 8)
+    for failures in (1, 2):
+        (again,), told = judged(failed)
+        assert isinstance(again, Task) and told == ["refused"]
+        assert again == replace(failed.task, steps_so_far=1, failures=failures)
+        failed = replace(failed, task=replace(again, steps_so_far=0))
+    parts, told = judged(failed)
+    assert told == ["split"] and [part.failures for part in parts] == [0, 0]  # type: ignore[union-attr]
+    assert [part.is_part for part in parts] == [True, True]  # type: ignore[union-attr]
+    accepted, told = judged(failed, spare=3.0)
+    assert accepted == [failed] and told == []
+
+
+def test_one_that_is_far_from_right_is_split_at_once() -> None:
+    _, told = judged(chunk(40, 13))
+    assert told == ["split"]
+
+
+def test_each_attempt_begins_elsewhere(lm: FrozenLM) -> None:
+    task = chunk(6, 1).task
+    starts = [
+        start_slot(lm, replace(task, failures=failures), 1, 0, plan=sign_plan(9)).signs
+        for failures in (0, 1, 1, 2)
+    ]
+    first, second, same, third = (signs.hidden for signs in starts if signs is not None)
+    assert second.equal(same)
+    assert not first.equal(second) and not second.equal(third) and not first.equal(third)
 
 
 @pytest.mark.parametrize("max_patches", [0.0, 0.125, 0.4])

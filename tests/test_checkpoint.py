@@ -141,7 +141,7 @@ def test_finished_chunks(segments: list[Segment]) -> None:
         ),
         Crammed(task=first, mem=None, patches=((0, 5), (1, 6)), min_margin=None, steps=60),
         Crammed(
-            task=task_of(segments[1], warm_mem=torch.randn(1, 5), steps_so_far=31),
+            task=task_of(segments[1], warm_mem=torch.randn(1, 5), steps_so_far=31, failures=2),
             mem=-torch.zeros(1, 5, dtype=torch.bfloat16),
             patches=(),
             min_margin=1e-300,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -10,11 +11,16 @@ from pathlib import Path
 
 import pytest
 
+import llmzip
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
 @pytest.mark.real_model
-def test_the_notebook_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_notebook_runs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
     notebook = json.loads((EXAMPLES / "vectors.ipynb").read_text())
     names: dict[str, object] = {}
     for cell in notebook["cells"]:
@@ -24,6 +30,24 @@ def test_the_notebook_runs(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "mill.crm   .crm v1" in said and "tokens [" in said and "The mill stood where" in said
     assert len(names["small"]) < len(names["packed"])  # type: ignore[arg-type]
+
+
+@pytest.mark.real_model
+def test_vectors_recite_in_plain_transformers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    recite = importlib.import_module("recite")
+    assert recite.main([]) == 0
+    said = capsys.readouterr().out
+    assert said.endswith("equal to the text\n") and "patched" not in said
+    text = "".join(line for line in said.splitlines()[:-1] if not line.startswith("chunk "))
+    assert text == recite.TEXT.decode()
+    patched = tmp_path / "mill.crm"
+    patched.write_bytes(llmzip.compress(recite.TEXT, preset="fast", bits=1, max_patches=0.5))
+    assert llmzip.info(patched).num_patches > 0
+    assert recite.main([str(patched)]) == 0
+    assert "are patched" in capsys.readouterr().out
 
 
 @pytest.mark.real_model

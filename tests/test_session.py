@@ -425,7 +425,7 @@ def test_stopped_from_another_thread(llama: str) -> None:
         assert llmzip.decompress(compressor.compress(b"")) == b""  # it goes on
 
 
-MODULES = [llmzip, session, fileobjects]
+MODULES = [llmzip, session, fileobjects, llmzip.fsspec, llmzip.numcodecs, llmzip.zarr]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)

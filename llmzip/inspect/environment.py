@@ -123,7 +123,7 @@ def about_libraries() -> Iterator[Check]:
         yield Check("extras", _listed(versions), facts=versions)
 
 
-EXTRAS = ("lab", "plot", "compare", "ray", "fsspec", "numcodecs", "zarr")
+EXTRAS = ("lab", "plot", "page", "compare", "ray", "fsspec", "numcodecs", "zarr")
 
 
 def _listed(versions: Mapping[str, str | None]) -> str:
