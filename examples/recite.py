@@ -3,9 +3,9 @@
     python examples/recite.py                      two sentences, crammed without patches: a minute
     python examples/recite.py FILE.crm             the chunks of a file of the default model
 
-The model reads a chunk's left context and its vectors, and is asked for the most likely token, again
-and again. It needs nothing else, unless the chunk has patches: then this says which tokens the
-vectors do not give.
+The model reads a chunk's left context and its vectors, and is asked for the most likely token,
+again and again. It needs nothing else, unless the chunk has patches: then this says which tokens
+the vectors do not give.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def load_default_model() -> tuple[torch.nn.Module, AutoTokenizer]:
         for part, names in PARTS.items():
             b, a = (factors[f"{index}.{part}.{which}"].float() for which in "ba")
             matrices = [layer.get_submodule(name).weight.data for name in names]
-            for matrix, change in zip(matrices, (b @ a).split([len(m) for m in matrices])):
+            changes = (b @ a).split([len(matrix) for matrix in matrices])
+            for matrix, change in zip(matrices, changes, strict=True):
                 matrix += change
     model.generation_config.eos_token_id = None  # how long a chunk is, the file says
     return model, AutoTokenizer.from_pretrained(files.path)
@@ -109,7 +110,7 @@ def main(arguments: list[str]) -> int:
         else:
             ids = tokens["input_ids"][place : place + num_tokens]
             said = read_along(model, context, mem, ids)
-            wrong = {at for at, pair in enumerate(zip(said, ids)) if pair[0] != pair[1]}
+            wrong = {at for at, pair in enumerate(zip(said, ids, strict=True)) if pair[0] != pair[1]}
             same = wrong <= patched[row]
             print(f"chunk {number}: {what}, of which {len(patched[row])} are patched [in brackets]")
             shown = (
