@@ -110,7 +110,7 @@ def main(arguments: list[str]) -> int:
         else:
             ids = tokens["input_ids"][place : place + num_tokens]
             said = read_along(model, context, mem, ids)
-            wrong = {at for at, pair in enumerate(zip(said, ids, strict=True)) if pair[0] != pair[1]}
+            wrong = {at for at, token in enumerate(ids) if said[at] != token}
             same = wrong <= patched[row]
             print(f"chunk {number}: {what}, of which {len(patched[row])} are patched [in brackets]")
             shown = (
