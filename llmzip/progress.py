@@ -21,8 +21,8 @@ ChunkMode = Literal["crammed", "patched", "literal"]
 class ChunkEvent:
     """What has just happened to one chunk.
 
-    A chunk that is refused by the decoder is optimised further or anew; one that is split comes back
-    as two others, which are started in their turn.
+    A chunk that is refused by the decoder is optimised further or anew; one that is split comes
+    back as two others, which are started in their turn.
     """
 
     what: Literal["started", "accepted", "refused", "split"]
