@@ -28,7 +28,7 @@ PLANES = ("columns_bytes", "vector_bytes", "patch_bytes", "stream_bytes", "store
 
 MODELS = {
     1: ("smollm2-135m", "", "632270f3ddf1b2fbd28ac0404007e1d4"),
-    3: ("smollm2-135m-text", "", "1b36315bb08776765097e69e0fa893e9"),
+    4: ("smollm2-135m-text", "", "fdb6c77b81948ca9998b4c4cb910375c"),
 }
 
 # Tables of fields. Each line: what a file must have for these fields to be there, and the fields.

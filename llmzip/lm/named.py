@@ -85,7 +85,7 @@ _FOR_TEXT = replace(
     _PUBLISHED,
     name=DEFAULT_MODEL,
     title=f"{_PUBLISHED.title}, with an adapter for plain text",
-    digest=bytes.fromhex("1b36315bb08776765097e69e0fa893e9"),
+    digest=bytes.fromhex("fdb6c77b81948ca9998b4c4cb910375c"),
     adapter=_ADAPTERS / f"{DEFAULT_MODEL}.safetensors",
 )
 MODELS: Mapping[str, NamedModel] = MappingProxyType(

@@ -13,10 +13,10 @@ from llmzip.store.residual import MAX_TOKEN_ID
 from llmzip.store.varint import Cursor, encode_varint, require
 
 # Models that a file names by their number: name, revision, digest. A number is never given to
-# another model; docs/FORMAT.md has them, too. 2 was an adapter that no release had.
+# another model; docs/FORMAT.md has them, too. 2 and 3 were adapters that no release had.
 NUMBERED = {
     1: ("smollm2-135m", "", bytes.fromhex("632270f3ddf1b2fbd28ac0404007e1d4")),
-    3: ("smollm2-135m-text", "", bytes.fromhex("1b36315bb08776765097e69e0fa893e9")),
+    4: ("smollm2-135m-text", "", bytes.fromhex("fdb6c77b81948ca9998b4c4cb910375c")),
 }
 
 DIGEST_BYTES = 16
