@@ -1,6 +1,6 @@
 """Vectors recite their text, in plain transformers: llmzip only writes and reads the file.
 
-    python examples/recite.py                      two sentences, crammed without patches: a minute
+    python examples/recite.py                      two sentences, crammed without patches: half a minute
     python examples/recite.py FILE.crm             the chunks of a file of the default model
 
 The model reads a chunk's left context and its vectors, and is asked for the most likely token,
@@ -20,9 +20,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import llmzip
-from llmzip.config import DEFAULT_MODEL
 from llmzip.inspect.export import export_vectors
-from llmzip.lm.zoo import resolve
+from llmzip.lm.zoo import DEFAULT_MODEL, resolve
 
 TEXT = (
     b"The mill stood where the two streams met. In spring, when the snow came down from the "
@@ -79,7 +78,7 @@ def main(arguments: list[str]) -> int:
         packed = Path(arguments[0]).read_bytes()
         data = llmzip.decompress(packed)
     else:
-        packed, data = llmzip.compress(TEXT, max_patches=0, preset="fast"), TEXT
+        packed, data = llmzip.compress(TEXT, bits=1, max_patches=0), TEXT
     with tempfile.NamedTemporaryFile(suffix=".safetensors") as vectors:
         vectors.write(export_vectors(packed))
         vectors.flush()

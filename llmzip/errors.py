@@ -68,8 +68,8 @@ class NotACrmFile(FormatError):
     usual_hint = "llmzip compress makes .crm files; decompress, test and info read them"
 
 
-class Truncated(FormatError, EOFError):
-    """The file ends before its own header says it should. An EOFError as well, as of `gzip`."""
+class Truncated(FormatError):
+    """The file ends before its own header says it should."""
 
 
 class Corrupt(FormatError):

@@ -327,11 +327,6 @@ def test_a_closed_file_answers_nothing(mode: str, packed: bytes, llama: str) -> 
             ask()
 
 
-def test_a_file_that_is_cut_off_has_no_end(packed: bytes, llama: str) -> None:
-    with pytest.raises(EOFError):
-        llmzip.open(io.BytesIO(packed[:-8]), model=llama)
-
-
 @pytest.mark.parametrize("encoding", ["utf-16", "UTF32", "utf-8-sig", "utf-16-le"])
 def test_encodings_with_a_byte_order_mark(encoding: str) -> None:
     stream = io.BytesIO()
