@@ -127,6 +127,8 @@ def test_seeking(shared: Any) -> None:
         shared.seek(-1)
     with pytest.raises(ValueError):
         shared.seek(0, 3)
+    shared.seek(4)
+    assert shared.seek(3, whence=os.SEEK_CUR) == 7 and shared.read(2) == BOOK[7:9]
 
 
 def test_a_part_decodes_no_more_than_its_segment(

@@ -247,6 +247,10 @@ class CrmFile(io.BufferedReader):
     def writable(self) -> bool:
         return self._reader.writable()
 
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """`whence` may be given by name, too."""
+        return super().seek(offset, whence)
+
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None:
             self._prepare(size)
