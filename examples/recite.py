@@ -1,7 +1,7 @@
 """Vectors recite their text, in plain transformers: llmzip only writes and reads the file.
 
-    python examples/recite.py                      two sentences, crammed without patches: half a minute
-    python examples/recite.py FILE.crm             the chunks of a file of the default model
+    python examples/recite.py             two sentences, crammed without patches: half a minute
+    python examples/recite.py FILE.crm    the chunks of a file of the default model
 
 The model reads a chunk's left context and its vectors, and is asked for the most likely token,
 again and again. It needs nothing else, unless the chunk has patches: then this says which tokens

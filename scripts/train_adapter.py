@@ -11,9 +11,9 @@
 The published weights are those of a chat model, rounded to 4 bits; a few million tokens of text
 bring part of what that lost back. The second run, without books, learns the kinds of text in the
 mixture better and other prose worse; the mean of both, made smaller, is better than the first at
-all kinds that were tried, and books are what prose gains most from (docs/LOG.md). Owns the mixture and the recipe: LoRA (Hu et al. 2021) on all matrices of all layers,
-Adam, cross-entropy of windows of text behind the start token. What the file means belongs to
-`llmzip.lm.adapter`.
+all kinds that were tried, and books are what prose gains most from (docs/LOG.md). Owns the mixture
+and the recipe: LoRA (Hu et al. 2021) on all matrices of all layers, Adam, cross-entropy of windows
+of text behind the start token. What the file means belongs to `llmzip.lm.adapter`.
 """
 
 from __future__ import annotations
