@@ -72,7 +72,12 @@ def test_extras(wheel):
         found.setdefault(extra[1] if extra else "", set()).add(each.name)
     assert found["lab"] == {"matplotlib", "jinja2"}
     assert (found["plot"], found["compare"], found["ray"]) == ({"matplotlib"}, {"brotli"}, {"ray"})
-    assert found["all"] == {"matplotlib", "jinja2", "brotli", "ray"}
+    assert found["page"] == {"jinja2"}
+    assert (found["fsspec"], found["numcodecs"]) == ({"fsspec"}, {"numcodecs"})
+    assert found["zarr"] == {"zarr", "numcodecs"}
+    assert found["all"] == {
+        "matplotlib", "jinja2", "brotli", "ray", "fsspec", "numcodecs", "zarr",
+    }  # fmt: skip
     assert not found["all"] & found[""]
     assert set(surroundings.EXTRAS) | {"all", "dev", ""} == set(found)
 
@@ -102,7 +107,7 @@ def test_every_library_that_is_imported_is_asked_for():
         re.split(r"[<>=;\[ ]", line.strip().strip('",'))[0].replace("-", "_").lower()
         for line in re.findall(r'^  "[\w-]+[^"\n]*"', (ROOT / "pyproject.toml").read_text(), re.M)
     }
-    declared |= {"matplotlib", "brotli", "ray"}  # of extras on one line
+    declared |= {"matplotlib", "brotli", "ray", "fsspec", "numcodecs", "zarr"}  # on one line
     declared |= {"markupsafe", "typing_extensions"}  # jinja2's, and for types alone
     imported = set()
     for path in SOURCES:
