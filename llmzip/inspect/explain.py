@@ -52,17 +52,8 @@ def explain_bytes(
     Everything is decoded, by the decompressor's own code. Raises what `decompress_bytes` raises.
     """
     found = parse_container(data, max_output_bytes=settings.max_output_bytes)
-    return explain_pieces(found.container, pieces_of(found), settings, context)
-
-
-def explain_pieces(
-    container: Container,
-    pieces: Sequence[Piece],
-    settings: DecompressSettings,
-    context: Context = QUIET,
-) -> list[Piece]:
-    """The same of a file that was read, and its pieces."""
-    return explain_tokens(container, pieces, settings, context, segments=False)[0]
+    pieces = pieces_of(found)
+    return explain_tokens(found.container, pieces, settings, context, segments=False)[0]
 
 
 def explain_tokens(
@@ -73,8 +64,8 @@ def explain_tokens(
     *,
     segments: bool = True,
 ) -> tuple[list[Piece], dict[int, list[TokenFacts]]]:
-    """The pieces, and the tokens of each by its number. segments: of segments of an arith file,
-    too, which are read once more for that."""
+    """The pieces of a file that was read, and the tokens of each by its number. segments: of
+    segments of an arith file, too, which are read once more for that."""
     payload = container.payload
     if payload is None:
         return list(pieces), {}

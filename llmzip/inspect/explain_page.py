@@ -32,18 +32,18 @@ def explain_page(
 ) -> str:
     """The page. facts: of the tokens of each piece, by its number; stored: the text of each stored
     run, by its first byte. name: the file's."""
+    noun = report.payload.noun if report.payload else "piece"
     content = {
         "name": name,
         "version": VERSION,
         "sizes": _sizes(report),
         "chips": _chips(report),
-        "bar": _bar(report),
         "planes": _planes(report),
         "compare": compare_text(report),
-        "chunks": list(_chunks(pieces, facts, stored)),
+        "chunks": list(_chunks(pieces, facts, stored, noun)),
         "table": {"columns": _COLUMNS, "rows": [_row(piece) for piece in pieces], "notes": ()},
         "kinds": [(kind, WHY[kind]) for kind in dict.fromkeys(piece.kind for piece in pieces)],
-        "noun": report.payload.noun if report.payload else "piece",
+        "noun": noun,
         "has_patches": any(piece.num_patches for piece in pieces),
         "has_tokens": bool(facts),
     }
@@ -65,30 +65,20 @@ def _chips(report: Report) -> list[str]:
     return found
 
 
-def _bar(report: Report) -> list[dict[str, object]]:
-    """A part of the bar for each plane that takes any bits."""
+def _planes(report: Report) -> list[dict[str, str]]:
+    """Each plane that takes any bits: its line of the table, and its part of the bar."""
     place, found = 0.0, []
     for number, (name, share) in enumerate(report.bit_counts.shares().items()):
-        if share:
-            width = _BAR_WIDTH * share
-            label = f"{name} {100 * share:.1f} %"
-            found.append({"x": f"{place:.1f}", "width": f"{width:.1f}", "number": number,
-                          "label": label})  # fmt: skip
-            place += width
+        count, width = report.bit_counts[name], _BAR_WIDTH * share
+        if count:
+            found.append({
+                "name": name, "number": str(number), "bits": f"{count:,}",
+                "share": f"{100 * share:.1f} %",
+                "rate": "" if not report.original_bytes else f"{count / report.original_bytes:.2f}",
+                "x": f"{place:.1f}", "width": f"{width:.1f}",
+            })  # fmt: skip
+        place += width
     return found
-
-
-def _planes(report: Report) -> list[dict[str, object]]:
-    shares = report.bit_counts.shares()
-    return [
-        {
-            "name": name, "number": number, "bits": f"{count:,}",
-            "share": f"{100 * shares[name]:.1f} %",
-            "rate": "" if not report.original_bytes else f"{count / report.original_bytes:.2f}",
-        }
-        for number, (name, count) in enumerate(report.bit_counts.items())
-        if count
-    ]  # fmt: skip
 
 
 _COLUMNS = (
@@ -126,17 +116,16 @@ def _chunks(
     pieces: Sequence[Piece],
     facts: Mapping[int, Sequence[TokenFacts]],
     stored: Mapping[int, bytes],
+    noun: str,
 ) -> Iterator[dict[str, Any]]:
     """Every piece: its label, what it says of itself, and its tokens or its plain text."""
     for piece in pieces:
-        own = facts.get(piece.number, ()) if piece.number else ()
-        plain = stored.get(piece.first_byte, b"") if not piece.number else b""
+        plain = stored.get(piece.first_byte, b"")
         yield {
             "label": str(piece.number) if piece.number else "stored",
             "tip": _piece_tip(piece),
-            "kind": piece.kind,
             "starts_segment": piece.starts_segment,
-            "tokens": list(_spans(own, piece)),
+            "tokens": list(_spans(facts.get(piece.number, ()), piece, noun)),
             "plain": token_text(plain.decode("utf-8", "replace")) if plain else "",
         }
 
@@ -151,7 +140,7 @@ def _piece_tip(piece: Piece) -> str:
     return words
 
 
-def _spans(facts: Sequence[TokenFacts], piece: Piece) -> Iterator[_Span]:
+def _spans(facts: Sequence[TokenFacts], piece: Piece, noun: str) -> Iterator[_Span]:
     """A character of several tokens stands in its last one."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for place, fact in enumerate(facts):
@@ -164,7 +153,7 @@ def _spans(facts: Sequence[TokenFacts], piece: Piece) -> Iterator[_Span]:
             parts.append("stored by itself" if piece.kind == "literal" else "patched")
         elif fact.margin is not None:
             parts.append(f"margin {fact.margin:.2f}")
-        parts.append(f"{'segment' if piece.kind == 'segment' else 'chunk'} {piece.number}")
+        parts.append(f"{noun} {piece.number}")
         yield _Span(
             text=token_text(text) if text else "·",
             tip=", ".join(parts),
