@@ -53,9 +53,15 @@ def load_default_model() -> tuple[torch.nn.Module, AutoTokenizer]:
 
 
 @torch.no_grad()
-def recite(model, context: list[int], mem: torch.Tensor, num_tokens: int) -> list[int]:
-    """What the model says after the context and the vectors. mem: [K, D]."""
-    embeds = torch.cat([model.get_input_embeddings()(torch.tensor(context)), mem])[None]
+def embedded(model, ids: list[int]) -> torch.Tensor:
+    """[T, D]."""
+    return model.get_input_embeddings()(torch.tensor(ids, dtype=torch.int64))
+
+
+@torch.no_grad()
+def recite(model, context: torch.Tensor, mem: torch.Tensor, num_tokens: int) -> list[int]:
+    """What the model says after the context [T, D] and the vectors [K, D]."""
+    embeds = torch.cat([context, mem])[None]
     attended = torch.ones(embeds.shape[:2], dtype=torch.int64)
     said = model.generate(
         inputs_embeds=embeds, attention_mask=attended, max_new_tokens=num_tokens,
@@ -65,10 +71,9 @@ def recite(model, context: list[int], mem: torch.Tensor, num_tokens: int) -> lis
 
 
 @torch.no_grad()
-def read_along(model, context: list[int], mem: torch.Tensor, ids: list[int]) -> list[int]:
+def read_along(model, context: torch.Tensor, mem: torch.Tensor, ids: list[int]) -> list[int]:
     """The token that the model would say at each place, if all before it were right."""
-    embed = model.get_input_embeddings()
-    embeds = torch.cat([embed(torch.tensor(context)), mem, embed(torch.tensor(ids[:-1]))])
+    embeds = torch.cat([context, mem, embedded(model, ids[:-1])])
     logits = model(inputs_embeds=embeds[None]).logits[0, len(context) + len(mem) - 1 :]
     return logits.argmax(dim=1).tolist()
 
@@ -92,12 +97,15 @@ def main(arguments: list[str]) -> int:
         patched.setdefault(row, set()).add(at)
     tokens = tokenizer(data.decode(), add_special_tokens=False, return_offsets_mapping=True)
     place_of = {begin: place for place, (begin, _) in enumerate(tokens["offset_mapping"])}
-    is_right, context = True, start_ids
+    is_right, context = True, embedded(model, start_ids)
     for row, mem in enumerate(tensors["mem"].float()):
         first, size = int(tensors["first_byte"][row]), int(tensors["num_bytes"][row])
         num_tokens, number = int(tensors["num_tokens"][row]), int(tensors["chunk"][row]) + 1
         if tensors["starts_segment"][row]:
-            context = start_ids
+            context = embedded(model, start_ids)
+            if "shared" in tensors and tensors["shared_row"][row] >= 0:
+                before = tensors["shared"][tensors["shared_row"][row]].float()
+                context = torch.cat([context, before])
         text = data[first : first + size].decode(errors="replace")
         place = place_of[len(data[:first].decode(errors="ignore"))]
         what = f"{len(mem)} x {mem.shape[1]} numbers, {num_tokens} tokens"
@@ -119,7 +127,7 @@ def main(arguments: list[str]) -> int:
             )  # fmt: skip
             print("".join(shown))
         is_right = is_right and same
-        context = [*context, *ids]
+        context = torch.cat([context, embedded(model, ids)])
     print("equal to the text" if is_right else "NOT equal to the text: please report this")
     return 0 if is_right else 1
 

@@ -188,8 +188,8 @@ class CompressSettings:
         False, "With --codec auto: cram the file, too, and keep the smaller result.", group=ARITH
     )
     shared_mem: int | None = _setting(
-        None, "Vectors that the whole file shares, 0 to 16.", _limits(0, 16),
-        metavar="K", usual="what pays", group=ARITH,
+        None, "Vectors that stand before whole segments, 0 to 16.", _limits(0, 16),
+        metavar="K", usual="what pays",
     )  # fmt: skip
     verify: Verify = _setting(
         "quick", "Check the streams under noise, or decode the whole file once more.", group=ARITH
@@ -201,10 +201,14 @@ class CompressSettings:
         _check(self)
         if self.try_cram and self.codec != "auto":
             raise SettingsError("`try_cram` goes with `codec` auto", settings=("try_cram", "codec"))
-        if self.codec == "cram" and (self.shared_mem is not None or self.verify != "quick"):
+        if self.codec == "cram" and self.verify != "quick":
             raise SettingsError(
-                "`shared_mem` and `verify` go with `codec` arith or auto",
-                settings=("shared_mem", "verify", "codec"),
+                "`verify` goes with `codec` arith or auto", settings=("verify", "codec")
+            )
+        if self.codec == "cram" and self.shared_mem and self.bits == 16:
+            raise SettingsError(
+                "shared vectors are coded: `shared_mem` does not go with 16 `bits`",
+                settings=("shared_mem", "bits"),
             )
         if self.codec != "cram" and not self.try_cram:
             self._refuse_cramming()

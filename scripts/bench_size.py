@@ -19,6 +19,7 @@ from torch import Tensor
 from llmzip.api.compress import compress_bytes
 from llmzip.api.decompress import decompress_bytes
 from llmzip.codecs.input import split_stretches, tokenised_parts
+from llmzip.codecs.shared import opening_embeds, openings
 from llmzip.config import CompressSettings, DecompressSettings
 from llmzip.errors import IntegrityError
 from llmzip.inspect.baselines import others
@@ -171,10 +172,10 @@ def window_job(text: bytes, settings: CompressSettings) -> WindowSample:
     began = time.monotonic()
     with borrowed_torch(settings.compute.threads):
         files, lm, tokens = _open(settings)
-        start_ids = segment_start(start_token(files, tokens))
-        window = min(WINDOW_TOKENS, lm.max_positions - len(start_ids))
+        opening = opening_embeds(lm, segment_start(start_token(files, tokens)), None)
+        window = min(WINDOW_TOKENS, lm.max_positions - opening.shape[1])
         parts = [part for part in tokenised_parts(split_stretches(text), tokens) if part.ids]
-        bits = sum(window_bits(lm, start_ids, part.ids or (), window) for part in parts)
+        bits = sum(window_bits(lm, opening, part.ids or (), window) for part in parts)
     return WindowSample(
         surprisal_bits=bits,
         num_bytes=sum(len(part.data) for part in parts),
@@ -198,19 +199,18 @@ def information(
     chunk_ids: the tokens of each chunk.
     """
     surprisal = gain = unpatched = 0.0
-    start_ids = segment_start(payload.model.start_id)
     whole = list(zip(payload.chunks, chunk_ids, strict=True))
-    for own in payload.segment_ranges:
+    for own, opening in zip(payload.segment_ranges, openings(lm, payload), strict=True):
         segment = whole[own.start : own.stop]
         ids = [token for _, part in segment for token in part]
-        plain, state = read_alone(lm, start_ids, ids)
+        plain, state = read_alone(lm, opening, ids)
         surprisal += float(plain.sum())
         begin = 0
         for chunk, part in segment:
             end = begin + len(part)
             if chunk.mem is not None:
                 mem = torch.from_numpy(mem_bits(chunk.mem)).view(torch.bfloat16)  # [K, D]
-                given = _read_with_mem(lm, state.first(len(start_ids) + begin), mem, part)
+                given = _read_with_mem(lm, state.first(opening.shape[1] + begin), mem, part)
                 saved = plain[begin:end] - given  # [L]
                 gain += float(saved.sum())
                 saved[[position for position, _ in chunk.patches]] = 0.0
@@ -220,13 +220,13 @@ def information(
 
 
 @torch.no_grad()
-def window_bits(lm: FrozenLM, start_ids: Sequence[int], ids: Sequence[int], window: int) -> float:
+def window_bits(lm: FrozenLM, opening: Tensor, ids: Sequence[int], window: int) -> float:
     """Surprisal of `ids` in windows of so many tokens, of which each but the first adds half."""
     total, known = 0.0, 0
     for begin in range(0, len(ids), max(1, window // 2)):
         if known == len(ids):
             break
-        bits, _ = read_alone(lm, start_ids, ids[begin : begin + window])
+        bits, _ = read_alone(lm, opening, ids[begin : begin + window])
         total += float(bits[known - begin :].sum())
         known = begin + len(bits)
     return total

@@ -104,6 +104,22 @@ def coded_vectors(data, head):
     return vectors
 
 
+def shared_vectors(reader, head, chunks, data):
+    """The vectors of all sets, and for each set the segments that it leaves out and has."""
+    names = {"shared_symbol": "max_symbol", "shared_first": "first_step"}
+    names |= {"shared_span": "step_span", "shared_prior": "prior", "mem_dim": "mem_dim"}
+    own, size = {name: head[theirs] for theirs, name in names.items()}, head["shared_mem"]
+    vectors = coded_vectors(data, own | {"num_vectors": head["num_shared"] * size})
+    spans = [(reader.varint(), reader.varint()) for _ in range(head["num_shared"])]
+    num_segments = sum(chunk["starts_segment"] for chunk in chunks)
+    need(all(count for _, count in spans), "a set of shared vectors before no segment")
+    need(sum(map(sum, spans)) <= num_segments, "shared vectors before more segments than there are")
+    for number, (skipped, _) in enumerate(spans):
+        before, same = vectors[max(0, number - 1) * size :][:size], vectors[number * size :][:size]
+        need(not number or skipped or before != same, "two sets that are one")
+    return {"shared_vectors": vectors, "shared_spans": spans}
+
+
 def sign_vectors(data, head):
     """All vectors of the plane, as `coded_vectors` gives them."""
     size, count = head["mem_dim"], head["num_vectors"]

@@ -10,7 +10,7 @@ import json
 import sys
 from zlib import crc32
 
-from crm_chunks import coded_vectors, patch_streams, read_chunks
+from crm_chunks import coded_vectors, patch_streams, read_chunks, shared_vectors
 from crm_coding import MAX_ID, BadFile, Fields, Reader, need
 
 try:
@@ -21,10 +21,13 @@ except ImportError:
 MAGIC, END_MARK = bytes.fromhex("89 43 52 4D 0D 0A 1A 0A"), bytes.fromhex("4D 52 43 0A")
 REQUIRED = (
     *("model", "columns_zstd", "stored_zstd", "start", "literal", "coded", "arith", "signs"),
-    *("streams", "number"),
+    *("streams", "number", "shared"),
 )
 OPTIONAL = ("bf16_safe", "suffix", "settings")
-PLANES = ("columns_bytes", "vector_bytes", "patch_bytes", "stream_bytes", "stored_bytes")
+PLANES = (
+    *("columns_bytes", "shared_bytes", "vector_bytes", "patch_bytes", "stream_bytes"),
+    "stored_bytes",
+)
 
 MODELS = {
     1: ("smollm2-135m", "", "632270f3ddf1b2fbd28ac0404007e1d4"),
@@ -35,7 +38,7 @@ MODELS = {
 # Each field: its name, its type (a method of Reader, or a number of bytes), its least and its most.
 GRID = "max_symbol varint 1 1023, first_step varint 4 1019, step_span varint 0 1015, prior u8"
 HEADER = f"""
-: required_more u8 0 3, original_bytes varint, original_hash 32, xz_bytes varint, zstd_bytes varint
+: required_more u8 0 7, original_bytes varint, original_hash 32, xz_bytes varint, zstd_bytes varint
 : runs varint, columns_bytes varint, stored_bytes varint
 number: model_number varint
 spelled: model_id name, revision revision, model_digest 16
@@ -49,6 +52,9 @@ grids: vector_bytes varint, {GRID}
 signs: step varint 4 1019
 coded: num_patches varint, num_patched varint
 streams: position_bytes varint 0 patch_bytes
+shared: num_shared varint 1 num_chunks, shared_mem varint 1 64, shared_bytes varint
+shared: shared_symbol varint 1 1023, shared_first varint 4 1019, shared_span varint 0 1015
+shared: shared_prior u8
 arith: recipe varint 1 1, num_segments varint 1, prefix_tokens varint 0 65535
 arith: window_tokens varint 1 {2**24}, guard u8 1 255, wrap u8 0 2, num_mem varint 0 64
 arith num_mem: mem_dim varint 1 65536, vector_bytes varint, {GRID}
@@ -98,7 +104,7 @@ def check_header(head):
     """What the fields must say of each other."""
     of_models = head["start"] or head["arith"] or head["number"]
     need(head["model"] or not of_models, "features of a model, but no model")
-    of_chunks = ("literal", "coded", "signs", "streams", "bf16_safe")
+    of_chunks = ("literal", "coded", "signs", "streams", "shared", "bf16_safe")
     need(
         head["crammed"] or not any(head[name] for name in of_chunks),
         "features of chunks, but no chunks",
@@ -108,10 +114,12 @@ def check_header(head):
     runs = (head["runs"] > 0, num_stored > 0, num_runs > num_stored)
     need(planes == runs, "runs without their planes, or planes without runs")
     need(head["first_step"] + head["step_span"] <= 1019, "steps")
+    need(head["shared_first"] + head["shared_span"] <= 1019, "steps of shared vectors")
     if head["crammed"]:
         need(head["bits"] in (range(1, 9) if head["coded"] else (16,)), f"{head['bits']} bits")
         need(head["coded"] >= head["signs"], "signs in a file that is not coded")
         need(head["coded"] >= head["streams"], "streams in a file that is not coded")
+        need(head["coded"] >= head["shared"], "shared vectors in a file that is not coded")
         need(head["num_patches"] or not head["streams"], "streams without patches")
         need(head["num_literal"] < head["num_chunks"] or not head["signs"], "signs, but no vectors")
         plane = "columns_bytes" if head["coded"] else "patch_bytes"
@@ -162,12 +170,13 @@ def read(data):
     body = r.take(sum(sizes))
     need(crc32(body) == int.from_bytes(r.take(4), "little"), "checksum of the planes")
     need(r.take(4) == END_MARK, "end mark")
-    columns, vectors, patches, streams, stored = map(Reader(body).take, sizes)
+    columns, shared, vectors, patches, streams, stored = map(Reader(body).take, sizes)
     found = {"header": head}
     if head["columns_zstd"]:
         if not zstd:
             return found
         most = 27 * (head["runs"] // 2) + 21 * head["num_chunks"] + 40 * head["num_segments"] + 11
+        most += 18 * head["num_shared"]
         columns = unzstd(columns, most)
     columns = Reader(columns)
     runs = found["runs"] = read_runs(columns, head)
@@ -175,6 +184,8 @@ def read(data):
         crammed = [run for run in runs if run["crammed"]]
         patches = Reader(patches)
         chunks = found["chunks"] = read_chunks(columns, head, crammed, Reader(vectors), patches)
+        if head["shared"]:
+            found |= shared_vectors(columns, head, chunks, shared)
         if head["streams"]:
             found["patched_tokens"] = patch_streams(patches, chunks)
     if head["arith"]:

@@ -16,13 +16,19 @@ from llmzip.config import DEFAULT_MAX_OUTPUT_BYTES
 from llmzip.errors import FormatError
 from llmzip.store.arith_payload import ArithPayload
 from llmzip.store.container import Container, ReadResult, parse_container
-from llmzip.store.cram_payload import Chunk, CramPayload, chunks_of_runs, margin_code
+from llmzip.store.cram_payload import Chunk, CramPayload, chunks_of_runs
+from llmzip.store.margins import margin_code
 from llmzip.store.payload import StoredRun
 from llmzip.store.residual import Ranked
+from llmzip.store.shared_vectors import pack_shared, shared_sets
+from llmzip.store.varint import encode_varints
 from llmzip.store.vectors import GridMem
 
 KINDS = {CramPayload: "crammed", ArithPayload: "arith"}
-PLANES = {"vector_bytes": "vectors", "patch_bytes": "patches", "stream_bytes": "streams"}
+PLANES = {
+    "shared_bytes": "shared", "vector_bytes": "vectors", "patch_bytes": "patches",
+    "stream_bytes": "streams",
+}  # fmt: skip
 
 
 class Unpacker:
@@ -96,6 +102,14 @@ def check_agreement(found: dict[str, Any], result: ReadResult) -> None:
         check_chunks(found["chunks"], payload.chunks, payload.check_bytes)
         streams = [stream.hex() for stream in payload.streams]
         assert found.get("patched_tokens", []) == streams
+        _, sets = shared_sets(payload.shared)
+        fields, columns, _ = pack_shared(payload.shared)
+        spans = [number for span in found.get("shared_spans", []) for number in span]
+        assert encode_varints(*spans) == columns and head["num_shared"] == len(sets)
+        vectors = found.get("shared_vectors", [])
+        size = fields.num_mem if fields else 1
+        for place, mem in enumerate(sets):
+            check_grid(vectors[place * size :][:size], mem)
     else:
         assert "chunks" not in found
     assert isinstance(payload, ArithPayload) == ("segments" in found)
@@ -127,6 +141,7 @@ def check_header(head: dict[str, Any], container: Container) -> None:
     assert head["coded"] == bool(cram and cram.is_coded)
     assert head["signs"] == bool(cram and cram.signs)
     assert head["streams"] == bool(cram and cram.streams)
+    assert head["shared"] == bool(cram and cram.shared)
     assert head["arith"] == isinstance(payload, ArithPayload)
     assert head["bf16_safe"] == bool(cram and cram.bf16_safe)
     check = container.settings_check

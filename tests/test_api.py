@@ -161,9 +161,8 @@ def test_what_is_not_bytes_is_refused(codec, name, data):
         ({"codec": "arith", "num_mem": 2}, "none of the options of cramming"),
         ({"codec": "auto", "preset": "small"}, "none of the options of cramming"),
         ({"codec": "arith", "time_budget_s": 9.0}, "none of the options of cramming"),
-        ({"shared_mem": 1}, "go with `codec` arith or auto"),
-        ({"shared_mem": 0}, "go with `codec` arith or auto"),
-        ({"verify": "full"}, "go with `codec` arith or auto"),
+        ({"shared_mem": 1, "bits": 16}, "does not go with 16 `bits`"),
+        ({"verify": "full"}, "goes with `codec` arith or auto"),
         ({"codec": "arith", "shared_mem": 17}, "`shared_mem` is a number from 0 to 16"),
         ({"codec": "arith", "verify": "twice"}, "`verify` is quick or full"),
     ],
@@ -182,7 +181,8 @@ def test_settings_are_checked_before_the_work(codec, settings, words):
         ({"time_budget_s": float("inf")}, ("time_budget_s",)),
         ({"threads": 0}, ("threads",)),
         ({"codec": "`bits`"}, ("codec",)),
-        ({"shared_mem": 1}, ("shared_mem", "verify", "codec")),
+        ({"shared_mem": 1, "bits": 16}, ("shared_mem", "bits")),
+        ({"verify": "full"}, ("verify", "codec")),
     ],
 )
 def test_an_error_has_the_names_of_its_settings(codec, settings, names):

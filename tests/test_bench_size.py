@@ -15,6 +15,7 @@ import torch
 from typer.testing import CliRunner
 
 from llmzip.api.compress import compress_bytes
+from llmzip.codecs.shared import opening_embeds
 from llmzip.config import CompressSettings, ComputeSettings
 from llmzip.errors import IntegrityError
 from llmzip.lm.model import FrozenLM
@@ -126,17 +127,18 @@ def _bits(lm: FrozenLM, known: list[int], mem: torch.Tensor, ids: tuple[int, ...
 def test_windows_score_every_token_once_behind_half_a_window(
     lm: FrozenLM, ids: tuple[int, ...], start_ids: list[int]
 ) -> None:
-    whole, _ = bench_size.read_alone(lm, start_ids, ids)
+    opening = opening_embeds(lm, start_ids, None)
+    whole, _ = bench_size.read_alone(lm, opening, ids)
     assert len(whole) == len(ids)
     for window in (len(ids), len(ids) + 1):
-        bits = bench_size.window_bits(lm, start_ids, ids, window)
+        bits = bench_size.window_bits(lm, opening, ids, window)
         assert bits == pytest.approx(float(whole.sum()))
     wanted, window = 0.0, 8
     for position in range(len(ids)):
         begin = 0 if position < window else 4 * ((position - window) // 4 + 1)
-        near, _ = bench_size.read_alone(lm, start_ids, ids[begin : begin + window])
+        near, _ = bench_size.read_alone(lm, opening, ids[begin : begin + window])
         wanted += float(near[position - begin])
-    bits = bench_size.window_bits(lm, start_ids, ids, window)
+    bits = bench_size.window_bits(lm, opening, ids, window)
     assert bits == pytest.approx(wanted)
 
 

@@ -24,7 +24,6 @@ from safetensors.torch import save as save_tensors
 from llmzip.api.compress import compress_bytes
 from llmzip.codecs.arith import encoder as arith_encoding
 from llmzip.codecs.arith.resume import ResumeCache
-from llmzip.codecs.arith.shared import SharedMem
 from llmzip.codecs.context import Context
 from llmzip.codecs.cram import engine as engine_module
 from llmzip.codecs.cram import groups
@@ -46,6 +45,7 @@ from llmzip.codecs.cram.presets import signs_of
 from llmzip.codecs.cram.signs import Signs
 from llmzip.codecs.cram.slots import Slot
 from llmzip.codecs.cram.tasks import Crammed, EngineSettings, Task, split
+from llmzip.codecs.shared import SharedMem
 from llmzip.config import CompressSettings
 from llmzip.errors import Corrupt, Interrupted, ResumeRefused
 from llmzip.lm.model import FrozenLM

@@ -611,7 +611,7 @@ def test_help_has_a_section_for_each_codec(capfd):
     arith, cramming = arith.split("\nCramming:\n")
     for option, section in (
         ("--codec ", head), ("--dry-run ", head), ("--batch ", head), ("--help ", head),
-        ("--shared-mem ", arith), ("--verify ", arith), ("--try-cram ", arith),
+        ("--shared-mem ", head), ("--verify ", arith), ("--try-cram ", arith),
         ("--mem ", cramming), ("--bits ", cramming), ("--max-patches ", cramming),
         ("--context ", cramming), ("--budget-bits ", cramming), ("--max-steps ", cramming),
         ("--preset ", cramming), ("--time-budget ", cramming), ("--bf16-safe ", cramming),

@@ -19,8 +19,9 @@ from llmzip.store.container import Container, parse_container, summarise_contain
 from llmzip.store.cram_fields import CramFields
 from llmzip.store.cram_figures import CramFigures
 from llmzip.store.cram_grids import NO_VECTORS, GridCode
-from llmzip.store.cram_payload import Chunk, margin_value
+from llmzip.store.cram_payload import Chunk
 from llmzip.store.cram_planes import CodedFields, read_coded
+from llmzip.store.margins import margin_value
 from llmzip.store.original import chunk_check, content_hash
 from llmzip.store.payload import TextRun
 from llmzip.store.residual import Ranked

@@ -35,8 +35,9 @@ from llmzip.store.cram_columns import (
     decode_columns,
     encode_columns,
 )
-from llmzip.store.cram_payload import Chunk, margin_code, margin_value
+from llmzip.store.cram_payload import Chunk
 from llmzip.store.header import MAGIC, MAX_HEADER_BYTES
+from llmzip.store.margins import margin_code, margin_value
 from llmzip.store.model_ref import NUMBERED
 from llmzip.store.original import chunk_check, content_hash
 from llmzip.store.payload import HAS_NUMBER, RunTable, StoredRun, TextRun

@@ -24,9 +24,11 @@ from llmzip.store import (
     cram_grids,
     cram_payload,
     header,
+    margins,
     model_ref,
     payload,
     residual,
+    shared_vectors,
     vectors,
 )
 from llmzip.store.opening import END_MARK, TOKENS_OF_ANY_FILE, TOKENS_PER_FILE_BYTE
@@ -248,9 +250,10 @@ def test_feature_bits() -> None:
         "signs": cram_fields.HAS_SIGNS,
         "streams": cram_fields.HAS_STREAMS,
         "number": payload.HAS_NUMBER,
+        "shared": cram_fields.HAS_SHARED,
     }
     assert REQUIRED == {bit: name for name, bit in ours.items()}
-    assert header._REQUIRED | all_required() == sum(ours.values()) == 1023
+    assert header._REQUIRED | all_required() == sum(ours.values()) == 2047
     assert header._REQUIRED & all_required() == 0
     known = {
         cram_payload.BF16_SAFE: "bf16 safe",
@@ -290,7 +293,7 @@ def read_by(table: str, *groups: str) -> list[tuple[str, str, str, list[str]]]:
 
 
 OF_CHUNKS = ("number", "spelled", "crammed", "start", "literal")
-OF_CODED = ("grids", "signs", "coded", "streams")
+OF_CODED = ("grids", "signs", "coded", "streams", "shared")
 OF_ARITH = ("start", "arith", "arith num_mem")
 TABLES = {
     "all": (tables(DOC["Header"])[0], read_by(read_crm.HEADER, "")),
@@ -309,6 +312,7 @@ CONDITIONS = {
     "grids": "not with the feature *signs*",
     "signs": "only with the feature *signs*",
     "streams": "only with the feature *streams*",
+    "shared": "only with the feature *shared*",
 }
 
 
@@ -347,12 +351,14 @@ LIMITS = [
         "4 to 1019",
         [vectors.MIN_STEP // vectors.STEP_UNIT, vectors.MAX_STEP // vectors.STEP_UNIT],
     ),
+    ("coded", "num_shared", "1 to num_chunks", [1]),
+    ("coded", "shared_mem", "1 to 64", [1, shared_vectors.MAX_SHARED_MEM]),
     ("arith", "start_id", "below 2^31", [0, LAST_ID]),
     ("arith", "num_segments", "at least 1", [1]),
     ("arith", "prefix_tokens", "0 to 65535", [0, arith_payload.MAX_PREFIX_TOKENS]),
     ("arith", "window_tokens", "1 to 2^24", [1, arith_payload.MAX_WINDOW_TOKENS]),
     ("arith", "guard", "c = 1 to 255", [1, 255]),
-    ("arith", "num_mem", "0 to 64", [0, arith_payload.MAX_SHARED_MEM]),
+    ("arith", "num_mem", "0 to 64", [0, shared_vectors.MAX_SHARED_MEM]),
     ("arith", "mem_dim", "1 to 65536", [1, vectors.MAX_MEM_DIM]),
     ("segment", "num_tokens", "1 to 2^24", [1, arith_payload.MAX_SEGMENT_TOKENS]),
     ("segment", "num_lanes", "1 to 64", [1, arith_payload.MAX_LANES]),
@@ -414,7 +420,7 @@ def test_figures_of_the_fields() -> None:
     ):
         assert any(phrase in content for told, _, content in every if told == name), phrase
     for name, value in (
-        ("margin", cram_payload.margin_value),
+        ("margin", margins.margin_value),
         ("guard", arith_payload.guard_value),
     ):
         (content,) = [content for told, _, content in every if told == name]

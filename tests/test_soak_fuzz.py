@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from llmzip.errors import Corrupt, LlmzipError
 from llmzip.store.arith_payload import ArithSegment
 from llmzip.store.container import Container, read_container, write_container
-from llmzip.store.cram_payload import Chunk, margin_value
+from llmzip.store.cram_payload import Chunk
 from llmzip.store.header import CRC_BYTES, encode_header, read_header
+from llmzip.store.margins import margin_value
 from llmzip.store.varint import MAX_VARINT
 from llmzip.store.vectors import GridMem
 from tests.containers import arith_container, cram_container

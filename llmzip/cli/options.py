@@ -27,7 +27,7 @@ from llmzip.cli.work import JobSettings
 
 # Settings that commands take together, in the order of their help. A group of `config` is named
 # by its title.
-CODEC = ("codec", config.ARITH)
+CODEC = ("codec", "shared_mem", config.ARITH)
 MODEL = ("model", "revision", "device")
 COMPUTE = ("threads", "batch", "attention")
 LIMITS = ("max_output_bytes", "max_tokens")

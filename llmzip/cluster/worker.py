@@ -39,7 +39,8 @@ class Worker:
     def read(self, shared: WorkerSettings, cut: Cut, ids: tuple[int, ...]) -> bytes:
         """The segments of a block of tokens, packed."""
         with borrowed_torch(self._threads):
-            return pack_segments([list(cut(self._loaded(shared).lm, ids))])
+            lm = self._loaded(shared).lm
+            return pack_segments([list(cut(lm, ids, lambda done, total: None))])
 
     def cram(
         self, shared: WorkerSettings, job: Job, *, cancel: threading.Event | None = None

@@ -16,11 +16,12 @@ from torch import Tensor
 from llmzip.api.decompress import decode_pieces, matching_model
 from llmzip.codecs.base import Request
 from llmzip.codecs.context import QUIET, Context
+from llmzip.codecs.shared import openings
 from llmzip.config import DecompressSettings
 from llmzip.errors import IntegrityError
 from llmzip.inspect.pieces import Piece, pieces_of
 from llmzip.lm.devices import borrowed_torch, pick_device
-from llmzip.lm.layout import pad_ids, segment_start
+from llmzip.lm.layout import pad_ids
 from llmzip.lm.loaded import ModelCache
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.state import State
@@ -143,14 +144,14 @@ def _surprisal(
 ) -> dict[int, list[float]]:
     """Of each token, behind all that is left of it in its segment, or in its window of tokens."""
     found: dict[int, list[float]] = {}
-    start_ids, total = segment_start(payload.model.start_id), len(payload.pieces)
-    for segment in payload.segment_ranges:
+    total = len(payload.pieces)
+    for segment, opening in zip(payload.segment_ranges, openings(lm, payload), strict=True):
         whole = [token for index in segment for token in ids[index]]
         plain: list[float] = []
         for first in range(0, len(whole), window or len(whole)):
             context.check()
             part = whole[first : first + (window or len(whole))]
-            plain += read_alone(lm, start_ids, part)[0].tolist()
+            plain += read_alone(lm, opening, part)[0].tolist()
         for index in segment:
             found[index], plain = plain[: len(ids[index])], plain[len(ids[index]) :]
         context.report(Progress(stage="measure", chunks_done=segment.stop, chunks_total=total))
@@ -158,13 +159,16 @@ def _surprisal(
 
 
 @torch.no_grad()
-def read_alone(lm: FrozenLM, start_ids: Sequence[int], ids: Sequence[int]) -> tuple[Tensor, State]:
-    """Surprisal of each token behind the start token and those before it: [L] fp64 on the CPU; the
-    state after all of them. Nothing before the first: any of the vocabulary, equally."""
-    block, live = pad_ids([[*start_ids, *ids]], lm.device)
-    hidden, state = lm.extend(lm.empty(1), lm.embed(block), live)
-    foreseen = min(1, len(start_ids))
-    predicting = hidden[0, len(start_ids) - foreseen : -1]  # row j predicts token j + 1 - foreseen
-    bits = lm.surprisal_bits(predicting, block[0, len(start_ids) + 1 - foreseen :])
+def read_alone(lm: FrozenLM, opening: Tensor, ids: Sequence[int]) -> tuple[Tensor, State]:
+    """Surprisal of each token behind an opening [1, H, D] and the tokens before it: [L] fp64 on the
+    CPU; the state after all of them. Nothing before the first: any of the vocabulary, equally."""
+    block, _ = pad_ids([ids], lm.device)
+    embeds = torch.cat([opening, lm.embed(block)], dim=1)
+    live = torch.ones(embeds.shape[:2], dtype=torch.bool, device=lm.device)
+    hidden, state = lm.extend(lm.empty(1), embeds, live)
+    head = opening.shape[1]
+    foreseen = min(1, head)
+    predicting = hidden[0, head - foreseen : -1]  # row j predicts token j + 1 - foreseen
+    bits = lm.surprisal_bits(predicting, block[0, 1 - foreseen :])
     first = torch.full((1 - foreseen,), math.log2(lm.vocab_size), dtype=torch.float64)
     return torch.cat([first, bits.double().cpu()]), state

@@ -34,8 +34,10 @@ def export_vectors(
     shared by an arith file: [1, K, D]; "bfloat16" or "float32". Of those chunks: chunk (from 0),
     first_byte, num_bytes, num_tokens, starts_segment: [N] int64. patches: [P, 6] int64: row of mem,
     position, token or -1, and of one that is named by rank skip, size and index (docs/FORMAT.md),
-    else -1. Strings about the model are in the metadata. Raises FormatError, LimitExceeded, and
-    InputError for a file without vectors.
+    else -1. Where segments have vectors before them, shared: [S, K', D], in the dtype of mem, and
+    shared_row: [N] int64, which of these stand before each chunk's segment, or -1. Strings about
+    the model are in the metadata. Raises FormatError, LimitExceeded, and InputError for a file
+    without vectors.
     """
     container = read_container(data, max_output_bytes=max_output_bytes)
     payload = container.payload
@@ -43,7 +45,9 @@ def export_vectors(
     if payload is None or not tensors["mem"].size:
         raise InputError("the file holds no vectors")
     if dtype_name == "float32":
-        tensors["mem"] = (tensors["mem"].astype(np.uint32) << 16).view(np.float32)
+        for name in ("mem", "shared"):
+            if name in tensors:
+                tensors[name] = (tensors[name].astype(np.uint32) << 16).view(np.float32)
     return _safetensors(tensors, _metadata(payload))
 
 

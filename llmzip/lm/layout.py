@@ -29,6 +29,18 @@ def pad_ids(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor
     return ids.to(device), live.to(device)
 
 
+def pad_rows(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Embeddings of several rows, padded on the right. rows: [T, D] each -> embeds [B, T', D], live
+    [B, T'] bool."""
+    longest = max(len(row) for row in rows)
+    embeds = rows[0].new_zeros(len(rows), longest, rows[0].shape[1])
+    live = torch.zeros(len(rows), longest, dtype=torch.bool, device=embeds.device)
+    for index, row in enumerate(rows):
+        embeds[index, : len(row)] = row
+        live[index, : len(row)] = True
+    return embeds, live
+
+
 def mem_and_chunk(mem: Tensor, chunk_embeds: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
     """The input after the context when the whole chunk is known (teacher forcing). mem: [B, K, D],
     chunk_embeds: [B, L, D], live: [B, L] -> embeds [B, K + L - 1, D], live [B, K + L - 1]."""

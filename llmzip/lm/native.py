@@ -57,6 +57,9 @@ class LlamaShape:
         )
 
 
+_MOST_KEPT = 1 << 22  # attention weights of a layer that are kept for the backward pass
+
+
 class FrozenRMSNorm(torch.autograd.Function):
     """RMSNorm in fp32, with a backward pass of its own: autograd would store four copies of x."""
 
@@ -102,28 +105,36 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, way: int) -> Tensor:
 
 class FrozenAttention(torch.autograd.Function):
     """Attention without gradients for earlier slots. Its own backward pass takes a third of the
-    time of torch's on CPUs (docs/LOG.md)."""
+    time of torch's on CPUs (docs/LOG.md). The weights of long rows are calculated again there: of
+    1,100 slots those of all layers would take 600 MB."""
 
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, new_k: Tensor, new_v: Tensor, k: Tensor, v: Tensor, bias: Tensor
     ) -> Tensor:
         q = q * q.shape[-1] ** -0.5
-        scores = (q @ k.transpose(2, 3)).add_(bias)
-        weights = torch.softmax(scores, dim=-1)  # computed in fp32 for every dtype
-        ctx.save_for_backward(q, k, v, weights)
-        ctx.num_new = new_k.shape[2]
+        weights = _attention_weights(q, k, bias)
+        ctx.save_for_backward(q, k, v, weights if weights.numel() <= _MOST_KEPT else None)
+        ctx.bias, ctx.num_new = bias, new_k.shape[2]
         return weights @ v
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, weights = ctx.saved_tensors
+        if weights is None:
+            weights = _attention_weights(q, k, ctx.bias)
         new = slice(k.shape[2] - ctx.num_new, None)
         grad_v = weights[..., new].transpose(2, 3) @ grad
         grad_scores = torch._softmax_backward_data(grad @ v.transpose(2, 3), weights, -1, q.dtype)
         grad_k = grad_scores[..., new].transpose(2, 3) @ q
         grad_q = (grad_scores @ k).mul_(q.shape[-1] ** -0.5)
         return grad_q, grad_k, grad_v, None, None, None
+
+
+def _attention_weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+    """q: [B, H, T, Dh], scaled; k: [B, H, P, Dh] -> [B, H, T, P]."""
+    scores = (q @ k.transpose(2, 3)).add_(bias)
+    return torch.softmax(scores, dim=-1)  # computed in fp32 for every dtype
 
 
 class FrozenSwiGLU(torch.autograd.Function):

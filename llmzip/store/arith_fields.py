@@ -16,7 +16,6 @@ from llmzip.store.arith_payload import (
     ArithFigures,
     ArithPayload,
     ArithSegment,
-    check_shared,
     guard_value,
 )
 from llmzip.store.cram_grids import GridCode, check_plane_bytes, pack_grids, unpack_grids
@@ -32,6 +31,7 @@ from llmzip.store.payload import (
     max_run_bytes,
     read_run_bytes,
 )
+from llmzip.store.shared_vectors import check_shared, shared_damage
 from llmzip.store.varint import MAX_VARINT_BYTES, Cursor, encode_varint, encode_varints, require
 
 HAS_ARITH = 64
@@ -219,10 +219,7 @@ class ArithFields(PayloadFields):
         try:
             payload = self.read_payload(there, Cursor(body, what="body"), optional=optional)
         except Corrupt as error:
-            raise Corrupt(
-                "the shared vectors are damaged; without them none of the text can be found "
-                f"({error})"
-            ) from error
+            raise shared_damage(error) from error
         missing = tuple(segment for segment, _ in columns.segments[readable:])
         payload = replace(payload, segments=payload.segments + missing)
         return payload, frozenset(range(readable, self.num_segments))

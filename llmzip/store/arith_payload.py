@@ -13,14 +13,14 @@ from typing import ClassVar
 from llmzip.store.figures import Figures, PieceFigures, count_text
 from llmzip.store.model_ref import ModelRef
 from llmzip.store.payload import Payload, Run, StoredRun, Tensors
+from llmzip.store.shared_vectors import check_shared
 from llmzip.store.varint import MAX_VARINT, require
-from llmzip.store.vectors import MAX_MEM_DIM, GridMem, mem_bits
+from llmzip.store.vectors import GridMem, mem_bits
 
 MAX_PREFIX_TOKENS = 65535
 MAX_WINDOW_TOKENS = 1 << 24
 MAX_SEGMENT_TOKENS = 1 << 24
 MAX_LANES = 64
-MAX_SHARED_MEM = 64
 MAX_CHECK = 2**32 - 1
 
 # The line break that the line-wrap transform put back.
@@ -75,6 +75,10 @@ class ArithPayload(Payload):
     @property
     def pieces(self) -> tuple[ArithSegment, ...]:
         return self.segments
+
+    @property
+    def shared_mems(self) -> Sequence[GridMem | None]:
+        return [self.mem] * len(self.segments)
 
     @property
     def num_mem(self) -> int:
@@ -138,13 +142,6 @@ def guard_code(guard: float) -> int:
 def least_stream_bytes(num_tokens: int) -> int:
     """The fewest bytes that a segment's stream may have, however well its tokens are predicted."""
     return max(1, num_tokens // TOKENS_PER_STREAM_BYTE)
-
-
-def check_shared(num_mem: int, mem_dim: int) -> None:
-    """Raise Corrupt unless so many shared mem vectors of so many dimensions may be there."""
-    is_count = 1 <= num_mem <= MAX_SHARED_MEM
-    require(is_count, f"{num_mem} shared mem vectors, at most {MAX_SHARED_MEM}")
-    require(1 <= mem_dim <= MAX_MEM_DIM, f"shared mem vectors of {mem_dim} dimensions")
 
 
 # What JSON shows of `ArithFigures`, in this order.

@@ -20,6 +20,7 @@ import numpy as np
 from llmzip.errors import Corrupt
 from llmzip.store.cram_payload import MAX_CHUNK_TOKENS, Chunk
 from llmzip.store.payload import Run, RunTable, StoredRun
+from llmzip.store.shared_vectors import SharedSpan, read_spans
 from llmzip.store.varint import (
     MAX_VARINT_BYTES,
     Cursor,
@@ -52,6 +53,7 @@ class CramColumns:
     checks: list[int]
     starts: list[bool]  # the chunk starts a segment
     literal: list[bool]  # the chunk has no vectors
+    shared_spans: list[SharedSpan]
 
     @property
     def run_bytes(self) -> list[int]:
@@ -72,10 +74,12 @@ class ChunkCounts:
     num_literal: int
     is_coded: bool
     check_bytes: int  # of each chunk's check
+    num_shared: int = 0  # spans of shared vectors
 
     def max_bytes(self, table: RunTable) -> int:
         """No columns block of this size is larger: bounds what a zstd frame may claim."""
-        return (3 * table.num_runs + 2 * self.num_chunks + 1) * MAX_VARINT_BYTES + (
+        counts = 3 * table.num_runs + 2 * self.num_chunks + 2 * self.num_shared + 1
+        return counts * MAX_VARINT_BYTES + (
             3 * self.num_chunks + 2  # 16-bit check and two bitmap bits per chunk
         )
 
@@ -86,10 +90,11 @@ def encode_columns(
     *,
     coded: bool,
     check_bytes: int,
+    shared: bytes = b"",
 ) -> bytes:
     """All of it as one block. Expects values that hold the rules of `cram_payload`.
 
-    chunks_of_runs: of the runs of text, in order.
+    chunks_of_runs: of the runs of text, in order. shared: the columns of `pack_shared`.
     """
     tokens = [[chunk.num_tokens for chunk in chunks] for chunks in chunks_of_runs]
     sizes = [[chunk.num_bytes for chunk in chunks] for chunks in chunks_of_runs]
@@ -109,7 +114,7 @@ def encode_columns(
         out += _encode_bitmap([chunk.starts_segment for chunk in chunks])
     if any(chunk.mem is None for chunk in chunks):
         out += _encode_bitmap([chunk.mem is None for chunk in chunks])
-    return bytes(out)
+    return bytes(out + shared)
 
 
 def decode_columns(cursor: Cursor, table: RunTable, size: ChunkCounts) -> CramColumns:
@@ -137,6 +142,7 @@ def decode_columns(cursor: Cursor, table: RunTable, size: ChunkCounts) -> CramCo
     literal = [False] * num_chunks
     if size.num_literal:
         literal = _read_bitmap(cursor, num_chunks, ones=size.num_literal)
+    spans = read_spans(cursor, count=size.num_shared, num_segments=num_segments)
     cursor.finish()
     return CramColumns(
         runs=runs,
@@ -145,6 +151,7 @@ def decode_columns(cursor: Cursor, table: RunTable, size: ChunkCounts) -> CramCo
         checks=checks,
         starts=starts,
         literal=literal,
+        shared_spans=spans,
     )
 
 

@@ -20,8 +20,6 @@ from llmzip.store.cram_payload import (
     CramPayload,
     check_chunk,
     chunks_of_runs,
-    margin_code,
-    margin_value,
 )
 from llmzip.store.cram_planes import (
     CodedFields,
@@ -33,8 +31,16 @@ from llmzip.store.cram_planes import (
     salvage_patches,
     salvage_tokens,
 )
+from llmzip.store.margins import margin_code, margin_value
 from llmzip.store.model_ref import ModelRef, read_start
 from llmzip.store.payload import HAS_START, EncodedPayload, Payload, PayloadFields, Run, RunTable
+from llmzip.store.shared_vectors import (
+    SharedFields,
+    SharedMems,
+    check_spans,
+    pack_shared,
+    shared_damage,
+)
 from llmzip.store.varint import Cursor, encode_varints, require
 from llmzip.store.vectors import packed_bytes
 
@@ -42,6 +48,7 @@ HAS_LITERAL = 16
 HAS_CODED = 32
 HAS_SIGNS = 128
 HAS_STREAMS = 256
+HAS_SHARED = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +57,9 @@ class CramFields(PayloadFields):
 
     codec: ClassVar[str] = "cram"
     marker: ClassVar[int] = 0
-    own_required: ClassVar[int] = HAS_LITERAL | HAS_CODED | HAS_SIGNS | HAS_STREAMS
+    own_required: ClassVar[int] = HAS_LITERAL | HAS_CODED | HAS_SIGNS | HAS_STREAMS | HAS_SHARED
     own_optional: ClassVar[int] = BF16_SAFE
-    plane_names: ClassVar[tuple[str, ...]] = ("vectors", "patches")
+    plane_names: ClassVar[tuple[str, ...]] = ("shared", "vectors", "patches")
     no_figures: ClassVar[Mapping[str, object]] = CramFigures().fields()
 
     empty: CramPayload  # the payload without its chunks and its margin
@@ -61,6 +68,7 @@ class CramFields(PayloadFields):
     num_literal: int
     patch_bytes: int
     coded: CodedFields | None
+    shared: SharedFields | None
 
     @property
     def model(self) -> ModelRef:  # type: ignore[override]  # nobody sets it
@@ -70,6 +78,7 @@ class CramFields(PayloadFields):
     def features(self) -> int:
         own = HAS_LITERAL * (self.num_literal > 0) | HAS_CODED * (self.coded is not None)
         own |= HAS_STREAMS * (self.coded is not None and self.coded.position_bytes is not None)
+        own |= HAS_SHARED * (self.shared is not None)
         return super().features | own | HAS_SIGNS * self.empty.signs
 
     @property
@@ -80,7 +89,8 @@ class CramFields(PayloadFields):
     def planes(self) -> Mapping[str, int]:
         coded, bits = self.coded, self.empty.bits
         vectors = coded.vector_bytes if coded else packed_bytes(*self._shape, bits)
-        return {"vectors": vectors, "patches": self.patch_bytes}
+        shared = {"shared": self._shared_bytes} if self.shared else {}
+        return {**shared, "vectors": vectors, "patches": self.patch_bytes}
 
     @property
     def slow_bytes(self) -> int:
@@ -93,13 +103,15 @@ class CramFields(PayloadFields):
         vectors, patches, coded = encode_planes(
             chunks, is_coded=is_coded, are_signs=payload.signs, streams=payload.streams
         )
+        shared, shared_columns, shared_plane = pack_shared(payload.shared)
         fields = cls(
-            empty=replace(payload, chunks=(), streams=(), min_margin=None),
+            empty=replace(payload, chunks=(), streams=(), shared=(), min_margin=None),
             margin_code=margin_code(payload.min_margin),
             num_chunks=len(chunks),
             num_literal=sum(chunk.mem is None for chunk in chunks),
             patch_bytes=len(patches),
             coded=coded,
+            shared=shared,
         )
         return EncodedPayload(
             fields=fields,
@@ -108,10 +120,11 @@ class CramFields(PayloadFields):
                 chunks_of_runs(chunks, runs),
                 coded=is_coded,
                 check_bytes=payload.check_bytes,
+                shared=shared_columns,
             ),  # fmt: skip
             # Those of a coded file have a byte at least for each chunk, to bound their number.
             least_columns_bytes=len(chunks) * is_coded,
-            planes=vectors + patches,
+            planes=shared_plane + vectors + patches,
         )
 
     def encode(self) -> bytes:
@@ -120,7 +133,8 @@ class CramFields(PayloadFields):
             counts.insert(1, self.num_literal)
         out = encode_varints(empty.num_mem, empty.mem_dim, empty.bits, empty.context_tokens)
         out += empty.model.encode_start() + bytes((self.margin_code,))
-        return out + encode_varints(*counts) + (self.coded.encode() if self.coded else b"")
+        out += encode_varints(*counts) + (self.coded.encode() if self.coded else b"")
+        return out + (self.shared.encode() if self.shared else b"")
 
     @classmethod
     def read(cls, cursor: Cursor, model: ModelRef, required: int) -> CramFields:
@@ -136,7 +150,7 @@ class CramFields(PayloadFields):
         )
         empty.check_geometry()
         bits, agree = empty.bits, empty.is_coded == bool(required & HAS_CODED)
-        agree &= empty.is_coded or not required & (HAS_SIGNS | HAS_STREAMS)
+        agree &= empty.is_coded or not required & (HAS_SIGNS | HAS_STREAMS | HAS_SHARED)
         require(agree, f"header: {bits} bits per dimension and the feature bits do not agree")
         start_id = read_start(cursor, has_start=bool(required & HAS_START))
         margin_code, num_chunks = cursor.byte(), cursor.varint()
@@ -149,6 +163,9 @@ class CramFields(PayloadFields):
             shape = (num_chunks - num_literal, empty.num_mem, empty.mem_dim)
             in_streams = bool(required & HAS_STREAMS)
             coded = read_coded(cursor, shape, are_signs=empty.signs, in_streams=in_streams)
+        shared = None
+        if required & HAS_SHARED:
+            shared = SharedFields.read(cursor, mem_dim=empty.mem_dim, num_chunks=num_chunks)
         return cls(
             empty=replace(empty, model=replace(model, start_id=start_id)),
             margin_code=margin_code,
@@ -156,6 +173,7 @@ class CramFields(PayloadFields):
             num_literal=num_literal,
             patch_bytes=patch_bytes,
             coded=coded,
+            shared=shared,
         )
 
     def check(self, table: RunTable, columns_bytes: int) -> None:
@@ -176,9 +194,11 @@ class CramFields(PayloadFields):
         return decode_columns(cursor, table, self._counts)
 
     def read_payload(self, columns: CramColumns, planes: Cursor, *, optional: int) -> CramPayload:
-        return self._payload(*self._chunks(columns, planes), optional)
+        shared = self._read_shared(columns, planes)
+        return self._payload(*self._chunks(columns, planes), shared, optional)
 
     def figures(self, columns: CramColumns, planes: Cursor, *, optional: int) -> CramFigures:
+        planes.take(self._shared_bytes)
         if self.coded:
             num_patches, num_patched = self.coded.num_patches, self.coded.num_patched
         else:
@@ -202,12 +222,15 @@ class CramFields(PayloadFields):
             context_tokens=empty.context_tokens,
             min_margin=self._margin,
             bf16_safe=bool(optional & BF16_SAFE),
+            num_shared_vectors=self.shared.num_sets * self.shared.num_mem if self.shared else 0,
+            shared_bits=8 * self._shared_bytes,
         )
 
     def salvage(
         self, columns: CramColumns, body: memoryview, *, optional: int
     ) -> tuple[CramPayload, frozenset[int]]:
-        size = self.planes["vectors"]
+        shared = self._salvage_shared(columns, body)
+        body, size = body[self._shared_bytes :], self.planes["vectors"]
         mems = salvage_mems(body[:size], self._shape, self.coded)
         patches = body[size : size + self.patch_bytes]
         found = salvage_patches(patches, columns, self.coded)
@@ -220,7 +243,7 @@ class CramFields(PayloadFields):
                 lost.add(index)
             contents.append((mem, own or ()))
         chunks = _joined(columns, contents)
-        payload = self._payload(chunks, tuple(each or b"" for each in streams), optional)
+        payload = self._payload(chunks, tuple(each or b"" for each in streams), shared, optional)
         for index, chunk in enumerate(chunks):
             try:
                 check_chunk(chunk, payload, number=index)
@@ -236,6 +259,10 @@ class CramFields(PayloadFields):
         return margin_value(self.margin_code) if self.margin_code else None
 
     @property
+    def _shared_bytes(self) -> int:
+        return self.shared.num_bytes if self.shared else 0
+
+    @property
     def _shape(self) -> tuple[int, int, int]:
         return self.num_chunks - self.num_literal, self.empty.num_mem, self.empty.mem_dim
 
@@ -245,15 +272,37 @@ class CramFields(PayloadFields):
         return ChunkCounts(
             num_chunks=self.num_chunks, num_literal=self.num_literal, is_coded=is_coded,
             check_bytes=self.empty.check_bytes,
+            num_shared=self.shared.num_sets if self.shared else 0,
         )  # fmt: skip
 
     def _payload(
-        self, chunks: tuple[Chunk, ...], streams: tuple[bytes, ...], optional: int
+        self,
+        chunks: tuple[Chunk, ...],
+        streams: tuple[bytes, ...],
+        shared: SharedMems,
+        optional: int,
     ) -> CramPayload:
         return replace(
-            self.empty, chunks=chunks, streams=streams, min_margin=self._margin,
+            self.empty, chunks=chunks, streams=streams, shared=shared, min_margin=self._margin,
             bf16_safe=bool(optional & BF16_SAFE),
         )  # fmt: skip
+
+    def _read_shared(self, columns: CramColumns, planes: Cursor) -> SharedMems:
+        if self.shared is None:
+            return ()
+        spans, num_segments = columns.shared_spans, sum(columns.starts)
+        data = planes.take(self.shared.num_bytes)
+        shared = self.shared.read_mems(
+            data, spans, mem_dim=self.empty.mem_dim, num_segments=num_segments
+        )
+        check_spans(spans, shared)
+        return shared
+
+    def _salvage_shared(self, columns: CramColumns, body: memoryview) -> SharedMems:
+        try:
+            return self._read_shared(columns, Cursor(body, what="body"))
+        except Corrupt as error:
+            raise shared_damage(error) from error
 
     def _chunks(
         self, columns: CramColumns, planes: Cursor

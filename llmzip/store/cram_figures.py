@@ -29,6 +29,7 @@ _IN_JSON = (
     *("num_vectors", "num_mem", "mem_dim", "bits_per_dimension", "stored_bits_per_dimension"),
     *("container_bytes_per_vector", "text_bytes_per_vector", "tokens_per_vector", "num_patches"),
     *("context_tokens", "min_margin", "margin_label", "bf16_safe"),
+    *("num_shared_vectors", "shared_bits"),
 )
 
 
@@ -56,6 +57,8 @@ class CramFigures(Figures):
     context_tokens: int = 0
     min_margin: float | None = None  # logits
     bf16_safe: bool = False
+    num_shared_vectors: int = 0
+    shared_bits: int = 0  # of all shared vectors
 
     @property
     def num_chunks(self) -> int:
@@ -123,6 +126,11 @@ class CramFigures(Figures):
                 f"{self.mem_dim:,} dimensions x {rate} {'bit' if rate == '1' else 'bits'} = "
                 f"{self.container_bytes_per_vector:,.0f} bytes, for {tokens:.1f} tokens or "
                 f"{held:.1f} bytes of text"
+            )
+        if self.num_shared_vectors:
+            number = count_text(self.num_shared_vectors, "vector")
+            lines.append(
+                f"shared    {number} before whole segments, {self.shared_bits // 8:,} bytes"
             )
         patches = count_text(self.num_patches, "patch", "es")
         lines.append(f"tokens    {self.num_tokens:,}, {patches}")

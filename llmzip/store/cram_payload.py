@@ -1,7 +1,7 @@
 """Chunks of text held by mem vectors, as a file keeps them, and the rules for them.
 
-Owns the dataclasses of the cram codec, every limit on them, and the one-byte scale of margins. Does
-not know how any of it is laid out in a file; `cram_fields` does.
+Owns the dataclasses of the cram codec and every limit on them. Does not know how any of it is laid
+out in a file; `cram_fields` does.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from llmzip.store.figures import PieceFigures, PieceKind
 from llmzip.store.model_ref import ModelRef
 from llmzip.store.payload import Payload, Run, StoredRun, Tensors
 from llmzip.store.residual import Name, Patch, Ranked, check_patches
+from llmzip.store.shared_vectors import SharedMems, check_shared_mems, shared_sets
 from llmzip.store.varint import require
 from llmzip.store.vectors import (
     MAX_MEM_DIM,
@@ -128,6 +129,7 @@ class CramPayload(Payload):
     chunks: tuple[Chunk, ...]  # in file order, across runs
     # Of each segment, the stream of its patched tokens; nothing where patches name their tokens.
     streams: tuple[bytes, ...] = ()
+    shared: SharedMems = ()  # the vectors before each segment
 
     @property
     def pieces(self) -> tuple[Chunk, ...]:
@@ -137,6 +139,10 @@ class CramPayload(Payload):
     def segment_ranges(self) -> list[range]:
         starts = [index for index, chunk in enumerate(self.chunks) if chunk.starts_segment]
         return [range(a, b) for a, b in pairwise([*starts, len(self.chunks)])]
+
+    @property
+    def shared_mems(self) -> Sequence[GridMem | None]:
+        return self.shared or super().shared_mems
 
     @property
     def bits_per_dimension(self) -> int:
@@ -164,6 +170,9 @@ class CramPayload(Payload):
             mems = [chunk.mem for chunk in self.chunks if isinstance(chunk.mem, GridMem)]
             require(self.is_coded and are_signs(mems), "vectors that are not all signs")
         self._check_streams()
+        num_segments = len(self.segment_ranges)
+        check_shared_mems(self.shared, num_segments=num_segments, mem_dim=self.mem_dim)
+        require(self.is_coded or not self.shared, "shared vectors beside raw ones")
         for chunks in chunks_of_runs(self.chunks, runs):
             require(chunks[0].starts_segment, "a run's first chunk must start a segment")
         margin = self.min_margin
@@ -215,7 +224,8 @@ class CramPayload(Payload):
         """Of the chunks that have vectors: chunk (from 0), first_byte, num_bytes, num_tokens,
         starts_segment: [N] int64. patches: [P, 6] int64: row of mem, position, token or -1, and of
         one that is named by rank skip, size and index, else -1. Where all of these are -1, only the
-        language model gives the token."""
+        language model gives the token. With shared vectors, shared: [S, K, D], and shared_row: [N]
+        int64, which of these stand before the segment of each chunk, or -1."""
         mems = [mem_bits(chunk.mem) for chunk in self.chunks if chunk.mem is not None]
         held = [
             (number, chunk) for number, chunk in enumerate(self.chunks) if chunk.mem is not None
@@ -231,11 +241,18 @@ class CramPayload(Payload):
         ]
         columns = np.array(rows, dtype=np.int64).reshape(-1, len(_COLUMNS)).T
         empty = np.empty((0, self.num_mem, self.mem_dim), dtype=np.uint16)
-        return {
+        tensors: Tensors = {
             "mem": np.stack(mems) if mems else empty,
             **dict(zip(_COLUMNS, columns, strict=True)),
             "patches": np.array(patches, dtype=np.int64).reshape(-1, 6),
         }
+        if self.shared:
+            places, sets = shared_sets(self.shared)
+            segments = zip(self.segment_ranges, places, strict=True)
+            of_chunks = [place for segment, place in segments for _ in segment]
+            tensors["shared"] = np.stack([mem_bits(mem) for mem in sets])
+            tensors["shared_row"] = np.array([of_chunks[n] for n, _ in held], dtype=np.int64)
+        return tensors
 
 
 def _name_columns(token: Name) -> list[int]:
@@ -259,24 +276,6 @@ def chunks_of_runs(chunks: Sequence[Chunk], runs: Sequence[Run]) -> list[Sequenc
             begin += run.num_bytes
     require(begin == ends[-1], f"the chunks hold {ends[-1]} bytes, the runs take {begin}")
     return found
-
-
-def margin_code(margin: float | None) -> int:
-    """A margin in logits as one byte, rounded down. Code 1 also stands for all that is smaller."""
-    if margin is None:
-        return 0
-    code = max(1, min(255, 128 + math.floor(16 * math.log2(margin)))) if margin > 0 else 1
-    # log2 may be off by an ulp: decide by the decoded values, so that code -> value -> code holds.
-    while code < 255 and margin_value(code + 1) <= margin:
-        code += 1
-    while code > 1 and margin_value(code) > margin:
-        code -= 1
-    return code
-
-
-def margin_value(code: int) -> float:
-    """The margin in logits that a code of 1..255 stands for."""
-    return float(2.0 ** ((code - 128) / 16))
 
 
 def check_chunk(chunk: Chunk, payload: CramPayload, *, number: int) -> None:

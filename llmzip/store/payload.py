@@ -20,6 +20,7 @@ from llmzip.errors import Corrupt
 from llmzip.store.figures import Figures, PieceFigures
 from llmzip.store.model_ref import ModelRef
 from llmzip.store.varint import MAX_VARINT_BYTES, Cursor, encode_varint
+from llmzip.store.vectors import GridMem
 
 Tensors: TypeAlias = dict[str, npt.NDArray[np.generic]]
 
@@ -159,6 +160,11 @@ class Payload(ABC):
     @abstractmethod
     def piece_figures(self, planes: Mapping[str, int]) -> list[PieceFigures]:
         """What each piece takes. planes: the size of each plane in bytes."""
+
+    @property
+    def shared_mems(self) -> Sequence[GridMem | None]:
+        """The vectors before each segment, if any."""
+        return [None] * len(self.segment_ranges)
 
     def patched_positions(self) -> list[list[int]]:
         """Of each piece, the tokens that are stored by name: their margins mean nothing."""

@@ -89,6 +89,7 @@ def crammed(
     bits: int,
     signs: bool = False,
     streams: tuple[bytes, ...] = (),
+    shared: tuple[GridMem | None, ...] = (),
 ) -> Container:
     """The text in one crammed run, then the binary bytes."""
     payload = CramPayload(
@@ -101,6 +102,7 @@ def crammed(
         signs=signs,
         chunks=chunks,
         streams=streams,
+        shared=shared,
     )
     text = b"".join(TEXTS)
     runs = (TextRun(num_bytes=len(text)), StoredRun(data=BINARY))
@@ -168,6 +170,16 @@ def streams() -> Container:
     return _signs(None, None, streams=(b"\x12\x34\x56", b"\x78"))
 
 
+def shared() -> Container:
+    """`signs` with two vectors before the first segment and others before the second."""
+    first = grid([1, -2, 0, 0, 1], [0, 3, -1, 0, 0], steps=[ONE, ONE])
+    return _signs(
+        Ranked(skip=1, size=1, index=0),
+        115,
+        shared=(first, grid([0] * 5, [0, 0, 0, 0, -1], steps=[ONE, ONE_AND_A_HALF])),
+    )
+
+
 def numbered() -> Container:
     """`tiny` with a model that has a number."""
     (model_id, revision, digest) = NUMBERED[1]
@@ -177,7 +189,9 @@ def numbered() -> Container:
     return replace(whole, payload=replace(whole.payload, model=model))
 
 
-def _signs(*names: Name, streams: tuple[bytes, ...] = ()) -> Container:
+def _signs(
+    *names: Name, streams: tuple[bytes, ...] = (), shared: tuple[GridMem | None, ...] = ()
+) -> Container:
     mems = [grid([1, -1, -1, 1, 1], steps=[ONE]), grid([-1, 1, 1, 1, -1], steps=[ONE])]
     patches: list[list[tuple[int, Name]]] = [
         [], [(1, names[0])], [(0, 354), (1, 101)], [(5, names[1])]
@@ -189,7 +203,9 @@ def _signs(*names: Name, streams: tuple[bytes, ...] = ()) -> Container:
             TEXTS, (7, 5, 2, 6), (True, False, False, True), patches, held, strict=True
         )
     ]
-    return crammed(*chunks, num_mem=1, mem_dim=5, bits=1, signs=True, streams=streams)
+    return crammed(
+        *chunks, num_mem=1, mem_dim=5, bits=1, signs=True, streams=streams, shared=shared
+    )
 
 
 def arith() -> Container:
@@ -253,6 +269,7 @@ GOLDEN = {
     "v1_coded.crm": coded,
     "v1_signs.crm": signs,
     "v1_streams.crm": streams,
+    "v1_shared.crm": shared,
     "v1_number.crm": numbered,
     "v1_arith.crm": arith,
 }

@@ -13,15 +13,16 @@ from functools import partial
 from itertools import accumulate, takewhile
 
 from llmzip.codecs.arith.line_breaks import rewrap, walk_flags
-from llmzip.codecs.arith.reader import Reader, opening_embeds
+from llmzip.codecs.arith.reader import Reader
 from llmzip.codecs.arith.segment_coding import Encoded, SegmentDecoder, decode_wave
 from llmzip.codecs.arith.segments import BLOCK_TOKENS, shape_of
-from llmzip.codecs.arith.shared import SharedMem
 from llmzip.codecs.base import DecodingModel, Request
 from llmzip.codecs.context import Context
+from llmzip.codecs.shared import SharedMem, opening_embeds
 from llmzip.codecs.token_odds import token_odds_of
 from llmzip.errors import Corrupt
 from llmzip.lm.devices import out_of_memory_error, too_little_memory
+from llmzip.lm.layout import segment_start
 from llmzip.lm.model import FrozenLM
 from llmzip.progress import Progress
 from llmzip.store.arith_payload import ArithPayload, ArithSegment, guard_value
@@ -77,7 +78,7 @@ class _Decoder:
             raise Corrupt(f"start token {start_id} of {lm.vocab_size}")
         if payload.window_tokens % BLOCK_TOKENS:
             raise Corrupt(f"a window of {payload.window_tokens} tokens, not of whole blocks")
-        opening = opening_embeds(lm, start_id, mem)
+        opening = opening_embeds(lm, segment_start(start_id), mem)
         self._shapes = [
             shape_of(segment.num_tokens, segment.num_lanes, payload.prefix_tokens)
             for segment in payload.segments

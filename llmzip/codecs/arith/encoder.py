@@ -13,14 +13,15 @@ import numpy as np
 
 from llmzip.codecs.arith.decoder import decode_segments_of
 from llmzip.codecs.arith.line_breaks import choose_wrap
-from llmzip.codecs.arith.reader import Reader, opening_embeds
+from llmzip.codecs.arith.reader import Reader
 from llmzip.codecs.arith.resume import ResumeCache
 from llmzip.codecs.arith.segment_coding import encode_segment, measure_noise, replay_segment
 from llmzip.codecs.arith.segments import WINDOW_TOKENS, Segment, cut_segments, prefix_tokens
-from llmzip.codecs.arith.shared import MOST_TRIED, SharedMem, learn_shared
+from llmzip.codecs.arith.shared import MOST_TRIED, learn_shared
 from llmzip.codecs.base import DecodingModel, Draft, Request, Source, model_ref, stored_draft
 from llmzip.codecs.context import Context
 from llmzip.codecs.input import Part
+from llmzip.codecs.shared import SharedMem, opening_embeds
 from llmzip.codecs.token_odds import Floats, TokenOdds, token_odds_of
 from llmzip.config import CompressSettings
 from llmzip.lm.layout import segment_start
@@ -80,7 +81,7 @@ def _draft(data: bytes, parts: Sequence[Part], work: _Work) -> Draft | None:
         return None
     shared = _learn_shared(segments, work)
     decode_lm, mem = work.loaded.decode_lm, None if shared is None else shared.mem
-    opening = opening_embeds(decode_lm, work.loaded.start_id, mem)
+    opening = opening_embeds(decode_lm, segment_start(work.loaded.start_id), mem)
     reader = Reader(decode_lm, work.token_odds, opening, window_tokens=WINDOW_TOKENS)
     odds = _read(reader, segments, shared, work)
     dear = _dear_parts(parts, segments, odds, work)

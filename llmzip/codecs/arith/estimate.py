@@ -10,12 +10,14 @@ import time
 import numpy as np
 
 from llmzip.codecs.arith.line_breaks import choose_wrap, unwrap
-from llmzip.codecs.arith.reader import Reader, opening_embeds
+from llmzip.codecs.arith.reader import Reader
 from llmzip.codecs.arith.segments import WINDOW_TOKENS, shape_of
 from llmzip.codecs.base import Estimate, Source
 from llmzip.codecs.context import Context
+from llmzip.codecs.shared import opening_embeds
 from llmzip.codecs.token_odds import token_odds_of
 from llmzip.config import CompressSettings
+from llmzip.lm.layout import segment_start
 from llmzip.lm.loaded import LoadedModel
 from llmzip.progress import Progress
 from llmzip.store.arith_payload import ArithPayload
@@ -38,7 +40,7 @@ def estimate_arith(
     ids = loaded.tokens.ids_of(unwrap(text, wrap)[0] if wrap else text)
     context.report(Progress(stage="measure", tokens_total=len(ids), bytes_total=len(data)))
     token_odds = token_odds_of(loaded.decode_lm, loaded.tokens)
-    opening = opening_embeds(loaded.decode_lm, loaded.start_id, None)
+    opening = opening_embeds(loaded.decode_lm, segment_start(loaded.start_id), None)
     reader = Reader(loaded.decode_lm, token_odds, opening, window_tokens=WINDOW_TOKENS)
     began = time.monotonic()
     bits = num_read = 0.0

@@ -1,7 +1,7 @@
 """The language model's passes over a segment: all known tokens at once, or each lane a token at a
 time, with the same things before each token.
 
-Owns what stands before a lane ([start token | shared vectors | prefix]) and when a lane forgets.
+Owns what stands before a lane ([opening | prefix]) and when a lane forgets.
 Does not know how decisions are coded.
 """
 
@@ -15,21 +15,12 @@ from torch import Tensor
 
 from llmzip.codecs.arith.segments import BLOCK_TOKENS, Lanes
 from llmzip.codecs.token_odds import Floats, TokenOdds
-from llmzip.lm.layout import pad_ids, segment_start
+from llmzip.lm.layout import pad_ids
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.state import State, stack_states
 
 _TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 1 << 15, "mps": 4096}
 _ROWS_OF_LOGITS = {"cpu": 64, "cuda": 1024, "mps": 64}
-
-
-def opening_embeds(lm: FrozenLM, start_id: int | None, mem: Tensor | None) -> Tensor:
-    """What stands before every segment. mem: [K, D] -> [1, H, D]; H may be 0."""
-    start = torch.tensor(segment_start(start_id), dtype=torch.int64, device=lm.device)
-    parts = [lm.embed(start)]
-    if mem is not None:
-        parts.append(mem.to(lm.device, lm.dtype))
-    return torch.cat(parts)[None]
 
 
 class Reader:

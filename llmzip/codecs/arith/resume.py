@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from llmzip.codecs.arith.segments import Segment
-from llmzip.codecs.arith.shared import SharedMem
+from llmzip.codecs.shared import SharedMem
 from llmzip.codecs.token_odds import Floats
-from llmzip.store.arith_payload import MAX_SHARED_MEM
 from llmzip.store.journal import Journal
 from llmzip.store.journal_records import invalid_record
+from llmzip.store.shared_vectors import MAX_SHARED_MEM
 from llmzip.store.vectors import GridMem
 
 _Array = npt.NDArray[Any]

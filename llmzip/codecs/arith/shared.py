@@ -8,17 +8,17 @@ calculated from the language model's own probabilities.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llmzip.codecs.arith.reader import opening_embeds
 from llmzip.codecs.arith.segments import Segment
+from llmzip.codecs.shared import SharedMem, opening_embeds
+from llmzip.lm.layout import segment_start
 from llmzip.lm.model import FrozenLM
 from llmzip.store.cram_grids import pack_grids
-from llmzip.store.vectors import GridMem, mem_bits, quantise_step, step_value
+from llmzip.store.vectors import GridMem, quantise_step, step_value
 
 MOST_TRIED = 1  # vectors that a large file tries without being asked to
 _LARGE_TOKENS = 60_000  # where one may pay: it saves some 0.03 bits a token and takes 1,200
@@ -27,18 +27,6 @@ _WINDOW, _BATCH = 512, 2
 _RATE, _BETAS = 0.05, (0.9, 0.95)
 _STEP_OF_RMS = 0.9  # a grid's step: about 2 bits a dimension
 _JUDGED_WINDOWS, _JUDGED_TOKENS = 6, 1024
-
-
-@dataclass(frozen=True, kw_only=True)
-class SharedMem:
-    """The vectors as the file holds them."""
-
-    grid: GridMem
-
-    @property
-    def mem(self) -> Tensor:
-        """[K, D] fp32, holding bf16 values."""
-        return torch.from_numpy(mem_bits(self.grid)).view(torch.bfloat16).float()
 
 
 def learn_shared(
@@ -74,7 +62,7 @@ class _Tuning:
     def __init__(
         self, lm: FrozenLM, ids: Sequence[int], *, start_id: int | None, num_mem: int, seed: int
     ) -> None:
-        self._lm, self._ids, self._start_id = lm, torch.tensor(ids), start_id
+        self._lm, self._ids, self._start_ids = lm, torch.tensor(ids), segment_start(start_id)
         self._random = torch.Generator().manual_seed(seed)
         # They start as the text's first tokens do.
         first = lm.embed(self._ids[torch.arange(num_mem) % len(ids)].to(lm.device))
@@ -131,7 +119,7 @@ class _Tuning:
         """Rows that predict windows of text behind the vectors. ids: [B, L] -> [B, L, Dh], or
         [B, L - 1, Dh] where nothing stands before the text."""
         lm = self._lm
-        opening = opening_embeds(lm, self._start_id, mem).expand(len(ids), -1, -1)  # [B, H, D]
+        opening = opening_embeds(lm, self._start_ids, mem).expand(len(ids), -1, -1)  # [B, H, D]
         embeds = torch.cat([opening, lm.embed(ids.to(lm.device))[:, :-1]], dim=1)
         live = torch.ones(embeds.shape[:2], dtype=torch.bool, device=lm.device)
         hidden, _ = lm.extend(lm.empty(len(ids)), embeds, live)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -23,7 +24,9 @@ from llmzip.codecs.cram.curvature import Curvature
 from llmzip.codecs.cram.signs import Signs
 from llmzip.codecs.cram.slots import Slot
 from llmzip.codecs.cram.tasks import Crammed, Task
+from llmzip.codecs.shared import SharedMem
 from llmzip.store.journal_records import invalid_record
+from llmzip.store.vectors import GridMem
 
 
 @dataclass(kw_only=True)
@@ -81,17 +84,24 @@ def pack_segments(segments: Sequence[Sequence[Segment]]) -> bytes:
             "ends": [span.end for span in segment.spans],
             "loads": [span.surprisal_bits for span in segment.spans],
             "most": segment.most_bits,
+            "shared": None if segment.shared is None else sets.index(segment.shared),
         }
 
+    sets = list({s.shared: 0 for own in segments for s in own if s.shared is not None})
     bits = [b for own in segments for segment in own for b in segment.surprisal_bits]
     parts = [list(map(plain, own)) for own in segments]
-    return _save(parts, [torch.tensor(bits, dtype=torch.float64)])
+    tensors = [torch.tensor(bits, dtype=torch.float64)]
+    for shared in sets:
+        grid = shared.grid
+        tensors += [torch.from_numpy(grid.symbols), torch.from_numpy(grid.steps.view(np.int16))]
+    return _save(parts, tensors)
 
 
 def unpack_segments(data: bytes, ids: Sequence[Sequence[int] | None]) -> list[list[Segment]]:
     """What `pack_segments` was given. ids: tokens of each part. Raises Corrupt."""
 
     def full(entry: Any, tokens: Sequence[int], bits: Iterator[float]) -> Segment:
+        which = entry["shared"]
         begin, size, ends = entry["offset"], entry["tokens"], entry["ends"]
         spans = zip([0, *ends[:-1]], ends, entry["loads"], strict=True)
         return Segment(
@@ -102,10 +112,15 @@ def unpack_segments(data: bytes, ids: Sequence[Sequence[int] | None]) -> list[li
             surprisal_bits=tuple([next(bits) for _ in range(size)]),  # StopIteration: too few
             spans=tuple(Span(start=s, end=e, surprisal_bits=b) for s, e, b in spans),
             most_bits=entry["most"],
+            shared=None if which is None else sets[which],
         )
 
     with _sound():
-        parts, (bits,) = _load(data)
+        parts, (bits, *grids) = _load(data)
+        sets = [
+            SharedMem(grid=GridMem(symbols=symbols.numpy(), steps=steps.numpy().view(np.uint16)))
+            for symbols, steps in zip(grids[::2], grids[1::2], strict=True)
+        ]
         left = iter(bits.tolist())
         return [
             [full(entry, tokens or (), left) for entry in own]

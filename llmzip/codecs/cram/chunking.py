@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from llmzip.lm.layout import pad_ids, segment_start
+from llmzip.codecs.shared import SharedMem, opening_embeds
+from llmzip.lm.layout import segment_start
 from llmzip.lm.model import FrozenLM
 
 # Bounds the memory of one optimiser row, however predictable the text.
@@ -47,6 +48,12 @@ class Segment:
     surprisal_bits: tuple[float, ...]  # per token
     spans: tuple[Span, ...]
     most_bits: float = math.inf  # surprisal above which a token is spared: no vector has to hold it
+    shared: SharedMem | None = None  # vectors before the first token
+
+    def opening(self, lm: FrozenLM) -> torch.Tensor:
+        """What stands before the first token: [1, H, D]."""
+        mem = None if self.shared is None else self.shared.mem
+        return opening_embeds(lm, self.start_ids, mem)
 
     def from_token(self, first: int) -> Segment:
         """What is left of it from a token on, which then begins anew. The spans stay."""
@@ -89,9 +96,11 @@ def plan_segments(
     budget_bits: float,
     max_chunk_tokens: int = MAX_CHUNK_TOKENS,
     spared: float = 0.0,
+    shared: SharedMem | None = None,
 ) -> Iterator[Segment]:
     """Cut tokens into segments and chunks, in order; every token is in exactly one chunk. spared:
-    share of a segment's tokens, the least expected, that count nothing."""
+    share of a segment's tokens, the least expected, that count nothing. shared: vectors before
+    every segment."""
     rule = CutRule(
         context_tokens=context_tokens,
         budget_bits=budget_bits,
@@ -100,8 +109,9 @@ def plan_segments(
     )
     begin = index = 0
     start_ids = tuple(segment_start(start_id))
+    opening = opening_embeds(lm, start_ids, None if shared is None else shared.mem)
     while begin < len(ids):
-        reader = _Reader(lm, start_ids, ids[begin:])
+        reader = _Reader(lm, opening, ids[begin:])
         most_bits = _spared_above(reader, len(ids) - begin, rule)
         spans = _next_spans(reader, len(ids) - begin, rule, most_bits)
         num_tokens = spans[-1].end
@@ -113,6 +123,7 @@ def plan_segments(
             surprisal_bits=tuple(reader.bits[:num_tokens]),
             spans=tuple(spans),
             most_bits=most_bits,
+            shared=shared,
         )
         index += 1
         begin += num_tokens
@@ -195,23 +206,23 @@ def _cut(kept: Sequence[float], rule: CutRule) -> list[Span]:
 class _Reader:
     """Reads a segment block by block, as far as it is asked."""
 
-    def __init__(self, lm: FrozenLM, start_ids: Sequence[int], ids: Sequence[int]) -> None:
+    def __init__(self, lm: FrozenLM, opening: torch.Tensor, ids: Sequence[int]) -> None:
         self._lm, self._ids = lm, ids
         self._state = lm.empty(1)
         self.bits: list[float] = []
         # Hidden state that predicts the next token.
-        self._last = self._read(start_ids)[-1:] if start_ids else None
+        self._last = self._read(opening)[-1:] if opening.shape[1] else None
 
-    def _read(self, ids: Sequence[int]) -> torch.Tensor:
-        block, live = pad_ids([ids], self._lm.device)
-        hidden, self._state = self._lm.extend(self._state, self._lm.embed(block), live)
+    def _read(self, embeds: torch.Tensor) -> torch.Tensor:
+        live = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+        hidden, self._state = self._lm.extend(self._state, embeds, live)
         return hidden[0]  # [T, Dh]
 
     def surprisal(self, position: int) -> float:
         while len(self.bits) <= position:
             block = self._ids[len(self.bits) : len(self.bits) + _BLOCK_TOKENS]
-            hidden = self._read(block)
-            targets = torch.tensor(list(block), dtype=torch.int64, device=hidden.device)
+            targets = torch.tensor(list(block), dtype=torch.int64, device=self._lm.device)
+            hidden = self._read(self._lm.embed(targets)[None])
             if self._last is None:
                 # Nothing stands before the first token: any of the vocabulary, equally.
                 self.bits.append(math.log2(self._lm.vocab_size))

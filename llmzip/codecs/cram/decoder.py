@@ -19,6 +19,7 @@ from llmzip.codecs.base import DecodingModel, Request
 from llmzip.codecs.context import Context
 from llmzip.codecs.cram.greedy import DecodeChunk, decode_segments
 from llmzip.codecs.cram.patch_tokens import TokenReader
+from llmzip.codecs.shared import SharedMem
 from llmzip.codecs.token_odds import token_odds_of
 from llmzip.errors import Corrupt
 from llmzip.lm.devices import out_of_memory_error, too_little_memory
@@ -59,6 +60,11 @@ def decode_chunks_of(
         each.start: stream
         for each, stream in zip(payload.segment_ranges, payload.streams, strict=False)
     }
+    # Of each segment by its first chunk.
+    shared = {
+        each.start: None if mem is None else SharedMem(grid=mem).mem
+        for each, mem in zip(payload.segment_ranges, payload.shared_mems, strict=True)
+    }
     texts = _Texts(payload, segments, model.tokens, request, context)
     while attempts:
         load, batch = attempts.popleft()
@@ -71,6 +77,7 @@ def decode_chunks_of(
             now,
             [[_decode_chunk(chunks[index]) for index in each] for each in todo],
             start_id=payload.model.start_id,
+            shared=[shared[each.start] for each in todo],
             batch=batch,
             on_chunk=partial(texts.take, todo),
             readers=_token_readers(now, model.tokens, [streams[s.start] for s in todo if streams]),
@@ -170,11 +177,12 @@ def _check_fits(payload: CramPayload, segments: Sequence[Sequence[Chunk]], lm: F
         raise Corrupt(f"vectors of {payload.mem_dim} dimensions for a model of {lm.dim}")
     if payload.model.start_id is not None and payload.model.start_id >= lm.vocab_size:
         raise Corrupt(f"start token {payload.model.start_id} of {lm.vocab_size}")
+    most_shared = max((len(mem.steps) for mem in payload.shared if mem is not None), default=0)
     for segment in segments:
         for chunk in segment:
             for position, token in _foreign(chunk, lm):
                 raise Corrupt(f"patch at position {position}: token {token} of {lm.vocab_size}")
-        length = 1 + payload.num_mem + sum(chunk.num_tokens for chunk in segment)
+        length = 1 + most_shared + payload.num_mem + sum(chunk.num_tokens for chunk in segment)
         if length > lm.max_positions:
             raise Corrupt(f"a segment of {length} positions, for a model of {lm.max_positions}")
 

@@ -34,7 +34,7 @@ def estimate_cram(
 ) -> Estimate:
     """The forecast for a text that is cut and read in full, but crammed in a few places only. A
     time budget is left out of account."""
-    settings = replace(settings, time_budget_s=None)
+    settings = replace(settings, time_budget_s=None, shared_mem=0)
     executor = LocalExecutor(loaded=loaded, settings=settings, context=context)
     began = time.monotonic()
     plan = make_plan(source.parts, loaded, settings, context, executor.read)

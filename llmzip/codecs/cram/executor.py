@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -70,7 +71,8 @@ class LocalExecutor:
         late = float("inf") if budget is None else time.monotonic() + _PLANNING_SHARE * budget
         for number, ids in enumerate(blocks):
             found: list[Segment] = []
-            for segment in cut(self.loaded.lm, ids):
+            on_step = partial(self._on_step, number, len(blocks))
+            for segment in cut(self.loaded.lm, ids, on_step):
                 self.context.check()
                 found.append(segment)
                 if time.monotonic() >= late:
@@ -78,6 +80,13 @@ class LocalExecutor:
             yield number, found
             if time.monotonic() >= late:
                 return
+
+    def _on_step(self, block: int, num_blocks: int, done: int, total: int) -> None:
+        """Tell how far shared vectors are. Raises Interrupted."""
+        self.context.check()
+        steps = block * total + done
+        progress = Progress(stage="share", tokens_right=steps, tokens_total=num_blocks * total)
+        self.context.report(progress)
 
     def cram(
         self, plan: Plan, groups: Sequence[Group], state: EngineState | None, events: CramEvents

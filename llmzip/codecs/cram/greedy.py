@@ -18,8 +18,9 @@ from torch import Tensor
 
 from llmzip.codecs.context import QUIET, Context
 from llmzip.codecs.cram.patch_tokens import TokenReader, masses_of, path_odds
+from llmzip.codecs.shared import opening_embeds
 from llmzip.codecs.token_odds import TokenOdds
-from llmzip.lm.layout import pad_ids, segment_start, tokens_and_mem
+from llmzip.lm.layout import pad_rows, segment_start, tokens_and_mem
 from llmzip.lm.model import FrozenLM, target_margins
 from llmzip.lm.state import State, stack_states
 from llmzip.store.residual import Name, Ranked
@@ -92,24 +93,29 @@ def decode_chunks(
     """
     num_tokens = [count for count, _ in rows]
     forced = [Forced(tokens=tokens) for _, tokens in rows]
-    running, row_hidden = _read_mem(lm, [state], lead_ids, mem, max(num_tokens))
+    leads = [_embedded(lm, ids) for ids in lead_ids]
+    running, row_hidden = _read_mem(lm, [state], leads, mem, max(num_tokens))
     if any(lead_ids):
         state = running.first(running.num_slots - mem.shape[1]).rows(range(len(lead_ids)))
     decoded = _take_tokens(lm, running, row_hidden, num_tokens, forced, context, weak)
     return decoded, state
 
 
+def _embedded(lm: FrozenLM, ids: Sequence[int]) -> Tensor:
+    """[T, D]."""
+    return lm.embed(torch.tensor(list(ids), dtype=torch.int64, device=lm.device))
+
+
 def _read_mem(
     lm: FrozenLM,
     states: Sequence[State],
-    lead_ids: Sequence[Sequence[int]],
+    leads: Sequence[Tensor],
     mem: Tensor,
     num_tokens: int,
 ) -> tuple[State, Tensor]:
     """Read what is left of the contexts, then mem: the state, with room for the longest chunk, and
-    the hidden row [B, Dh] that predicts token 0."""
-    lead, lead_live = pad_ids(lead_ids, lm.device)
-    embeds, live = tokens_and_mem(lm.embed(lead), lead_live, mem.to(lm.device, lm.dtype))
+    the hidden row [B, Dh] that predicts token 0. leads: [T, D] of each row."""
+    embeds, live = tokens_and_mem(*pad_rows(leads), mem.to(lm.device, lm.dtype))
     num_slots = max(state.num_slots for state in states) + embeds.shape[1] + num_tokens - 1
     hidden, running = lm.extend(stack_states(states, room_slots=num_slots), embeds, live)
     return running, hidden[:, -1]
@@ -208,7 +214,7 @@ class _Segment:
 
     index: int
     chunks: Sequence[DecodeChunk]
-    lead: list[int]  # tokens that are known but not yet read without mem
+    lead: Tensor  # [T, D], what is known but not yet read without mem
     state: State  # one row
     reader: TokenReader | None  # of its patched tokens
     place: int = 0  # of the next chunk
@@ -229,32 +235,35 @@ def decode_segments(
     start_id: int | None,
     batch: int,
     on_chunk: OnChunk,
+    shared: Sequence[Tensor | None] = (),
     readers: Sequence[TokenReader] = (),
     context: Context = QUIET,
 ) -> None:
     """Decode independent segments, `batch` chunks at a time; the chunks of a segment come in
-    order. readers: of the patched tokens of each segment, where patches have no names."""
+    order. shared: the vectors before each segment, [K, D] or nothing. readers: of the patched
+    tokens of each segment, where patches have no names."""
     # Longest first: what is left at the end is short, and neighbours are alike.
     waiting = deque(sorted(range(len(segments)), key=lambda i: -_num_tokens(segments[i])))
     under_way: list[_Segment] = []
     while waiting or under_way:
         while waiting and len(under_way) < _WAVES_UNDER_WAY * batch:
             index = waiting.popleft()
-            start = segment_start(start_id)
+            own = shared[index] if shared else None
+            opening = opening_embeds(lm, segment_start(start_id), own)[0]
             segment = _Segment(
-                index=index, chunks=segments[index], lead=start, state=lm.empty(1),
+                index=index, chunks=segments[index], lead=opening, state=lm.empty(1),
                 reader=readers[index] if readers else None,
             )  # fmt: skip
-            if _skip_literals(segment, on_chunk):
+            if _skip_literals(lm, segment, on_chunk):
                 under_way.append(segment)
         if under_way:
             wave = _next_wave(under_way, batch)
             _decode_wave(lm, wave, on_chunk, context)
-            done = {s.index for s in wave if not _skip_literals(s, on_chunk)}
+            done = {s.index for s in wave if not _skip_literals(lm, s, on_chunk)}
             under_way = [s for s in under_way if s.index not in done]
 
 
-def _skip_literals(segment: _Segment, on_chunk: OnChunk) -> bool:
+def _skip_literals(lm: FrozenLM, segment: _Segment, on_chunk: OnChunk) -> bool:
     """Take chunks that need no model off the front; says whether any chunk is left to decode."""
     while segment.place < len(segment.chunks):
         chunk = segment.chunks[segment.place]
@@ -262,15 +271,15 @@ def _skip_literals(segment: _Segment, on_chunk: OnChunk) -> bool:
             return True
         # A container's reader refuses literal chunks with anything but ids.
         ids = [token for _, token in sorted(chunk.patches.items()) if isinstance(token, int)]
-        _finish_chunk(segment, ids, [], on_chunk)
+        _finish_chunk(lm, segment, ids, [], on_chunk)
     return False
 
 
 def _finish_chunk(
-    segment: _Segment, ids: list[int], margins: list[float], on_chunk: OnChunk
+    lm: FrozenLM, segment: _Segment, ids: list[int], margins: list[float], on_chunk: OnChunk
 ) -> None:
     is_over = on_chunk(segment.index, segment.place, ids, margins) is False
-    segment.lead = segment.lead + ids
+    segment.lead = torch.cat([segment.lead, _embedded(lm, ids)])
     segment.place = len(segment.chunks) if is_over else segment.place + 1
 
 
@@ -296,7 +305,7 @@ def _decode_wave(
     for row, segment in enumerate(wave):
         has_more = any(chunk.mem is not None for chunk in segment.chunks[segment.place + 1 :])
         segment.state = before_mem.row(row) if has_more else lm.empty(1)
-        segment.lead = []
+        segment.lead = segment.lead[:0]
     forced = []
     for segment, chunk in zip(wave, chunks, strict=True):
         if segment.reader is not None:
@@ -305,4 +314,4 @@ def _decode_wave(
     decoded = _take_tokens(lm, running, row_hidden, num_tokens, forced, context)
     for row, segment in enumerate(wave):
         ids, margins = (each[row, : num_tokens[row]] for each in (decoded.ids, decoded.margins))
-        _finish_chunk(segment, ids.tolist(), margins.tolist(), on_chunk)
+        _finish_chunk(lm, segment, ids.tolist(), margins.tolist(), on_chunk)

@@ -32,6 +32,7 @@ from llmzip.store.cram_payload import STREAM_BITS, Chunk, CramPayload
 from llmzip.store.original import chunk_check
 from llmzip.store.payload import Run, StoredRun, TextRun
 from llmzip.store.residual import pack_patches
+from llmzip.store.shared_vectors import SharedMems
 from llmzip.store.stored import container_with, pack_stored
 from llmzip.store.vectors import GridMem, MemBits
 
@@ -79,6 +80,7 @@ def assemble(
         signs=signs,
         chunks=tuple(chunks),
         streams=_streams(used, loaded, guard=odds_guard(wanted_margin(loaded, settings))),
+        shared=_shared(used),
     )
     return container_with(source.data, runs, payload)
 
@@ -97,6 +99,14 @@ def _streams(chunks: Sequence[Crammed], loaded: LoadedModel, *, guard: float) ->
         return ()
     tree = token_odds_of(loaded.decode_lm, loaded.tokens).tree
     return tuple(pack_tokens(tree, own, guard=guard) if own else b"" for own in segments)
+
+
+def _shared(chunks: Sequence[Crammed]) -> SharedMems:
+    """The vectors before each segment, or nothing where there are none. chunks: all, in order."""
+    found = [chunk.task.segment.shared for chunk in chunks if chunk.task.start == 0]
+    if not any(found):
+        return ()
+    return tuple(None if shared is None else shared.grid for shared in found)
 
 
 def _held(segment: Segment, chunks: Iterable[Crammed]) -> tuple[list[Crammed], tuple[int, ...]]:

@@ -9,13 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from llmzip.codecs.context import Context
 from llmzip.codecs.cram.calibration import calibration_of
 from llmzip.codecs.cram.checkpoint import pack_segments, unpack_segments
 from llmzip.codecs.cram.chunking import Segment, longest_chunk, plan_segments
-from llmzip.codecs.cram.presets import EFFORTS, Effort, chunk_budget_bits, signs_of
+from llmzip.codecs.cram.presets import EFFORTS, Effort, chunk_budget_bits, shared_steps, signs_of
+from llmzip.codecs.cram.sharing import (
+    LEAST_TOKENS,
+    STRETCH_TOKENS,
+    OnStep,
+    SharingPlan,
+    learn_shared,
+)
 from llmzip.codecs.cram.signs import SignPlan
 from llmzip.codecs.cram.tasks import Task, tasks_of
 from llmzip.codecs.input import Part
@@ -23,6 +30,7 @@ from llmzip.config import CompressSettings
 from llmzip.lm.loaded import LoadedModel
 from llmzip.lm.model import FrozenLM
 from llmzip.progress import Progress
+from llmzip.store.journal import Journal
 
 # Left context when the user names none is at most so long that there are this many segments for
 # the decoder to work on at a time.
@@ -39,8 +47,8 @@ SPARED_OF_PATCHES = 0.85
 _BF16_SAFE_LOAD = 0.6  # of sign vectors, which hold less where margins are to be wide
 
 
-# Cuts one block of tokens: `plan_segments` with its settings, which can be sent elsewhere.
-Cut: TypeAlias = Callable[[FrozenLM, Sequence[int]], Iterator[Segment]]
+# Cuts one block of tokens: `_cut_block` with its settings, which can be sent elsewhere.
+Cut: TypeAlias = Callable[[FrozenLM, Sequence[int], OnStep], Iterator[Segment]]
 Blocks: TypeAlias = Sequence[tuple[int, ...]]  # of tokens
 # The number and the segments of each block, as they are read. No segment goes beyond its block, so
 # that it does not matter where a block is read.
@@ -82,57 +90,103 @@ def make_plan(
     context.report(Progress(stage="measure", bytes_total=sum(len(part.data) for part in parts)))
     num_tokens = sum(len(part.ids or ()) for part in parts)
     signs = signs_of(settings.preset, settings.bits, settings.max_steps)
+    budget_bits = settings.budget_bits or _default_budget_bits(loaded, settings, signs)
     context_tokens = settings.context_tokens
     if context_tokens is None:
         effort = EFFORTS[settings.preset]
         context_tokens = _default_context(effort, num_tokens, signs)
-    # The longest chunk and its vectors must still fit behind the start token and the context.
+    sharing = _sharing_plan(settings, signs, budget_bits, loaded.decode_lm.dim)
+    # The longest chunk and its vectors must still fit behind what stands before the context.
     room = loaded.decode_lm.max_positions - settings.num_mem - 1
+    room -= sharing.num_mem if sharing else 0
     longest = min(longest_chunk(settings.num_mem), max(1, room // 2))
     context_tokens = max(0, min(context_tokens, room - longest))
-    kept = journal.kept(_KEPT) if journal else []
-    if kept:
-        segments = unpack_segments(kept[-1], [part.ids for part in parts])
-    else:
-        cut = partial(
-            plan_segments,
-            start_id=loaded.start_id,
-            context_tokens=context_tokens,
-            budget_bits=settings.budget_bits or _default_budget_bits(loaded, settings, signs),
-            max_chunk_tokens=longest,
-            spared=0.0 if signs is None else SPARED_OF_PATCHES * settings.max_patches,
-        )
-        segments = _cut_parts(parts, partial(read, cut))
-        if journal:
-            journal.keep(_KEPT, pack_segments(segments))
+    cut = partial(
+        _cut_block,
+        sharing=sharing,
+        start_id=loaded.start_id,
+        context_tokens=context_tokens,
+        budget_bits=budget_bits,
+        max_chunk_tokens=longest,
+        spared=0.0 if signs is None else SPARED_OF_PATCHES * settings.max_patches,
+    )
+    blocks = [
+        (number, offset, ids)
+        for number, part in enumerate(parts)
+        for offset, ids in _blocks(part.ids or (), context_tokens, is_sharing=sharing is not None)
+    ]
+    by_block = _read_blocks([ids for _, _, ids in blocks], partial(read, cut), journal)
+    segments: list[list[Segment]] = [[] for _ in parts]
+    index = 0
+    for place, (number, offset, _) in enumerate(blocks):
+        for segment in by_block.get(place, ()):
+            segments[number].append(replace(segment, index=index, offset=offset + segment.offset))
+            index += 1
     planned = list(zip(parts, segments, strict=True))
     return Plan(parts=planned, context_tokens=context_tokens, signs=signs)
 
 
-def _cut_parts(parts: Sequence[Part], read: Callable[[Blocks], BlocksRead]) -> list[list[Segment]]:
-    """The segments of each part, numbered through."""
-    blocks = [
-        (number, offset, ids)
-        for number, part in enumerate(parts)
-        for offset, ids in _blocks(part.ids or ())
-    ]
-    by_block = dict(read([ids for _, _, ids in blocks]))
-    found: list[list[Segment]] = [[] for _ in parts]
-    index = 0
-    for place, (number, offset, _) in enumerate(blocks):
-        for segment in by_block.get(place, ()):
-            found[number].append(replace(segment, index=index, offset=offset + segment.offset))
-            index += 1
+def _cut_block(
+    lm: FrozenLM, ids: Sequence[int], on_step: OnStep, *, sharing: SharingPlan | None, **rule: Any
+) -> Iterator[Segment]:
+    """The segments of a block, behind the vectors that they share, if any. rule: settings of
+    `plan_segments`."""
+    shared = None
+    if sharing is not None and (sharing.price is None or len(ids) >= LEAST_TOKENS):
+        shared = learn_shared(lm, ids, sharing, start_id=rule["start_id"], on_step=on_step)
+    yield from plan_segments(lm, ids, shared=shared, **rule)
+
+
+def _read_blocks(
+    blocks: Blocks, read: Callable[[Blocks], BlocksRead], journal: Journal | None
+) -> dict[int, Sequence[Segment]]:
+    """The segments of each block that could be read, by its number; kept as they come."""
+    found: dict[int, Sequence[Segment]] = {}
+    for number, ids in enumerate(blocks):
+        if journal and (kept := journal.kept(f"{_KEPT} {number}")):
+            (found[number],) = unpack_segments(kept[-1], [ids])
+    waiting = [number for number in range(len(blocks)) if number not in found]
+    for place, segments in read([blocks[number] for number in waiting]):
+        found[waiting[place]] = segments
+        if journal:
+            journal.keep(f"{_KEPT} {waiting[place]}", pack_segments([segments]))
     return found
 
 
-def _blocks(ids: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Tokens in blocks of about the same size, and where each begins."""
-    count = max(1, round(len(ids) / _BLOCK_TOKENS))
+def _blocks(
+    ids: tuple[int, ...], context_tokens: int, *, is_sharing: bool
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Tokens in blocks, and where each begins: of about the same size or, where the segments of a
+    block share vectors, of a few whole segments."""
+    size = STRETCH_TOKENS if is_sharing else _BLOCK_TOKENS
+    count = max(1, round(len(ids) / size))
     ends = [len(ids) * number // count for number in range(count + 1)]
+    if is_sharing and context_tokens:
+        segments = max(1, round(len(ids) / context_tokens))
+        each = max(1, round(size / context_tokens))
+        ends = [len(ids) * number // segments for number in range(0, segments, each)] + [len(ids)]
     for begin, end in zip(ends, ends[1:], strict=False):
         if end > begin:
             yield begin, ids[begin:end]
+
+
+def _sharing_plan(
+    settings: CompressSettings, signs: SignPlan | None, budget_bits: float, mem_dim: int
+) -> SharingPlan | None:
+    """How vectors for whole segments are found; None: there are none. A time budget leaves no time
+    for them, unless they are asked for."""
+    wanted = settings.shared_mem
+    free, grid = shared_steps(settings.preset, wanted)
+    if signs is None or not grid or (wanted is None and settings.time_budget_s is not None):
+        return None
+    return SharingPlan(
+        num_mem=wanted or 1,
+        free_steps=free,
+        grid_steps=grid,
+        spared=SPARED_OF_PATCHES * settings.max_patches,
+        seed=settings.seed,
+        price=signs.bits * settings.num_mem * mem_dim / budget_bits if wanted is None else None,
+    )
 
 
 def _default_context(effort: Effort, num_tokens: int, signs: SignPlan | None) -> int:

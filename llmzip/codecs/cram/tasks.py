@@ -16,6 +16,7 @@ from torch import Tensor
 
 from llmzip.codecs.cram.chunking import Segment
 from llmzip.codecs.cram.signs import SignPlan
+from llmzip.codecs.shared import SharedMem
 from llmzip.config import DEFAULT_MAX_PATCHES
 from llmzip.lm.layout import pad_ids
 from llmzip.lm.model import FrozenLM
@@ -50,7 +51,7 @@ class Contexts:
     def __init__(self, lm: FrozenLM) -> None:
         self._lm = lm
         self._states: OrderedDict[tuple[int, int], State] = OrderedDict()
-        self._starts: dict[tuple[int, ...], State] = {}  # after nothing but start tokens
+        self._openings: OrderedDict[SharedMem | None, State] = OrderedDict()  # nothing else read
         self._largest_batch = 0
 
     def before(self, tasks: Sequence[Task]) -> State:
@@ -60,25 +61,34 @@ class Contexts:
         return stack_states([self._before(task.segment, task.start) for task in tasks])
 
     def _before(self, segment: Segment, start: int) -> State:
+        opening = self._opening(segment)
         if start == 0:
-            if segment.start_ids not in self._starts:
-                self._starts[segment.start_ids] = self._read(segment.start_ids)
-            return self._starts[segment.start_ids]
+            return opening
         key = (segment.index, segment.offset)
         if key not in self._states:
             # All but the last token: a chunk that is split may start at any token but the first.
-            self._states[key] = self._read([*segment.start_ids, *segment.ids[:-1]])
+            ids, _ = pad_ids([segment.ids[:-1]], self._lm.device)
+            embeds = torch.cat([segment.opening(self._lm), self._lm.embed(ids)], dim=1)
+            self._states[key] = self._read(embeds)
             spare = min(_SPARE_SEGMENTS, 1 + _SPARE_TOKENS // len(segment.ids))
             if len(self._states) > self._largest_batch + spare:
                 self._states.popitem(last=False)
         self._states.move_to_end(key)
-        return self._states[key].first(len(segment.start_ids) + start)
+        return self._states[key].first(opening.num_slots + start)
+
+    def _opening(self, segment: Segment) -> State:
+        """Behind what stands before the segment; all segments of a run have one start token."""
+        if segment.shared not in self._openings:
+            self._openings[segment.shared] = self._read(segment.opening(self._lm))
+            if len(self._openings) > _SPARE_SEGMENTS:
+                self._openings.popitem(last=False)
+        self._openings.move_to_end(segment.shared)
+        return self._openings[segment.shared]
 
     @torch.no_grad()
-    def _read(self, tokens: Sequence[int]) -> State:
-        ids, live = pad_ids([tokens], self._lm.device)
-        _, state = self._lm.extend(self._lm.empty(1), self._lm.embed(ids), live)
-        return state
+    def _read(self, embeds: Tensor) -> State:
+        live = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+        return self._lm.extend(self._lm.empty(1), embeds, live)[1]
 
 
 @dataclass(frozen=True, kw_only=True)
