@@ -21,7 +21,7 @@ import typer
 from bench_speed import bf16_flops
 
 from llmzip.codecs.cram.calibration import calibration_of
-from llmzip.codecs.cram.chunking import plan_segments
+from llmzip.codecs.cram.chunking import CutRule, plan_segments
 from llmzip.codecs.cram.engine import OPTIMISER_SLACK
 from llmzip.codecs.cram.optimizer import Rows
 from llmzip.codecs.cram.plan import SPARED_OF_PATCHES
@@ -77,10 +77,11 @@ def chunks_of(
     """The first chunks of a text that have some left context, cut by surprisal: so many bits of
     tokens that are not spared for each dimension."""
     ids = loaded.tokens.ids_of(data)
-    segments = plan_segments(
-        loaded.lm, ids, start_id=loaded.start_id, context_tokens=CONTEXT_TOKENS,
-        budget_bits=load * loaded.lm.dim, spared=SPARED_OF_PATCHES * max_patches,
+    rule = CutRule(
+        context_tokens=CONTEXT_TOKENS, budget_bits=load * loaded.lm.dim,
+        spared=SPARED_OF_PATCHES * max_patches,
     )  # fmt: skip
+    segments = plan_segments(loaded.lm, ids, rule, start_id=loaded.start_id)
     found = [
         task for task in tasks_of(segments) if task.start >= FIRST_TOKENS and task.end < len(ids)
     ]

@@ -19,10 +19,11 @@ import torch
 import typer
 
 from llmzip.codecs.arith.line_breaks import choose_wrap, walk_flags
-from llmzip.codecs.arith.reader import Reader, opening_embeds
+from llmzip.codecs.arith.reader import Reader
 from llmzip.codecs.arith.segment_coding import write_tokens
 from llmzip.codecs.arith.segments import WINDOW_TOKENS, Segment, cut_segments
 from llmzip.codecs.arith.stream import SegmentCoder
+from llmzip.codecs.shared import opening_embeds
 from llmzip.codecs.token_odds import Floats, Tree, token_odds_of
 from llmzip.lm.devices import borrowed_torch
 from llmzip.lm.layout import segment_start
@@ -86,7 +87,12 @@ def count(data: bytes, model: str) -> list[tuple[str, float]]:
     head = len(segment_start(start_id))
     segments = cut_segments(data, wrap, tokens, head_tokens=head, max_positions=lm.max_positions)
     assert segments is not None, "the text has bytes that no token stands for"
-    reader = Reader(lm, token_odds, opening_embeds(lm, start_id, None), window_tokens=WINDOW_TOKENS)
+    reader = Reader(
+        lm,
+        token_odds,
+        opening_embeds(lm, segment_start(start_id), None),
+        window_tokens=WINDOW_TOKENS,
+    )
     alone = mixed = tokens_bits = offsets = flags = 0.0
     for segment in segments:
         odds = reader.known_odds(segment.lanes, segment.ids)

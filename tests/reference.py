@@ -105,7 +105,7 @@ def check_agreement(found: dict[str, Any], result: ReadResult) -> None:
         _, sets = shared_sets(payload.shared)
         fields, columns, _ = pack_shared(payload.shared)
         spans = [number for span in found.get("shared_spans", []) for number in span]
-        assert encode_varints(*spans) == columns and head["num_shared"] == len(sets)
+        assert encode_varints(*spans) == columns and head.get("num_shared", 0) == len(sets)
         vectors = found.get("shared_vectors", [])
         size = fields.num_mem if fields else 1
         for place, mem in enumerate(sets):

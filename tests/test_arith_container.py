@@ -16,7 +16,7 @@ from llmzip.errors import Corrupt, LimitExceeded, LlmzipError, SettingsError, Un
 from llmzip.store.arith_fields import ArithFields
 from llmzip.store.arith_payload import ArithFigures, ArithPayload, ArithSegment
 from llmzip.store.container import Container, parse_container, summarise_container, write_container
-from llmzip.store.cram_grids import GridCode
+from llmzip.store.grids import GridCode
 from llmzip.store.model_ref import ModelRef
 from llmzip.store.original import segment_check
 from llmzip.store.payload import StoredRun, TextRun

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from llmzip.codecs.arith.reader import Reader, Steps, opening_embeds
+from llmzip.codecs.arith.reader import Reader, Steps
 from llmzip.codecs.arith.segment_coding import measure_noise
 from llmzip.codecs.arith.segments import BLOCK_TOKENS, Lanes, shape_of
+from llmzip.codecs.shared import opening_embeds
 from llmzip.codecs.token_odds import Floats, TokenOdds, build_tree
 from llmzip.lm.layout import segment_start
 from llmzip.lm.model import FrozenLM, load_model
@@ -39,7 +40,7 @@ class Loaded:
         if mem:
             generator = torch.Generator().manual_seed(1)
             vectors = torch.randn(3, self.lm.dim, generator=generator)
-        opening = opening_embeds(self.lm, self.tokens.bos_id, vectors)
+        opening = opening_embeds(self.lm, segment_start(self.tokens.bos_id), vectors)
         num_start = len(segment_start(self.tokens.bos_id))
         assert opening.shape == (1, num_start + 3 * mem, self.lm.dim)
         return Reader(self.lm, self.token_odds, opening, window_tokens=window_tokens)

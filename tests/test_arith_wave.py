@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmzip.codecs.arith.reader import Reader, opening_embeds
+from llmzip.codecs.arith.reader import Reader
 from llmzip.codecs.arith.segment_coding import Encoded, decode_wave, encode_segment
 from llmzip.codecs.arith.segments import Segment, shape_of
+from llmzip.codecs.shared import opening_embeds
 from llmzip.codecs.token_odds import TokenOdds, build_tree
 from llmzip.errors import Interrupted
+from llmzip.lm.layout import segment_start
 from llmzip.lm.model import load_model
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import resolve
@@ -41,7 +43,7 @@ def coded(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> Co
     lm = load_model(resolve(str(directory)), device=CPU, dtype=torch.float32, attention="sdpa")
     tokens = Tokens.load(directory)
     token_odds = TokenOdds(build_tree(tokens.meanings[: lm.vocab_size]), CPU)
-    opening = opening_embeds(lm, tokens.bos_id, None)
+    opening = opening_embeds(lm, segment_start(tokens.bos_id), None)
     reader = Reader(lm, token_odds, opening, window_tokens=256)
     segments, wave = [], []
     ids = tokens.ids_of(TEXT.encode())

@@ -38,7 +38,7 @@ from llmzip.codecs.cram.checkpoint import (
     unpack_segments,
     unpack_state,
 )
-from llmzip.codecs.cram.chunking import Segment, plan_segments
+from llmzip.codecs.cram.chunking import CutRule, Segment, plan_segments
 from llmzip.codecs.cram.curvature import Curvature
 from llmzip.codecs.cram.engine import Engine, Hooks
 from llmzip.codecs.cram.presets import signs_of
@@ -95,7 +95,7 @@ def tasks_of(segments: Sequence[Segment]) -> Iterator[Task]:
 
 @pytest.fixture(scope="module")
 def segments(lm: FrozenLM, ids: tuple[int, ...]) -> list[Segment]:
-    return list(plan_segments(lm, ids, start_id=1, context_tokens=24, budget_bits=40.0))
+    return list(plan_segments(lm, ids, CutRule(context_tokens=24, budget_bits=40.0), start_id=1))
 
 
 # Segments
@@ -779,7 +779,7 @@ def test_work_that_is_invalid_is_corrupt(tiny_model: Callable[..., Path], tmp_pa
     with pytest.raises(Interrupted):
         compress(SHORT, model, path, Stopwatch(9), **options)
     kept = path.read_bytes()
-    for name, state in (("plan", b""), ("chunks", b""), ("chunks", signed(b"5"))):
+    for name, state in (("plan 0", b""), ("chunks", b""), ("chunks", signed(b"5"))):
         path.write_bytes(kept)
         journal = Journal.open(str(path))
         journal.keep(name, signed(b"5"), state)

@@ -697,7 +697,7 @@ def test_each_error_has_one_line_and_its_exit_code(book, codec, capfd, error, co
         ["compress", "book.txt", "--codec", "zip"],
         ["compress", "book.txt", "--codec", "arith", "--mem", "2"],
         ["compress", "book.txt", "--codec", "arith", "--try-cram"],
-        ["compress", "book.txt", "--shared-mem", "1"],
+        ["compress", "book.txt", "--shared-mem", "1", "--bits", "16"],
         ["compress", "book.txt", "--verify", "full"],
         ["compress", "book.txt", "--codec", "arith", "--verify", "twice"],
         ["decompress", "x.crm", "--bytes", "5"],

@@ -18,9 +18,9 @@ from llmzip.inspect.report import read_report
 from llmzip.store.container import Container, parse_container, summarise_container, write_container
 from llmzip.store.cram_fields import CramFields
 from llmzip.store.cram_figures import CramFigures
-from llmzip.store.cram_grids import NO_VECTORS, GridCode
 from llmzip.store.cram_payload import Chunk
 from llmzip.store.cram_planes import CodedFields, read_coded
+from llmzip.store.grids import NO_VECTORS, GridCode
 from llmzip.store.margins import margin_value
 from llmzip.store.original import chunk_check, content_hash
 from llmzip.store.payload import TextRun

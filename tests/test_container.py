@@ -224,8 +224,8 @@ def test_versions_and_features() -> None:
     for version in (0, 2, 255):
         with pytest.raises(UnsupportedVersion, match=f"version {version}"):
             read_container(seal(bytes([version]) + front[1:], fields, body))
-    with pytest.raises(UnsupportedVersion, match="features 0x400"):
-        read_container(seal(front, b"\4" + fields[1:], body))
+    with pytest.raises(UnsupportedVersion, match="features 0x800"):
+        read_container(seal(front, b"\10" + fields[1:], body))
     expected = read_container(TINY)
     for bit in (8, 16, 128):
         assert read_container(seal(front[:2] + bytes([bit]), fields, body)) == expected
@@ -846,6 +846,7 @@ def test_columns_alone_refuse_any_bytes(coded: bool, check_bytes: int) -> None:
         checks=[7, 8, 9],
         starts=[True, False, False],
         literal=[False] * 3,
+        shared_spans=[],
     )
     table = RunTable(num_runs=2, first_is_stored=False)
     size = ChunkCounts(num_chunks=3, num_literal=0, is_coded=coded, check_bytes=check_bytes)

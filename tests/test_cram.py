@@ -11,11 +11,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmzip.codecs.cram.chunking import MAX_CHUNK_TOKENS, TAIL_LOAD, Segment, Span, plan_segments
+from llmzip.codecs.cram.chunking import (
+    MAX_CHUNK_TOKENS,
+    TAIL_LOAD,
+    CutRule,
+    Segment,
+    Span,
+    plan_segments,
+)
 from llmzip.codecs.cram.engine import Engine
 from llmzip.codecs.cram.greedy import DecodeChunk, decode_chunks, decode_segments
 from llmzip.codecs.cram.slots import as_stored
 from llmzip.codecs.cram.tasks import Crammed, EngineSettings, Task, split
+from llmzip.codecs.shared import opening_embeds
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows
 from llmzip.lm.model import FrozenLM, load_model, target_margins
 from llmzip.lm.zoo import resolve
@@ -27,10 +35,8 @@ MIN_MARGIN = 0.05
 def plan(
     lm: FrozenLM, ids: tuple[int, ...], *, context: int, budget: float, spared: float = 0.0
 ) -> list[Segment]:
-    found = plan_segments(
-        lm, ids, start_id=None, context_tokens=context, budget_bits=budget, spared=spared
-    )
-    return list(found)
+    rule = CutRule(context_tokens=context, budget_bits=budget, spared=spared)
+    return list(plan_segments(lm, ids, rule, start_id=None))
 
 
 def engine(lm: FrozenLM, *, max_steps: int = 80, num_mem: int = 2, seed: int = 0) -> Engine:
@@ -200,7 +206,7 @@ class TestEngine:
                     for chunk in chunks
                 ]
             ],
-            start_id=None,
+            openings=[opening_embeds(lm, [], None)],
             batch=1,
             on_chunk=lambda segment, chunk, row, margins: got.__setitem__(chunk, row),
         )
@@ -267,7 +273,7 @@ class TestDecoding:
         decode_segments(
             lm,
             [[DecodeChunk(num_tokens=9, mem=as_stored(mem), patches={2: end})]],
-            start_id=None,
+            openings=[opening_embeds(lm, [], None)],
             batch=4,
             on_chunk=lambda segment, chunk, row, margins: got.append(row),
         )

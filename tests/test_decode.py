@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from llmzip.codecs.cram.greedy import DecodeChunk, decode_chunks, decode_segments
-from llmzip.lm.layout import pad_ids
+from llmzip.codecs.shared import opening_embeds
+from llmzip.lm.layout import pad_ids, segment_start
 from llmzip.lm.model import FrozenLM, load_model
 from llmzip.lm.state import State, empty_state, stack_states
 from llmzip.lm.zoo import resolve
@@ -54,7 +55,8 @@ def decode(
         got[segment, chunk] = ids
         return True
 
-    decode_segments(lm, segments, start_id=start_id, batch=batch, on_chunk=on_chunk)
+    openings = [opening_embeds(lm, segment_start(start_id), None)] * len(segments)
+    decode_segments(lm, segments, openings=openings, batch=batch, on_chunk=on_chunk)
     return got
 
 

@@ -20,7 +20,7 @@ from llmzip.codecs.context import QUIET, Context
 from llmzip.codecs.cram import engine as engine_module
 from llmzip.codecs.cram.calibration import BF16_SAFE_MARGIN
 from llmzip.codecs.cram.checkpoint import EngineState
-from llmzip.codecs.cram.chunking import Segment, plan_segments
+from llmzip.codecs.cram.chunking import CutRule, Segment, plan_segments
 from llmzip.codecs.cram.engine import Engine
 from llmzip.codecs.cram.greedy import decode_chunks
 from llmzip.codecs.cram.optimizer import Rows
@@ -47,7 +47,7 @@ SETTINGS = EngineSettings(
 
 @pytest.fixture(scope="module")
 def segments(lm: FrozenLM, ids: tuple[int, ...]) -> list[Segment]:
-    return list(plan_segments(lm, ids, start_id=1, context_tokens=20, budget_bits=40.0))
+    return list(plan_segments(lm, ids, CutRule(context_tokens=20, budget_bits=40.0), start_id=1))
 
 
 def tasks_of(segments: list[Segment]) -> Iterator[Task]:
@@ -266,7 +266,9 @@ class TestRows:
         assert reads.found
 
     def test_a_chunk_is_taken_up_from_its_front(self, lm: FrozenLM, ids: tuple[int, ...]) -> None:
-        (whole,) = plan_segments(lm, ids * 2, start_id=1, context_tokens=0, budget_bits=1e9)
+        (whole,) = plan_segments(
+            lm, ids * 2, CutRule(context_tokens=0, budget_bits=1e9), start_id=1
+        )
         slot = start_slot(lm, next(tasks_of([whole])), 1, 0)
         rows = Rows(lm, Contexts(lm), [slot])
         first = rows.num_tokens

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from llmzip.codecs.cram.greedy import DecodeChunk, decode_segments
+from llmzip.codecs.shared import opening_embeds
 from llmzip.lm.layout import mem_and_chunk, pad_ids, predicting_rows, segment_start, tokens_and_mem
 from llmzip.lm.model import FrozenLM
 from llmzip.lm.state import State, attention_bias, empty_state, new_positions, stack_states
@@ -76,10 +77,11 @@ def test_decoder_starts_at_token_0_and_takes_patches(
         ],
     ]
     got: dict[tuple[int, int], list[int]] = {}
+    lm = counting_lm()
     decode_segments(
-        counting_lm(),
+        lm,
         segments,
-        start_id=start_id,
+        openings=[opening_embeds(lm, segment_start(start_id), None)] * len(segments),
         batch=batch,
         on_chunk=lambda segment, chunk, ids, margins: got.__setitem__((segment, chunk), ids),
     )

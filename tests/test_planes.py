@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmzip.errors import Corrupt
-from llmzip.store import cram_grids as gridplane
-from llmzip.store.cram_grids import (
+from llmzip.store import grids as gridplane
+from llmzip.store.cram_patches import ChunkPatches, pack_coded_patches, read_coded_patches
+from llmzip.store.grids import (
     NO_VECTORS,
     GridCode,
     pack_grids,
     prior_counts,
     unpack_grids,
 )
-from llmzip.store.cram_grids import least_bytes as least_vector_bytes
-from llmzip.store.cram_patches import ChunkPatches, pack_coded_patches, read_coded_patches
+from llmzip.store.grids import least_bytes as least_vector_bytes
 from llmzip.store.residual import Patch, Ranked
 from llmzip.store.vectors import GridMem
 

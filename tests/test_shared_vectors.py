@@ -20,7 +20,7 @@ from llmzip.api.decompress import salvage_bytes
 from llmzip.codecs.cram import plan as planning
 from llmzip.codecs.cram import sharing
 from llmzip.codecs.cram.checkpoint import pack_segments, unpack_segments
-from llmzip.codecs.cram.chunking import plan_segments
+from llmzip.codecs.cram.chunking import CutRule, plan_segments
 from llmzip.codecs.cram.sharing import SharingPlan, learn_shared
 from llmzip.codecs.shared import SharedMem
 from llmzip.config import DecompressSettings
@@ -28,7 +28,7 @@ from llmzip.errors import Corrupt, SettingsError
 from llmzip.inspect.export import export_vectors
 from llmzip.lm.model import FrozenLM
 from llmzip.store.container import parse_container, write_container
-from llmzip.store.cram_grids import pack_grids
+from llmzip.store.grids import pack_grids
 from llmzip.store.payload import TextRun
 from llmzip.store.vectors import GridMem, mem_bits
 from tests.containers import changed, cram_container, cram_of
@@ -39,6 +39,7 @@ from tests.tiny_models import TEXT
 
 DATA = Path(__file__).parent / "data"
 LONG = TEXT.encode() * 3
+WHOLE = CutRule(context_tokens=9**9, budget_bits=9e9)
 PLAN = SharingPlan(num_mem=1, free_steps=8, grid_steps=4, spared=0.1, seed=0, price=None)
 
 
@@ -157,10 +158,8 @@ def test_they_lower_the_surprisal(lm: FrozenLM, ids: tuple[int, ...]) -> None:
     shared = learn_shared(lm, ids, PLAN, start_id=1, on_step=lambda *step: told.append(step))
     assert shared is not None and shared.num_mem == 1
     assert told == [(done + 1, 12) for done in range(12)]
-    (plain,) = plan_segments(lm, ids, start_id=1, context_tokens=9**9, budget_bits=9e9)
-    (behind,) = plan_segments(
-        lm, ids, start_id=1, context_tokens=9**9, budget_bits=9e9, shared=shared
-    )
+    (plain,) = plan_segments(lm, ids, WHOLE, start_id=1)
+    (behind,) = plan_segments(lm, ids, WHOLE, start_id=1, shared=shared)
     assert sum(behind.surprisal_bits) < sum(plain.surprisal_bits) - 20
     assert behind.shared == shared and behind.from_token(3).shared is shared
     again = learn_shared(lm, ids, PLAN, start_id=1)
@@ -190,10 +189,8 @@ def test_windows_are_read_apart(
     ))  # fmt: skip
     expected = 0.0
     for first in range(0, 30, 10):
-        (part,) = plan_segments(
-            lm, ids[first : first + 10], start_id=1, context_tokens=99, budget_bits=9e9,
-            shared=shared,
-        )  # fmt: skip
+        own = ids[first : first + 10]
+        (part,) = plan_segments(lm, own, WHOLE, start_id=1, shared=shared)
         expected += sum(sorted(part.surprisal_bits)[:9])  # one in ten is spared
     assert learner.kept_bits(shared.mem) == pytest.approx(expected, rel=1e-4)
 
@@ -211,8 +208,9 @@ def test_they_stay_where_they_pay(lm: FrozenLM, ids: tuple[int, ...]) -> None:
 def test_segments_are_kept_with_them(lm: FrozenLM, ids: tuple[int, ...]) -> None:
     shared = SharedMem(grid=a_grid(*range(lm.dim)))
     other = SharedMem(grid=a_grid(*range(1, lm.dim + 1)))
+    rule = CutRule(context_tokens=24, budget_bits=40.0)
     parts = [
-        list(plan_segments(lm, ids, start_id=1, context_tokens=24, budget_bits=40.0, shared=own))
+        list(plan_segments(lm, ids, rule, start_id=1, shared=own))
         for own in (None, shared, other, shared)
     ]
     assert all(len(part) > 1 for part in parts)

@@ -51,7 +51,8 @@ from llmzip.store.cram_figures import DECODER_NOISE_LOGITS, ROBUST_MARGIN_LOGITS
 from llmzip.store.figures import PieceKind
 
 _PARTS = {
-    "vectors": BLUE, "patches": ORANGE, "streams": GREEN, "stored": PURPLE, "metadata": QUIET,
+    "shared": SKY, "vectors": BLUE, "patches": ORANGE, "streams": GREEN, "stored": PURPLE,
+    "metadata": QUIET,
 }  # fmt: skip
 _KINDS = {"crammed": BLUE, "patched": SKY, "literal": YELLOW, "segment": GREEN, "stored": PURPLE}
 _FEW, _COLUMNS = 600, 300  # steps along the text: about one for each pixel; of means

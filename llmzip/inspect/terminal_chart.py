@@ -21,7 +21,7 @@ from llmzip.store.figures import PieceKind
 Figure: TypeAlias = Callable[[Piece], float | None]
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-FILLS, _ASCII_FILLS = "█▓▒░·", "#=+-."
+FILLS, _ASCII_FILLS = "▚█▓▒░·", "%#=+-."
 _ASCII_BLOCKS = "  ..::##"
 FEWEST_COLUMNS = 40
 _ROWS = 5

@@ -26,7 +26,7 @@ from llmzip.lab.trials import Outcome, Trial
 from llmzip.lm.devices import out_of_memory_error, too_little_memory
 from llmzip.lm.layout import segment_start
 from llmzip.progress import check_cancelled
-from llmzip.store.cram_grids import pack_grids
+from llmzip.store.grids import pack_grids
 from llmzip.store.vectors import RAW_BITS, GridMem
 
 

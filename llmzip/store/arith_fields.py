@@ -18,7 +18,7 @@ from llmzip.store.arith_payload import (
     ArithSegment,
     guard_value,
 )
-from llmzip.store.cram_grids import GridCode, check_plane_bytes, pack_grids, unpack_grids
+from llmzip.store.grids import GridCode, check_plane_bytes, pack_grids, unpack_grids
 from llmzip.store.model_ref import ModelRef, read_start
 from llmzip.store.payload import (
     HAS_START,

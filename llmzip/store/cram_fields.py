@@ -37,7 +37,6 @@ from llmzip.store.payload import HAS_START, EncodedPayload, Payload, PayloadFiel
 from llmzip.store.shared_vectors import (
     SharedFields,
     SharedMems,
-    check_spans,
     pack_shared,
     shared_damage,
 )
@@ -290,13 +289,10 @@ class CramFields(PayloadFields):
     def _read_shared(self, columns: CramColumns, planes: Cursor) -> SharedMems:
         if self.shared is None:
             return ()
-        spans, num_segments = columns.shared_spans, sum(columns.starts)
-        data = planes.take(self.shared.num_bytes)
-        shared = self.shared.read_mems(
-            data, spans, mem_dim=self.empty.mem_dim, num_segments=num_segments
-        )
-        check_spans(spans, shared)
-        return shared
+        return self.shared.read_mems(
+            planes.take(self.shared.num_bytes), columns.shared_spans,
+            mem_dim=self.empty.mem_dim, num_segments=sum(columns.starts),
+        )  # fmt: skip
 
     def _salvage_shared(self, columns: CramColumns, body: memoryview) -> SharedMems:
         try:

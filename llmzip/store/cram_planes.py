@@ -16,14 +16,6 @@ import numpy as np
 
 from llmzip.errors import Corrupt, LimitExceeded
 from llmzip.store.cram_columns import CramColumns
-from llmzip.store.cram_grids import (
-    GridCode,
-    check_plane_bytes,
-    pack_grids,
-    salvage_grids,
-    unpack_grids,
-)
-from llmzip.store.cram_grids import least_bytes as least_vector_bytes
 from llmzip.store.cram_patches import (
     ChunkPatches,
     pack_coded_patches,
@@ -40,6 +32,14 @@ from llmzip.store.cram_signs import (
     unpack_signs,
 )
 from llmzip.store.cram_streams import pack_streams, read_streams, salvage_streams
+from llmzip.store.grids import (
+    GridCode,
+    check_plane_bytes,
+    pack_grids,
+    salvage_grids,
+    unpack_grids,
+)
+from llmzip.store.grids import least_bytes as least_vector_bytes
 from llmzip.store.residual import Patch, pack_literal, pack_patches, read_literal, read_patches
 from llmzip.store.varint import Cursor, encode_varint, encode_varints, require
 from llmzip.store.vectors import (

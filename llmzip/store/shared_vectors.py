@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmzip.errors import Corrupt
-from llmzip.store.cram_grids import GridCode, check_plane_bytes, pack_grids, unpack_grids
+from llmzip.store.grids import GridCode, check_plane_bytes, pack_grids, unpack_grids
 from llmzip.store.varint import Cursor, encode_varints, require
 from llmzip.store.vectors import MAX_MEM_DIM, GridMem
 
@@ -58,12 +58,16 @@ class SharedFields:
     def read_mems(
         self, data: memoryview, spans: Sequence[SharedSpan], *, mem_dim: int, num_segments: int
     ) -> SharedMems:
-        """The vectors before each segment. Raises Corrupt."""
+        """The vectors before each segment. Raises Corrupt, also where neighbouring spans have the
+        same, which are one span."""
         mems = unpack_grids(data, self.grid, count=self.num_sets, num_mem=self.num_mem, dim=mem_dim)
         found: list[GridMem | None] = []
         for span, mem in zip(spans, mems, strict=True):
             found += [None] * span.skipped + [mem] * span.num_segments
-        return (*found, *[None] * (num_segments - len(found)))
+        shared = (*found, *[None] * (num_segments - len(found)))
+        is_right = _spans(shared)[0] == list(spans)
+        require(is_right, "columns: spans of shared vectors that are one")
+        return shared
 
 
 def check_shared(num_mem: int, mem_dim: int) -> None:
@@ -119,11 +123,6 @@ def read_spans(cursor: Cursor, *, count: int, num_segments: int) -> list[SharedS
             raise Corrupt(f"columns: shared vectors before {end} segments of {num_segments}")
         spans.append(span)
     return spans
-
-
-def check_spans(spans: Sequence[SharedSpan], shared: SharedMems) -> None:
-    """Raise Corrupt where neighbouring spans have the same vectors, which are one span."""
-    require(_spans(shared)[0] == list(spans), "columns: spans of shared vectors that are one")
 
 
 def shared_damage(error: Corrupt) -> Corrupt:

@@ -24,7 +24,7 @@ from llmzip.store.varint import Cursor, encode_varint
 DATA = Path(__file__).parents[1] / "data"
 FRONT_BYTES = len(MAGIC) + 3  # and version, required and optional features
 TAIL_BYTES = CRC_BYTES + len(END_MARK)
-PLANES = ("columns", "vectors", "patches", "streams", "stored")
+PLANES = ("columns", "shared", "vectors", "patches", "streams", "stored")
 _READERS = ("header", "opening", "container", "varint")  # modules that make cursors
 
 
@@ -92,6 +92,9 @@ def assemble(header: Header, planes: Mapping[str, bytes]) -> bytes:
         if payload.coded:
             coded = replace(payload.coded, vector_bytes=len(planes["vectors"]))
             payload = replace(payload, coded=coded)
+        if payload.shared:
+            shared = replace(payload.shared, num_bytes=len(planes["shared"]))
+            payload = replace(payload, shared=shared)
     elif isinstance(payload, ArithFields):
         payload = replace(
             payload, vector_bytes=len(planes["vectors"]), stream_bytes=len(planes["streams"])

@@ -10,7 +10,7 @@ from llmzip.errors import LlmzipError
 from llmzip.store.arith_fields import ArithFields
 from llmzip.store.container import read_container, summarise_container, write_container
 from llmzip.store.cram_fields import CramFields
-from llmzip.store.cram_grids import GridCode
+from llmzip.store.grids import GridCode
 from llmzip.store.header import (
     COLUMNS_ZSTD,
     HAS_SETTINGS,

@@ -17,7 +17,7 @@ from llmzip.codecs.arith.segments import Segment
 from llmzip.codecs.shared import SharedMem, opening_embeds
 from llmzip.lm.layout import segment_start
 from llmzip.lm.model import FrozenLM
-from llmzip.store.cram_grids import pack_grids
+from llmzip.store.grids import pack_grids
 from llmzip.store.vectors import GridMem, quantise_step, step_value
 
 MOST_TRIED = 1  # vectors that a large file tries without being asked to

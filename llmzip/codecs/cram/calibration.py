@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from llmzip.codecs.cram.chunking import Segment, plan_segments
+from llmzip.codecs.cram.chunking import CutRule, Segment, plan_segments
 from llmzip.codecs.cram.greedy import decode_chunks
 from llmzip.codecs.cram.optimizer import probe_gain_bits
 from llmzip.codecs.cram.slots import as_stored, init_rms
@@ -94,9 +94,8 @@ def calibrate(
     1, for models that a vector cannot steer at all.
     """
     ids = ids[:_PROBE_TOKENS]
-    whole = next(
-        plan_segments(lm, ids, start_id=start_id, context_tokens=0, budget_bits=float("inf"))
-    )
+    rule = CutRule(context_tokens=0, budget_bits=float("inf"))
+    whole = next(plan_segments(lm, ids, rule, start_id=start_id))
     gain = max(1.0, probe_gain_bits(lm, whole, steps=PROBE_STEPS))
     return Calibration(gain_bits=gain, noise=measure_noise(decode_lm, whole))
 

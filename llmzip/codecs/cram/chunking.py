@@ -67,12 +67,12 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True)
 class CutRule:
-    """When chunks and segments close. Settings as those of `plan_segments`."""
+    """When chunks and segments close."""
 
-    context_tokens: int
-    budget_bits: float
-    max_chunk_tokens: int
-    spared: float  # share of a segment's tokens that no vector has to hold: the least expected
+    context_tokens: int  # no chunk sees more of its segment
+    budget_bits: float  # surprisal of a chunk
+    max_chunk_tokens: int = MAX_CHUNK_TOKENS
+    spared: float = 0.0  # share of a segment's tokens that count nothing: the least expected
 
     def is_full(self, num_tokens: int, load: float, more: float) -> bool:
         """Whether a chunk of so many tokens has no room for the load of one more."""
@@ -90,23 +90,13 @@ def longest_chunk(num_mem: int) -> int:
 def plan_segments(
     lm: FrozenLM,
     ids: Sequence[int],
+    rule: CutRule,
     *,
     start_id: int | None,
-    context_tokens: int,
-    budget_bits: float,
-    max_chunk_tokens: int = MAX_CHUNK_TOKENS,
-    spared: float = 0.0,
     shared: SharedMem | None = None,
 ) -> Iterator[Segment]:
-    """Cut tokens into segments and chunks, in order; every token is in exactly one chunk. spared:
-    share of a segment's tokens, the least expected, that count nothing. shared: vectors before
-    every segment."""
-    rule = CutRule(
-        context_tokens=context_tokens,
-        budget_bits=budget_bits,
-        max_chunk_tokens=max_chunk_tokens,
-        spared=spared,
-    )
+    """Cut tokens into segments and chunks, in order; every token is in exactly one chunk. shared:
+    vectors before every segment."""
     begin = index = 0
     start_ids = tuple(segment_start(start_id))
     opening = opening_embeds(lm, start_ids, None if shared is None else shared.mem)

@@ -19,7 +19,7 @@ from llmzip.codecs.base import DecodingModel, Request
 from llmzip.codecs.context import Context
 from llmzip.codecs.cram.greedy import DecodeChunk, decode_segments
 from llmzip.codecs.cram.patch_tokens import TokenReader
-from llmzip.codecs.shared import SharedMem
+from llmzip.codecs.shared import openings
 from llmzip.codecs.token_odds import token_odds_of
 from llmzip.errors import Corrupt
 from llmzip.lm.devices import out_of_memory_error, too_little_memory
@@ -60,11 +60,6 @@ def decode_chunks_of(
         each.start: stream
         for each, stream in zip(payload.segment_ranges, payload.streams, strict=False)
     }
-    # Of each segment by its first chunk.
-    shared = {
-        each.start: None if mem is None else SharedMem(grid=mem).mem
-        for each, mem in zip(payload.segment_ranges, payload.shared_mems, strict=True)
-    }
     texts = _Texts(payload, segments, model.tokens, request, context)
     while attempts:
         load, batch = attempts.popleft()
@@ -72,12 +67,13 @@ def decode_chunks_of(
         if not todo:
             break
         now = load()
+        firsts = (segment.start for segment in payload.segment_ranges)
+        opening_of = dict(zip(firsts, openings(now, payload), strict=True))
         decode = partial(
             decode_segments,
             now,
             [[_decode_chunk(chunks[index]) for index in each] for each in todo],
-            start_id=payload.model.start_id,
-            shared=[shared[each.start] for each in todo],
+            openings=[opening_of[each.start] for each in todo],
             batch=batch,
             on_chunk=partial(texts.take, todo),
             readers=_token_readers(now, model.tokens, [streams[s.start] for s in todo if streams]),

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from llmzip.codecs.context import QUIET, Context
 from llmzip.codecs.cram.patch_tokens import TokenReader, masses_of, path_odds
-from llmzip.codecs.shared import opening_embeds
 from llmzip.codecs.token_odds import TokenOdds
-from llmzip.lm.layout import pad_rows, segment_start, tokens_and_mem
+from llmzip.lm.layout import pad_rows, tokens_and_mem
 from llmzip.lm.model import FrozenLM, target_margins
 from llmzip.lm.state import State, stack_states
 from llmzip.store.residual import Name, Ranked
@@ -232,26 +231,23 @@ def decode_segments(
     lm: FrozenLM,
     segments: Sequence[Sequence[DecodeChunk]],
     *,
-    start_id: int | None,
+    openings: Sequence[Tensor],
     batch: int,
     on_chunk: OnChunk,
-    shared: Sequence[Tensor | None] = (),
     readers: Sequence[TokenReader] = (),
     context: Context = QUIET,
 ) -> None:
     """Decode independent segments, `batch` chunks at a time; the chunks of a segment come in
-    order. shared: the vectors before each segment, [K, D] or nothing. readers: of the patched
-    tokens of each segment, where patches have no names."""
+    order. openings: what stands before each segment, [1, H, D]. readers: of the patched tokens of
+    each segment, where patches have no names."""
     # Longest first: what is left at the end is short, and neighbours are alike.
     waiting = deque(sorted(range(len(segments)), key=lambda i: -_num_tokens(segments[i])))
     under_way: list[_Segment] = []
     while waiting or under_way:
         while waiting and len(under_way) < _WAVES_UNDER_WAY * batch:
             index = waiting.popleft()
-            own = shared[index] if shared else None
-            opening = opening_embeds(lm, segment_start(start_id), own)[0]
             segment = _Segment(
-                index=index, chunks=segments[index], lead=opening, state=lm.empty(1),
+                index=index, chunks=segments[index], lead=openings[index][0], state=lm.empty(1),
                 reader=readers[index] if readers else None,
             )  # fmt: skip
             if _skip_literals(lm, segment, on_chunk):

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from llmzip.codecs.context import Context
 from llmzip.codecs.cram.calibration import calibration_of
 from llmzip.codecs.cram.checkpoint import pack_segments, unpack_segments
-from llmzip.codecs.cram.chunking import Segment, longest_chunk, plan_segments
+from llmzip.codecs.cram.chunking import CutRule, Segment, longest_chunk, plan_segments
 from llmzip.codecs.cram.presets import EFFORTS, Effort, chunk_budget_bits, shared_steps, signs_of
 from llmzip.codecs.cram.sharing import (
     LEAST_TOKENS,
@@ -101,15 +101,13 @@ def make_plan(
     room -= sharing.num_mem if sharing else 0
     longest = min(longest_chunk(settings.num_mem), max(1, room // 2))
     context_tokens = max(0, min(context_tokens, room - longest))
-    cut = partial(
-        _cut_block,
-        sharing=sharing,
-        start_id=loaded.start_id,
+    rule = CutRule(
         context_tokens=context_tokens,
         budget_bits=budget_bits,
         max_chunk_tokens=longest,
         spared=0.0 if signs is None else SPARED_OF_PATCHES * settings.max_patches,
     )
+    cut = partial(_cut_block, rule=rule, sharing=sharing, start_id=loaded.start_id)
     blocks = [
         (number, offset, ids)
         for number, part in enumerate(parts)
@@ -127,14 +125,19 @@ def make_plan(
 
 
 def _cut_block(
-    lm: FrozenLM, ids: Sequence[int], on_step: OnStep, *, sharing: SharingPlan | None, **rule: Any
+    lm: FrozenLM,
+    ids: Sequence[int],
+    on_step: OnStep,
+    *,
+    rule: CutRule,
+    sharing: SharingPlan | None,
+    start_id: int | None,
 ) -> Iterator[Segment]:
-    """The segments of a block, behind the vectors that they share, if any. rule: settings of
-    `plan_segments`."""
+    """The segments of a block, behind the vectors that they share, if any."""
     shared = None
     if sharing is not None and (sharing.price is None or len(ids) >= LEAST_TOKENS):
-        shared = learn_shared(lm, ids, sharing, start_id=rule["start_id"], on_step=on_step)
-    yield from plan_segments(lm, ids, shared=shared, **rule)
+        shared = learn_shared(lm, ids, sharing, start_id=start_id, on_step=on_step)
+    yield from plan_segments(lm, ids, rule, start_id=start_id, shared=shared)
 
 
 def _read_blocks(

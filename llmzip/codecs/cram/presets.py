@@ -46,11 +46,11 @@ EFFORTS: dict[Preset, Effort] = {
     ),
     "balanced": Effort(
         load=1.0, step_price_bits=1.0, longest_context_tokens=0,
-        sign_load=0.56, sign_context_tokens=1024, sign_steps=150, shared_steps=(18, 8),
+        sign_load=0.56, sign_context_tokens=1024, sign_steps=150, shared_steps=(22, 8),
     ),
     "small": Effort(
         load=1.8, step_price_bits=0.3, longest_context_tokens=256,
-        sign_load=0.7, sign_context_tokens=2048, sign_steps=430, shared_steps=(30, 10),
+        sign_load=0.7, sign_context_tokens=2048, sign_steps=430, shared_steps=(26, 10),
     ),
 }  # fmt: skip
 
@@ -69,7 +69,7 @@ def signs_of(preset: Preset, bits: int | None, max_steps: int | None) -> SignPla
 
 
 # Of a preset that looks for no shared vectors, where they are asked for.
-_USUAL_SHARED_STEPS = (18, 8)
+_USUAL_SHARED_STEPS = (22, 8)
 
 
 def shared_steps(preset: Preset, shared_mem: int | None) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from llmzip.codecs.cram.slots import as_stored, init_rms, random_start
 from llmzip.codecs.shared import SharedMem, opening_embeds
 from llmzip.lm.layout import segment_start
 from llmzip.lm.model import FrozenLM
-from llmzip.store.cram_grids import pack_grids
+from llmzip.store.grids import pack_grids
 from llmzip.store.vectors import GridMem, quantise_step, step_value
 
 LEAST_TOKENS = 1024  # of a stretch whose vectors may save more than they take
