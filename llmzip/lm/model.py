@@ -23,6 +23,7 @@ from llmzip.lm.digest import read_json, unusable, weight_files
 from llmzip.lm.native import LlamaShape, NativeLlama
 from llmzip.lm.products import Matrix, whole_rows
 from llmzip.lm.state import State, empty_state
+from llmzip.lm.token_graph import TokenGraphs
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.weights import Weights
 from llmzip.lm.zoo import ModelFiles
@@ -72,6 +73,9 @@ class FrozenLM:
         self._picks_rows = self.device.type == "cpu"
         self._head = Matrix(backend.head.to(dtype), packed=decode_only)
         self._head_bias: Tensor | None = getattr(backend, "head_bias", None)
+        self._token_graphs: TokenGraphs | None = None
+        if isinstance(backend, NativeLlama):
+            self._token_graphs = TokenGraphs(backend.extend, self.embed, self.device)
 
     @cached_property
     def embedding_rms(self) -> float:
@@ -102,6 +106,18 @@ class FrozenLM:
         if embeds.shape[1] == 0:
             return embeds.new_zeros(embeds.shape[0], 0, self._head.num_in), state
         return self._backend.extend(state, embeds, live_new)
+
+    @torch.no_grad()
+    def read_tokens(self, state: State, ids: Tensor) -> tuple[Tensor, State]:
+        """Read a token in each row, without gradients. ids: [B] int64 -> the final hidden states
+        [B, Dh], good until the next token is read, and the new state."""
+        found = self._token_graphs.of(state) if self._token_graphs else None
+        if found is not None:
+            graph, state = found
+            return graph.read(state, ids)
+        live = torch.ones(len(ids), 1, dtype=torch.bool, device=self.device)
+        hidden, state = self.extend(state, self.embed(ids)[:, None], live)
+        return hidden[:, -1], state
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: [N, Dh] -> [N, V] fp32."""

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmzip.lm.products import Matrix, whole_rows
-from llmzip.lm.state import State, attention_bias, new_positions
+from llmzip.lm.state import ReadState
 from llmzip.lm.weights import Weights
 
 
@@ -217,14 +217,14 @@ class NativeLlama:
         self._frequencies = (1.0 / shape.rope_theta**exponents).to(weights.device)
         self._last_selection: tuple[Tensor, _SlotSelection] | None = None
 
-    def extend(self, state: State, embeds: Tensor, live_new: Tensor) -> tuple[Tensor, State]:
+    def extend(self, state: ReadState, embeds: Tensor, live_new: Tensor) -> tuple[Tensor, Any]:
         """Read new slots. embeds: [B, T, D], live_new: [B, T] bool -> final hidden states
         [B, T, D] and the new state."""
         shape, dtype = self.shape, embeds.dtype
         batch, num_new, _ = embeds.shape
         selected = self._select_slots(live_new)
-        cos, sin = self._rotation(new_positions(state, live_new), dtype)
-        bias = attention_bias(state, live_new, dtype)
+        cos, sin = self._rotation(state.positions(live_new), dtype)
+        bias = state.bias(live_new, dtype)
         groups = shape.num_heads // shape.num_kv_heads
         # The queries that share a key/value head become rows of one product, so that keys and
         # values need not be repeated.

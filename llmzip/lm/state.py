@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,13 @@ class Room:
         self.num_slots = num_slots
         self._layers: list[tuple[Tensor, ...]] = []  # each tensor [B, H, num_slots, *]
 
+    @classmethod
+    def around(cls, layers: Memory) -> Room:
+        """One that lies in these tensors, [B, H, P, *] each."""
+        room = cls(layers[0][0].shape[2])
+        room._layers = list(layers)
+        return room
+
     def reserve(self, num_rows: int, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Uninitialised tensors for one more layer. like: [*, H, *, *] each."""
         layer = tuple(t.new_empty(num_rows, t.shape[1], self.num_slots, t.shape[3]) for t in like)
@@ -44,6 +51,23 @@ class Room:
         for whole, part in zip(self._layers[index], new, strict=True):
             whole[:num_rows, :, first:last] = part
         return tuple(whole[:num_rows, :, :last] for whole in self._layers[index])
+
+
+class ReadState(Protocol):
+    """What a forward pass asks of the positions before the new ones."""
+
+    @property
+    def room(self) -> Room | None: ...
+
+    def positions(self, live_new: Tensor) -> Tensor: ...
+
+    def bias(self, live_new: Tensor, dtype: torch.dtype) -> Tensor: ...
+
+    def grown(self, index: int, new: tuple[Tensor, ...]) -> tuple[Tensor, ...]: ...
+
+    def advanced(
+        self, live_new: Tensor, memory: Sequence[tuple[Tensor, ...]], *, room: Room | None
+    ) -> Any: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +88,14 @@ class State:
     @property
     def num_slots(self) -> int:
         return self.live.shape[1]
+
+    def positions(self, live_new: Tensor) -> Tensor:
+        """See `new_positions`."""
+        return new_positions(self, live_new)
+
+    def bias(self, live_new: Tensor, dtype: torch.dtype) -> Tensor:
+        """See `attention_bias`."""
+        return attention_bias(self, live_new, dtype)
 
     def grown(self, index: int, new: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The memory of a layer followed by new slots. new: [B, H, T, *] -> [B, H, P + T, *]."""

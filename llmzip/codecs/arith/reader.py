@@ -153,10 +153,8 @@ class Steps:
         lm = self._lm
         if self._window is not None and self._num_read % BLOCK_TOKENS == 0:
             self.state = _forget(self.state, self._head, self._num_read, self._window)
-        column = torch.tensor(ids, dtype=torch.int64, device=lm.device)[:, None]
-        live = torch.ones(column.shape, dtype=torch.bool, device=lm.device)
-        hidden, self.state = lm.extend(self.state, lm.embed(column), live)
-        self.hidden = hidden[:, -1]
+        column = torch.tensor(ids, dtype=torch.int64, device=lm.device)
+        self.hidden, self.state = lm.read_tokens(self.state, column)
         self._num_read += 1
 
     @torch.no_grad()

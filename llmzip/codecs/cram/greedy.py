@@ -145,8 +145,8 @@ class _Wanted:
                     self._later[position][index] = row.reader
         self._known = known.to(device)
 
-    def at(self, position: int, rows: Sequence[int], logits: Tensor) -> Tensor:
-        """Of these rows, [B]. logits: [B, V]."""
+    def at(self, position: int, rows: Sequence[int], places: Tensor, logits: Tensor) -> Tensor:
+        """Of these rows, [B]. places: the same as a tensor; logits: [B, V]."""
         later = {row: name for row, name in self._later[position].items() if row in rows}
         streamed = [(row, name) for row, name in later.items() if isinstance(name, TokenReader)]
         if streamed:
@@ -157,7 +157,7 @@ class _Wanted:
         for row, name in later.items():
             if isinstance(name, Ranked):
                 self._known[row, position] = token_at(logits[rows.index(row)], name)
-        return self._known[rows, position]
+        return self._known[:, position].index_select(0, places)
 
 
 def _take_tokens(
@@ -176,6 +176,7 @@ def _take_tokens(
     ids = torch.zeros(len(forced), longest, dtype=torch.int64, device=lm.device)
     margins = torch.zeros(ids.shape, dtype=torch.float32, device=lm.device)
     rows = list(range(len(num_tokens)))  # rows that still decode
+    places = torch.arange(len(rows), device=lm.device)  # the same, to pick and to write by
     for position in range(longest):
         context.check()
         going = [i for i, row in enumerate(rows) if num_tokens[row] > position]
@@ -183,8 +184,9 @@ def _take_tokens(
         if len(going) < (0.75 if running.room is None else 1.0) * len(rows):
             running, order = running.keep(going)
             rows, row_hidden = [rows[i] for i in order], row_hidden[order]
+            places = torch.tensor(rows, dtype=torch.int64, device=lm.device)
         logits = lm.logits(row_hidden)
-        asked = wanted.at(position, rows, logits)
+        asked = wanted.at(position, rows, places, logits)
         taken = torch.where(asked >= 0, asked, _most_likely(logits))
         margin = target_margins(logits, taken)
         if weak is not None:
@@ -192,11 +194,10 @@ def _take_tokens(
             found = path_odds(weak.token_odds, logits[some], taken[some]) if len(some) else ()
             for row, own in zip(some.tolist(), found, strict=True):
                 odds[rows[row]][position] = own
-        ids[rows, position], margins[rows, position] = taken, margin
+        ids[places, position], margins[places, position] = taken, margin
         if position + 1 < longest:
-            one = torch.ones(len(rows), 1, dtype=torch.bool, device=lm.device)
-            hidden, running = lm.extend(running, lm.embed(taken)[:, None], one)
-            row_hidden = hidden[:, -1]  # the row that predicts token position + 1
+            # The rows that predict token position + 1.
+            row_hidden, running = lm.read_tokens(running, taken)
     return Decoded(ids=ids, margins=margins, odds=odds)
 
 
