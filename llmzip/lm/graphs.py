@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 import torch
 
@@ -81,6 +83,15 @@ def _captured(function: Callable[[], None], device: torch.device) -> torch.cuda.
         here.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         # Other threads of this process may use the device meanwhile.
-        with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+        with torch.cuda.graph(
+            graph, pool=_pool(device), stream=aside, capture_error_mode="thread_local"
+        ):
             function()
     return graph
+
+
+@cache
+def _pool(device: torch.device) -> Any:
+    """Memory for what is in between, the same for all graphs: they never run side by side."""
+    with torch.cuda.device(device):
+        return torch.cuda.graph_pool_handle()

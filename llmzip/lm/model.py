@@ -164,7 +164,7 @@ class FrozenLM:
         if asked is None:
             asked = torch.ones(num_rows, dtype=torch.bool, device=device)
         goals, temperatures = (
-            F.pad(torch.as_tensor(each, device=device).expand(num_rows), (0, missing), value=1.0)
+            F.pad(_on(device, each).expand(num_rows), (0, missing), value=1.0)
             for each in (margin_goal, temperature)
         )
         whole = (hidden, targets, F.pad(asked, (0, missing)), goals, temperatures)
@@ -205,6 +205,11 @@ class FrozenLM:
         error = F.threshold(torch.softmax(warm, dim=1), _NEGLIGIBLE, 0.0, inplace=True)
         error.scatter_add_(1, targets[:, None], error.new_full((len(targets), 1), -1.0))
         out.copy_(error.mul_(short[:, None]))
+
+
+def _on(device: torch.device, number: float | Tensor) -> Tensor:
+    """A number as a tensor, made there: nothing is copied from the host."""
+    return number if isinstance(number, Tensor) else torch.full((), number, device=device)
 
 
 def target_margins(logits: Tensor, targets: Tensor) -> Tensor:

@@ -269,7 +269,8 @@ class _SlotSelection:
     def __init__(self, live_new: Tensor) -> None:
         self._shape = live_new.shape
         self._indices: Tensor | None = None  # [N] int64, indices of the slots; None for all slots
-        if live_new.shape[1] == 1:
+        # Elsewhere the host would have to wait for the device to know which they are.
+        if live_new.shape[1] == 1 or live_new.device.type != "cpu":
             return
         live = live_new.flatten()
         indices = live.nonzero()[:, 0]

@@ -148,6 +148,12 @@ class State:
             num_forgotten=self.num_forgotten + last - first,
         )
 
+    def padded(self, num_slots: int) -> State:
+        """The state with more slots, none of them live, in front."""
+        fill = num_slots - self.num_slots
+        memory = self._each(lambda t: F.pad(t, (0, 0, fill, 0)))
+        return replace(self, live=F.pad(self.live, (fill, 0)), memory=memory, running=None)
+
     def rows(self, index: Sequence[int]) -> State:
         """A copy of some rows."""
         picked = torch.tensor(list(index), dtype=torch.int64, device=self.live.device)

@@ -15,9 +15,9 @@ from itertools import islice
 
 from llmzip.codecs.context import Context
 from llmzip.codecs.cram.checkpoint import EngineState, OnSave, OnStep, OnTask, SlotView, num_right
-from llmzip.codecs.cram.optimizer import Rows
 from llmzip.codecs.cram.presets import most_patched, stop_rule
 from llmzip.codecs.cram.slots import Slot, start_slot
+from llmzip.codecs.cram.step_graph import Batches
 from llmzip.codecs.cram.tasks import Contexts, Crammed, EngineSettings, Task, step_tokens
 from llmzip.codecs.cram.verdict import Judge
 from llmzip.codecs.token_odds import TokenOdds
@@ -30,6 +30,7 @@ from llmzip.lm.devices import (
     too_little_memory,
     trim_heap,
 )
+from llmzip.lm.graphs import uses_graphs
 from llmzip.lm.model import FrozenLM
 
 # Chunks certified together, by the positions that the decoder holds for them: a step for many rows
@@ -39,6 +40,7 @@ _CERTIFY_ROWS = 24
 _HURRIED_STEP_TOKENS = 128
 _MOST_IN_A_HURRY = 2  # times the share of tokens that may be patched: worth decoding
 OPTIMISER_SLACK = 0.2  # logits by which the numerics of the optimiser may differ from the decoder's
+_SETTLED_IN_PLACE = 8  # of so many rows, one may have settled
 _SAVE_SECONDS = 20.0  # between two times that what is under way is saved, if no chunk is accepted
 
 
@@ -97,6 +99,10 @@ class Engine:
         # The optimiser's own numerics are off by so much now and then.
         slack = OPTIMISER_SLACK if settings.signs is not None and decode_lm is not lm else 0.0
         self._wanted = settings.min_margin + slack
+        self._batches = Batches(
+            lm, self._contexts, min_margin=self._wanted, plan=settings.signs,
+            may_stop=self._may_stop if settings.signs is None else None,
+        )  # fmt: skip
         self._gauge = MemoryGauge(lm.device) if settings.batch_tokens is None else None
         self._batch_tokens = settings.batch_tokens or first_step_tokens(lm.device)
         if settings.deadline is not None and lm.device.type == "cpu":
@@ -227,17 +233,15 @@ class Engine:
         state.finished += settled
 
     def _steps(self, slots: Sequence[Slot]) -> None:
-        signs = self._settings.signs
-        rows = Rows(self._lm, self._contexts, slots, min_margin=self._wanted, plan=signs)
+        rows = self._batches.of(slots)
         between_looks = steps_per_check(self._lm.device)
+        # Those that are done stay for a while where a new batch costs more than their rows.
+        most_settled = len(slots) // _SETTLED_IN_PLACE if uses_graphs(self._lm.device) else 0
         while True:
             num_tokens = rows.num_tokens
             for _ in range(between_looks):
                 self._context.check()
-                rows.measure()
-                if signs is None:
-                    rows.settle(self._may_stop)
-                rows.step()
+                rows.advance()
             rows.look()
             self.chunk_steps += between_looks * len(slots)
             self.token_steps += between_looks * num_tokens
@@ -246,8 +250,8 @@ class Engine:
                 now_right,  # and the oldest chunk under way, right after a look
                 lambda: SlotView(slot=slots[0], margins=rows.margins(0), wanted=self._wanted),
             )
-            is_settled = any(slot.is_settled for slot in slots)
-            if is_settled or self._is_save_due() or self._is_late():
+            num_settled = sum(slot.is_settled for slot in slots)
+            if num_settled > most_settled or self._is_save_due() or self._is_late():
                 return
 
     def _can_wait(self, finished: Sequence[Slot]) -> bool:

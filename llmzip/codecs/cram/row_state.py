@@ -25,6 +25,10 @@ class RowState:
             **{f.name: torch.cat([getattr(row, f.name) for row in rows]) for f in fields(cls)}
         )
 
+    def clone(self: _State) -> _State:
+        """All rows, in memory of their own."""
+        return type(self)(**{f.name: getattr(self, f.name).clone() for f in fields(self)})
+
     def row(self: _State, index: int) -> _State:
         """One row of several."""
         own = {f.name: getattr(self, f.name)[index : index + 1] for f in fields(self)}

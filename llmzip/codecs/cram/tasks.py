@@ -60,6 +60,11 @@ class Contexts:
         self._largest_batch = max(self._largest_batch, len(segments))
         return stack_states([self._before(task.segment, task.start) for task in tasks])
 
+    def num_slots(self, tasks: Sequence[Task]) -> int:
+        """Of the longest of these states."""
+        openings = (self._opening(task.segment).num_slots + task.start for task in tasks)
+        return max(openings)
+
     def _before(self, segment: Segment, start: int) -> State:
         opening = self._opening(segment)
         if start == 0:
