@@ -2,23 +2,27 @@
 
     python scripts/bench.py speed [--text FILE] [--bytes N] [--json]
     python scripts/bench.py size [--text FILE ...] [--bytes N] [--codecs arith,cram] [--json]
+    python scripts/bench.py gpu [--text FILE] [--seconds S] [--json]
 
-Owns the order of the jobs; `bench_speed`, `bench_size` and `bench_arith` own what is measured,
-`bench_tables` how it is summed up and shown.
+Owns the order of the jobs; `bench_speed`, `bench_size`, `bench_arith` and `bench_gpu` own what is
+measured, `bench_tables` how it is summed up and shown.
 """
 
 from __future__ import annotations
 
 import json as jsonlib
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 import bench_arith as ariths
+import bench_gpu as gpus
 import bench_size as sizes
 import bench_speed as jobs
 import bench_tables as tables
@@ -174,6 +178,69 @@ def size(
     typer.echo("\n".join(tables.size_lines(result)), err=json)
     if json:
         print(jsonlib.dumps(result, allow_nan=False))
+
+
+@app.command()
+def gpu(
+    text: Annotated[Path, typer.Option(help="Text for the whole commands.")] = EXAMPLE,
+    num_bytes: Annotated[
+        int | None, typer.Option("--bytes", min=1, help="How much of it.  [default: all]")
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="Begin nothing new after so many seconds.")
+    ] = 300.0,
+    batches: Annotated[
+        str, typer.Option(help="Chunks x tokens of the timed steps.")
+    ] = "8x160,64x160",
+    rows: Annotated[str, typer.Option(help="Rows of the timed tokens.")] = "1,8,64",
+    repeats: Annotated[int, typer.Option(min=1, help="Steps and tokens timed.")] = 40,
+    preset: Annotated[str, typer.Option(help="Preset of the crammed file.")] = "balanced",
+    model: Annotated[str | None, typer.Option(help="Model.  [default: smollm2-135m-text]")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object; the table goes to stderr.")
+    ] = False,
+) -> None:
+    """Steps, tokens and whole commands on an accelerator, with graphs and without; every file is
+    decoded on the CPU, too."""
+    end = time.monotonic() + seconds
+    data = text.read_bytes()[:num_bytes]
+    machine = jobs.Machine(model=model, device=device, threads=threads)
+    sizes_of = [tuple(map(int, each.split("x"))) for each in batches.split(",")]
+    timings: list[tuple[str, Callable[[], gpus.Timing]]] = [
+        (f"step {count} x {tokens}",
+         partial(_alone, gpus.steps_job, data, count, tokens, repeats, machine))
+        for count, tokens in sizes_of
+    ] + [
+        (f"token {count} rows", partial(_alone, gpus.tokens_job, int(count), repeats, machine))
+        for count in rows.split(",")
+    ]  # fmt: skip
+    result: dict[str, Any] = {
+        "device": _alone(gpus.device_text, machine), "timings": [], "commands": [], "left_out": [],
+    }  # fmt: skip
+    for name, job in timings:
+        _within(end, result, "timings", name, job)
+    # The longest last: whoever ends it has seen the others.
+    arith, cram = ("arith", ["--codec", "arith"]), (f"cram {preset}", ["--preset", preset])
+    for name, options in (arith, cram):
+        job = partial(gpus.command_job, data, options, name, machine, check=True)
+        _within(end, result, "commands", name, job)
+    typer.echo("\n".join(gpus.gpu_lines(result)), err=json)
+    if json:
+        print(jsonlib.dumps(result, allow_nan=False))
+
+
+def _within(
+    end: float, result: dict[str, Any], where: str, name: str, job: Callable[[], Any]
+) -> None:
+    """Run a job unless time is up, and say how it went."""
+    if time.monotonic() > end:
+        result["left_out"].append(name)
+        return
+    began = time.monotonic()
+    result[where].append(asdict(job()))
+    typer.echo(f"{name}: {time.monotonic() - began:.0f} s", err=True)
 
 
 def _presets(names: str) -> list[Any]:

@@ -101,7 +101,7 @@ class Machine:
 
 def engine_job(text: bytes, preset: Preset, machine: Machine) -> Sample:
     """Compress `text` with a preset, from its bytes to a container that decodes to them."""
-    loaded, rate = _open(machine)
+    loaded, rate = open_model(machine)
     settings = CompressSettings(
         preset=preset, seed=machine.seed, compute=_compute(machine), **machine.extra
     )
@@ -135,8 +135,8 @@ def engine_job(text: bytes, preset: Preset, machine: Machine) -> Sample:
 def fixed_job(text: bytes, tokens: int, count: int, machine: Machine) -> Sample:
     """Cram chunks of a fixed number of tokens behind left context, one vector each, until at most
     FIXED_PATCHES tokens are wrong."""
-    loaded, rate = _open(machine)
-    tasks = list(_fixed_tasks(loaded.tokens.ids_of(text), tokens, count, loaded.start_id))
+    loaded, rate = open_model(machine)
+    tasks = list(fixed_tasks(loaded.tokens.ids_of(text), tokens, count, loaded.start_id))
     settings = EngineSettings(
         num_mem=1,
         max_steps=DEFAULT_MAX_STEPS,
@@ -231,7 +231,7 @@ def _decodes(lm: FrozenLM, mem: torch.Tensor, ids: Sequence[int]) -> bool:
     return decoded.ids[0].tolist() == list(ids)
 
 
-def _fixed_tasks(
+def fixed_tasks(
     ids: Sequence[int], tokens: int, count: int, start_id: int | None
 ) -> Iterator[Task]:
     """Chunks from all over the text; each sees the tokens just left of it."""
@@ -262,7 +262,8 @@ def _chunk(chunk: Crammed, is_exact: bool) -> ChunkSample:
     )
 
 
-def _open(machine: Machine) -> tuple[LoadedModel, float]:
+def open_model(machine: Machine) -> tuple[LoadedModel, float]:
+    """The model, and the matmul rate before it was loaded."""
     files, tokens, rate = _prepare(machine)
     return load_for_compression(files, tokens, _compute(machine)), rate
 

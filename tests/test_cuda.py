@@ -14,12 +14,19 @@ from llmzip.api.compress import compress_bytes
 from llmzip.api.decompress import decompress_bytes
 from llmzip.cli.main import main
 from llmzip.codecs.arith import encoder as arith_encoding
+from llmzip.codecs.cram.chunking import CutRule, plan_segments
+from llmzip.codecs.cram.signs import sign_plan
+from llmzip.codecs.cram.slots import start_slot
+from llmzip.codecs.cram.step_graph import Batches
+from llmzip.codecs.cram.tasks import Contexts, Task
 from llmzip.config import CompressSettings, ComputeSettings, DecompressSettings, Device
 from llmzip.lab.recipes import Recipe
 from llmzip.lab.runner import TrialRunner
 from llmzip.lab.trials import Trial
 from llmzip.lm.devices import MemoryGauge, is_out_of_memory
+from llmzip.lm.graphs import graphs, uses_graphs
 from llmzip.lm.loaded import load_for_compression
+from llmzip.lm.state import stack_states
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import resolve
 from llmzip.store.container import read_container
@@ -152,3 +159,47 @@ def test_the_doctor_knows_the_device(
     main(["doctor", "--model", str(tiny_model("llama")), "--json"])
     said = capfd.readouterr().out
     assert torch.cuda.get_device_name(CUDA) in said
+
+
+def test_graphs_give_what_their_kernels_give(tiny_model: Callable[..., Path]) -> None:
+    """Captured, not called: steps, and tokens of both codecs."""
+    model = tiny_model("llama")
+    loaded = load_for_compression(
+        resolve(str(model)), Tokens.load(model), ComputeSettings(device="cuda")
+    )
+    lm = loaded.decode_lm
+    ids, live = torch.tensor([[5, 6, 7]] * 3, device=CUDA), torch.ones(3, 3, dtype=torch.bool)
+
+    @torch.no_grad()
+    def read(tokens: int) -> torch.Tensor:
+        room = stack_states([lm.empty(3)], room_slots=20)
+        _, state = lm.extend(room, lm.embed(ids), live.to(CUDA))
+        for token in range(tokens):
+            hidden, state = lm.read_tokens(state, torch.full((3,), token, device=CUDA))
+        return hidden.clone()
+
+    with graphs(on=False):
+        expected = read(9)
+    assert torch.allclose(read(9), expected, atol=1e-4)
+    (graph,) = lm._token_graphs._kept  # type: ignore[union-attr]
+    assert graph._replay._graph is not None
+    (whole,) = plan_segments(
+        loaded.lm, [5, 6, 7, 8] * 9, CutRule(context_tokens=0, budget_bits=9e9), start_id=1
+    )
+    task = Task(segment=whole, start=0, end=len(whole.ids))
+    plan = sign_plan(30)
+
+    def hidden_numbers() -> torch.Tensor:
+        slots = [start_slot(loaded.lm, task, 1, seed, plan=plan) for seed in range(3)]
+        own = Batches(loaded.lm, Contexts(loaded.lm), min_margin=0.05, plan=plan, may_stop=None)
+        batch = own.of(slots)
+        for _ in range(5):
+            batch.advance()
+        batch.look()
+        assert all(each._replay._graph is not None for each in own._kept.values())
+        assert bool(own._kept) == uses_graphs(CUDA)
+        return torch.cat([slot.signs.hidden for slot in slots if slot.signs is not None])
+
+    with graphs(on=False):
+        plain = hidden_numbers()
+    assert torch.allclose(hidden_numbers(), plain, atol=0.05)
