@@ -15,6 +15,7 @@ from itertools import islice
 
 from llmzip.codecs.context import Context
 from llmzip.codecs.cram.checkpoint import EngineState, OnSave, OnStep, OnTask, SlotView, num_right
+from llmzip.codecs.cram.decoding_time import decode_seconds, token_seconds
 from llmzip.codecs.cram.presets import most_patched, stop_rule
 from llmzip.codecs.cram.slots import Slot, start_slot
 from llmzip.codecs.cram.step_graph import Batches
@@ -33,10 +34,6 @@ from llmzip.lm.devices import (
 from llmzip.lm.graphs import uses_graphs
 from llmzip.lm.model import FrozenLM
 
-# Chunks certified together, by the positions that the decoder holds for them: a step for many rows
-# costs little more than one for a few, but each position takes memory.
-_CERTIFY_POSITIONS = 2048
-_CERTIFY_ROWS = 24
 _HURRIED_STEP_TOKENS = 128
 _MOST_IN_A_HURRY = 2  # times the share of tokens that may be patched: worth decoding
 OPTIMISER_SLACK = 0.2  # logits by which the numerics of the optimiser may differ from the decoder's
@@ -85,9 +82,11 @@ class Engine:
             context=self._context,
             token_odds=token_odds,
         )
-        self._num_right_waiting = 0  # tokens of chunks that wait for certification
-        self.certify_seconds = 0.0  # spent in decoding finished chunks
-        self._last_certify_seconds = 0.0
+        self._num_right_held = 0  # tokens of chunks that the allowance holds
+        # What is accepted has to be read back by the deadline.
+        self._token_seconds = 0.0 if settings.deadline is None else token_seconds(decode_lm)
+        self._num_accepted = 0  # tokens
+        self._segments: set[int] = set()  # of these
         self.chunk_steps = 0  # steps so far, of every chunk and all attempts
         self.token_steps = 0  # tokens computed in optimiser steps so far, of all attempts
         self._may_stop = stop_rule(
@@ -125,6 +124,8 @@ class Engine:
                 is_late, is_idle = self._is_late(), not (state.slots or state.again)
                 if is_late or (exhausted and is_idle):
                     accepted += self._settle(state, is_late=is_late)
+                self._num_accepted += sum(chunk.task.num_tokens for chunk in accepted)
+                self._segments |= {chunk.task.segment.index for chunk in accepted}
                 if accepted or self._is_save_due():
                     self._save(accepted, state)
                 yield from accepted
@@ -142,22 +143,13 @@ class Engine:
                 raise
 
     def _take_stock(self, state: EngineState) -> list[Crammed]:
-        """Certify finished chunks, unless there is time to wait for more of them."""
-        finished = state.finished
-        self._num_right_waiting = sum(num_right(slot) for slot in finished)
-        self._num_right_waiting += sum(
-            chunk.task.num_tokens - len(chunk.patches) for chunk in state.allowance.held
-        )
-        if not finished or (state.slots and not self._is_late() and self._can_wait(finished)):
-            return []
-        began = time.monotonic()
-        outcomes = list(self._judge.outcomes(finished, state.allowance))
-        self._last_certify_seconds = time.monotonic() - began
-        self.certify_seconds += self._last_certify_seconds
-        trim_heap(self._decode_lm.device)
+        """Certify finished chunks."""
+        outcomes = list(self._judge.outcomes(state.finished, state.allowance))
         state.again.extend(each for each in outcomes if not isinstance(each, Crammed))
         state.finished = []
-        self._num_right_waiting = 0
+        self._num_right_held = sum(
+            chunk.task.num_tokens - len(chunk.patches) for chunk in state.allowance.held
+        )
         return [each for each in outcomes if isinstance(each, Crammed)]
 
     def _settle(self, state: EngineState, *, is_late: bool) -> list[Crammed]:
@@ -193,12 +185,14 @@ class Engine:
         return False
 
     def _is_late(self) -> bool:
-        """Whether the deadline is so near that what is crammed can just be certified and decoded
-        once more, which takes about as long."""
+        """Whether the deadline is so near that what is crammed can just be read back."""
         deadline = self._settings.deadline
         if deadline is None:
             return False
-        return time.monotonic() + self.certify_seconds + self._last_certify_seconds > deadline
+        reading = decode_seconds(
+            self._token_seconds, num_tokens=self._num_accepted, num_segments=len(self._segments)
+        )
+        return time.monotonic() + reading > deadline
 
     def _start(self, task: Task) -> Slot:
         if not task.steps_so_far:
@@ -245,7 +239,7 @@ class Engine:
             rows.look()
             self.chunk_steps += between_looks * len(slots)
             self.token_steps += between_looks * num_tokens
-            now_right = self._num_right_waiting + sum(num_right(slot) for slot in slots)
+            now_right = self._num_right_held + sum(num_right(slot) for slot in slots)
             self._on_step(
                 now_right,  # and the oldest chunk under way, right after a look
                 lambda: SlotView(slot=slots[0], margins=rows.margins(0), wanted=self._wanted),
@@ -253,12 +247,6 @@ class Engine:
             num_settled = sum(slot.is_settled for slot in slots)
             if num_settled > most_settled or self._is_save_due() or self._is_late():
                 return
-
-    def _can_wait(self, finished: Sequence[Slot]) -> bool:
-        """Whether another chunk may join those that wait for certification."""
-        longest = max(slot.task.start + slot.task.num_tokens for slot in finished)
-        positions = (len(finished) + 1) * (longest + self._settings.num_mem)
-        return positions <= _CERTIFY_POSITIONS and len(finished) < _CERTIFY_ROWS
 
     def _may_do(self, slot: Slot) -> bool:
         """Whether a chunk that has not settled has few enough wrong tokens to be worth a trial."""

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from llmzip.codecs.base import Estimate, Source, estimate_stored
 from llmzip.codecs.context import Context
+from llmzip.codecs.cram.decoding_time import decode_seconds, token_seconds
 from llmzip.codecs.cram.engine import Hooks
 from llmzip.codecs.cram.executor import LocalExecutor
 from llmzip.codecs.cram.groups import make_engine, seconds_a_token_step
@@ -23,9 +24,6 @@ from llmzip.store.figures import count_text
 from llmzip.store.stored import pack_stored, xz_bytes
 
 _TRIED_CHUNKS = 3
-# Decoding: rows of a group, what one more costs as a share of a step for one.
-_DECODED_TOGETHER = 16
-_ROW_COST = 1 / 16
 _CHUNK_BYTES, _FILE_BYTES = 4, 160  # of metadata
 
 
@@ -58,8 +56,11 @@ def estimate_cram(
     share = len(tasks) / count
     tokens_share = sum(task.num_tokens for task in tasks) / num_tokens
     cram_s = engine.token_steps * tokens_share * second_a_token
-    # Chunks are decoded twice, many at a time: when they are accepted and when the file is whole.
-    decode_s = 2 * engine.certify_seconds * tokens_share / _decode_gain(len(tasks), count)
+    decode_s = decode_seconds(
+        token_seconds(loaded.decode_lm),
+        num_tokens=sum(task.num_tokens for task in tasks),
+        num_segments=len(plan.segments),
+    )
     num_vectors = round(sum(chunk.mem is not None for chunk in chunks) * share) * settings.num_mem
     stored = sum(len(pack_stored(part.data)) for part, segments in plan.parts if not segments)
     chunk_bytes = sum(_CHUNK_BYTES + stored_bytes(chunk) for chunk in chunks)
@@ -77,9 +78,3 @@ def estimate_cram(
         steps_a_chunk=engine.chunk_steps / count,
         tried_chunks=count,
     )
-
-
-def _decode_gain(num_chunks: int, num_tried: int) -> float:
-    """How much less a chunk costs in a full group than among the few that were tried."""
-    rows = min(_DECODED_TOGETHER, num_chunks)
-    return rows / num_tried / (1 + (rows - num_tried) * _ROW_COST)

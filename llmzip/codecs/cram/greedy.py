@@ -1,5 +1,5 @@
-"""Batched greedy decoding: the only code that turns mem vectors into tokens, when compressing and
-when decompressing.
+"""Batched greedy decoding: the only code that turns mem vectors into tokens, when a file is read
+and when one that was just made is read back.
 
 Owns the token loop (patches applied, end-of-text tokens ignored, lengths known beforehand) and the
 waves in which the chunks of independent segments are decoded together. Knows nothing of containers
@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from llmzip.codecs.context import QUIET, Context
-from llmzip.codecs.cram.patch_tokens import TokenReader, masses_of, path_odds
-from llmzip.codecs.token_odds import TokenOdds
+from llmzip.codecs.cram.patch_tokens import TokenReader, masses_of
 from llmzip.lm.layout import pad_rows, tokens_and_mem
 from llmzip.lm.model import FrozenLM, target_margins
 from llmzip.lm.state import State, stack_states
@@ -60,16 +59,6 @@ class Decoded:
 
     ids: Tensor  # [B, L] int64, padded on the right
     margins: Tensor  # [B, L] fp32, logit of the token taken minus the best other logit
-    # A row each: position -> log-odds of the token there, [depth] fp32 (`patch_tokens`).
-    odds: Sequence[Mapping[int, Tensor]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeakTokens:
-    """Tokens whose log-odds are wanted, since they will be patched: those of small margin."""
-
-    token_odds: TokenOdds
-    below: float  # logits
 
 
 @torch.no_grad()
@@ -80,15 +69,13 @@ def decode_chunks(
     mem: Tensor,
     rows: Sequence[tuple[int, Mapping[int, int]]],
     *,
-    weak: WeakTokens | None = None,
     context: Context = QUIET,
 ) -> tuple[Decoded, State]:
     """Decode one chunk in every row.
 
     state: contexts read so far, one a row. lead_ids: context tokens still to be read, a list a
     row. mem: [B, K, D]. rows: of each the number of tokens, and position -> token for those that
-    are taken instead of the model's choice. weak: of which tokens log-odds are wanted. Returns the
-    tokens and the state before mem.
+    are taken instead of the model's choice. Returns the tokens and the state before mem.
     """
     num_tokens = [count for count, _ in rows]
     forced = [Forced(tokens=tokens) for _, tokens in rows]
@@ -96,7 +83,7 @@ def decode_chunks(
     running, row_hidden = _read_mem(lm, [state], leads, mem, max(num_tokens))
     if any(lead_ids):
         state = running.first(running.num_slots - mem.shape[1]).rows(range(len(lead_ids)))
-    decoded = _take_tokens(lm, running, row_hidden, num_tokens, forced, context, weak)
+    decoded = _take_tokens(lm, running, row_hidden, num_tokens, forced, context)
     return decoded, state
 
 
@@ -167,12 +154,10 @@ def _take_tokens(
     num_tokens: Sequence[int],
     forced: Sequence[Forced],
     context: Context,
-    weak: WeakTokens | None = None,
 ) -> Decoded:
     """The token loop. running: the state after mem, spent here. row_hidden: [B, Dh]."""
     longest = max(num_tokens)
     wanted = _Wanted(forced, longest, lm.device)
-    odds: list[dict[int, Tensor]] = [{} for _ in num_tokens]
     ids = torch.zeros(len(forced), longest, dtype=torch.int64, device=lm.device)
     margins = torch.zeros(ids.shape, dtype=torch.float32, device=lm.device)
     rows = list(range(len(num_tokens)))  # rows that still decode
@@ -189,16 +174,11 @@ def _take_tokens(
         asked = wanted.at(position, rows, places, logits)
         taken = torch.where(asked >= 0, asked, _most_likely(logits))
         margin = target_margins(logits, taken)
-        if weak is not None:
-            some = (~(margin >= weak.below)).nonzero()[:, 0]
-            found = path_odds(weak.token_odds, logits[some], taken[some]) if len(some) else ()
-            for row, own in zip(some.tolist(), found, strict=True):
-                odds[rows[row]][position] = own
         ids[places, position], margins[places, position] = taken, margin
         if position + 1 < longest:
             # The rows that predict token position + 1.
             row_hidden, running = lm.read_tokens(running, taken)
-    return Decoded(ids=ids, margins=margins, odds=odds)
+    return Decoded(ids=ids, margins=margins)
 
 
 def _most_likely(logits: Tensor) -> Tensor:

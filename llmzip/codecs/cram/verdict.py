@@ -1,7 +1,7 @@
 """What becomes of chunks that have had their steps: they are accepted, held, sent back, split or
 stored token by token.
 
-Owns these decisions. Nothing is accepted before `greedy.decode_chunks` reproduced it from the
+Owns these decisions. Nothing is accepted before `certify` has found it right and safe, with the
 vectors as they will be stored. Knows nothing of batches or files.
 """
 
@@ -14,21 +14,22 @@ import torch
 
 from llmzip.codecs.context import Context
 from llmzip.codecs.cram.allowance import Allowance
+from llmzip.codecs.cram.certify import certify
 from llmzip.codecs.cram.checkpoint import OnTask
-from llmzip.codecs.cram.greedy import WeakTokens, decode_chunks
 from llmzip.codecs.cram.presets import most_patched
 from llmzip.codecs.cram.slots import Decoded, Slot, as_stored
 from llmzip.codecs.cram.tasks import Contexts, Crammed, EngineSettings, Task, split
 from llmzip.codecs.token_odds import TokenOdds
 from llmzip.lm.model import FrozenLM
 
+_CERTIFIED_TOGETHER = {"cpu": 1, "cuda": 64, "mps": 8}  # a context each in memory
 LITERAL_TOKENS = 8  # a stubborn chunk this short is stored token by token
 ATTEMPTS = 3  # at signs, each from another random start
 _NEAR = 2.5  # times the share of tokens that may be patched: another start may do
 
 
 class Judge:
-    """Decodes finished chunks with `lm`, whose numerics are the decoder's."""
+    """Certifies finished chunks with `lm`, whose numerics are the decoder's."""
 
     def __init__(
         self,
@@ -43,29 +44,32 @@ class Judge:
         """token_odds: where patched tokens are coded by the model."""
         self._lm, self._contexts, self._settings = lm, contexts, settings
         self._on_task, self._context = on_task, context
-        self._weak_tokens = None
-        if token_odds is not None:
-            self._weak_tokens = WeakTokens(token_odds=token_odds, below=settings.min_margin)
+        self._token_odds = token_odds
 
     @torch.no_grad()
     def outcomes(
         self, slots: Sequence[Slot], allowance: Allowance
     ) -> Iterator[Crammed | Task | Slot]:
-        """Decode finished chunks as the decompressor will. Wrong and unsafe tokens become
-        patches. Of a chunk that the allowance holds, nothing comes yet."""
+        """Certify finished chunks. Wrong and unsafe tokens become patches. Of a chunk that the
+        allowance holds, nothing comes yet."""
+        self._context.check()  # once: what is noted of some of them is not noted again
+        size = _CERTIFIED_TOGETHER[self._lm.device.type]
+        for first in range(0, len(slots), size):
+            yield from self._certified(slots[first : first + size], allowance)
+
+    def _certified(
+        self, slots: Sequence[Slot], allowance: Allowance
+    ) -> Iterator[Crammed | Task | Slot]:
         stored = [as_stored(slot.mem) for slot in slots]
-        decoded, _ = decode_chunks(
-            self._lm, self._contexts.before([slot.task for slot in slots]),
-            [[] for _ in slots], torch.stack(stored),
-            [(slot.task.num_tokens, dict(enumerate(slot.task.ids))) for slot in slots],
-            weak=self._weak_tokens, context=self._context,
+        certificates = certify(
+            self._lm, self._contexts.before([slot.task for slot in slots]), torch.stack(stored),
+            [slot.task.ids for slot in slots], wanted=self._settings.min_margin,
+            token_odds=self._token_odds,
         )  # fmt: skip
-        for row, slot in enumerate(slots):
-            margins = decoded.margins[row, : slot.task.num_tokens].tolist()
+        for mem, slot, each in zip(stored, slots, certificates, strict=True):
             found = Decoded(
-                mem=stored[row], margins=margins, weak=self._weak(margins),
-                odds=decoded.odds[row],
-            )  # fmt: skip
+                mem=mem, margins=each.margins, weak=self._weak(each.margins), odds=each.odds
+            )
             if slot.signs is None:
                 yield from self._verdict(slot, found)
                 continue
