@@ -75,6 +75,11 @@ class Progress:
     bytes_total: int = 0
     bytes_kept: int = 0  # of those done, by an earlier run
     output_bytes: int = 0  # container bytes so far, vectors and patches
+    # Share of the stage's work, half-finished chunks included, 0 to 1; and what an earlier run did
+    # of it. 0: not known.
+    work_done: float = 0.0
+    work_kept: float = 0.0
+    min_margin: float | None = None  # weakest of the chunks so far, in logits
     chunk: ChunkEvent | None = None  # in the stage "cram"
     view: Callable[[], ChunkView] | None = None  # of a chunk under way; while the callback runs
 

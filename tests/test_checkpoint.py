@@ -31,6 +31,7 @@ from llmzip.codecs.cram import plan as planning
 from llmzip.codecs.cram.allowance import Allowance
 from llmzip.codecs.cram.checkpoint import (
     EngineState,
+    UnderWay,
     pack_crammed,
     pack_segments,
     pack_state,
@@ -281,7 +282,7 @@ def test_a_run_that_is_cancelled_saves_first(lm: FrozenLM, segments: list[Segmen
     saved: list[EngineState] = []
     steps = 0
 
-    def on_step(num_right: int, view: object) -> None:
+    def on_step(now: UnderWay) -> None:
         nonlocal steps
         steps += 1
         if steps == 4:

@@ -1205,6 +1205,19 @@ def test_the_words_of_a_progress_line():
         assert describe(event, seconds=100.0, width=width) == text
 
 
+def test_time_left_counts_chunks_that_are_half_done():
+    event = Progress(
+        stage="cram", chunks_done=1, chunks_total=34, tokens_right=900, tokens_total=6000,
+        bytes_done=100, bytes_total=4000, output_bytes=72, work_done=0.25, min_margin=0.0503,
+    )  # fmt: skip
+    words = "25 %  1/34 chunks  900/6,000 tokens  10 bytes/s  5:00 left  72 bytes so far"
+    assert describe(event, seconds=100.0) == f"{words}  margin 0.05"
+    assert describe(event, seconds=100.0, width=80) == words
+    again = replace(event, work_kept=0.2, bytes_kept=90)
+    assert "2.0 bytes/s  25:00 left" in describe(again, seconds=100.0)
+    assert "left" not in describe(replace(event, work_done=1.0), seconds=100.0)
+
+
 @pytest.mark.parametrize("stage", ["measure", "code", "verify"])
 def test_a_pass_over_all_tokens_shows_tokens_and_bytes(stage):
     event = Progress(

@@ -103,24 +103,30 @@ def describe(event: Progress, *, seconds: float, width: int | None = None) -> st
     parts: list[tuple[int, str]] = []  # importance and text of each
     is_stream = event.stage in ("decode", "verify") and event.tokens_total > 0
     if is_stream and event.chunks_total > 1:
-        parts.append((4, f"{event.chunks_done:,}/{event.chunks_total:,} segments"))
+        parts.append((5, f"{event.chunks_done:,}/{event.chunks_total:,} segments"))
     elif event.chunks_total and not is_stream:
         unit = "texts" if event.stage == "lab" else "chunks"
-        parts.append((4, f"{event.chunks_done:,}/{event.chunks_total:,} {unit}"))
+        parts.append((5, f"{event.chunks_done:,}/{event.chunks_total:,} {unit}"))
     if event.tokens_total:
         unit = "steps" if event.stage == "share" else "tokens"
-        parts.append((2, f"{event.tokens_right:,}/{event.tokens_total:,} {unit}"))
+        parts.append((3, f"{event.tokens_right:,}/{event.tokens_total:,} {unit}"))
     done = event.bytes_done
     if is_stream:  # a segment's bytes are done all at once, its tokens one after another
         done = max(done, event.bytes_total * event.tokens_right // event.tokens_total)
-    new = done - event.bytes_kept
+    work, new = event.work_done, float(done - event.bytes_kept)
+    left = float(event.bytes_total - done)
+    if work:  # chunks that are half finished count, so that the time left does not jump
+        parts.insert(0, (5, f"{100 * work:.0f} %"))
+        new, left = ((work - event.work_kept) * event.bytes_total, (1 - work) * event.bytes_total)
     if new > 0 and seconds >= 1:
         rate = new / seconds
-        parts.append((1, f"{rate:,.0f} bytes/s" if rate >= 10 else f"{rate:.1f} bytes/s"))
-        if event.bytes_total > done:
-            parts.append((3, f"{_clock((event.bytes_total - done) / rate)} left"))
+        parts.append((2, f"{rate:,.0f} bytes/s" if rate >= 10 else f"{rate:.1f} bytes/s"))
+        if left > 0:
+            parts.append((4, f"{_clock(left / rate)} left"))
     if event.output_bytes:
-        parts.append((0, f"{event.output_bytes:,} bytes so far"))
+        parts.append((1, f"{event.output_bytes:,} bytes so far"))
+    if event.min_margin is not None:
+        parts.append((0, f"margin {event.min_margin:.2g}"))
     while width is not None and len(parts) > 1 and len(_joined(parts)) > width:
         parts.remove(min(parts))
     return _joined(parts)

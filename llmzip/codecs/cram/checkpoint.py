@@ -55,8 +55,17 @@ class SlotView:
     wanted: float  # logits by which a token must lead
 
 
-# Takes the tokens right among the chunks under way, and what shows one of them.
-OnStep: TypeAlias = Callable[[int, Callable[[], SlotView]], None]
+@dataclass(frozen=True, kw_only=True)
+class UnderWay:
+    """How far the chunks are that are not accepted yet."""
+
+    num_right: int  # tokens that greedy decoding would get right now
+    # The work on them, in tokens: of each chunk so many as its steps are of all that it will take.
+    tokens_worth: float
+    view: Callable[[], SlotView]  # what shows one of them
+
+
+OnStep: TypeAlias = Callable[[UnderWay], None]
 # Takes what has happened to a task, and its steps so far.
 OnTask: TypeAlias = Callable[[Literal["started", "refused", "split"], Task, int], None]
 

@@ -14,11 +14,19 @@ from dataclasses import dataclass
 from itertools import islice
 
 from llmzip.codecs.context import Context
-from llmzip.codecs.cram.checkpoint import EngineState, OnSave, OnStep, OnTask, SlotView, num_right
+from llmzip.codecs.cram.checkpoint import (
+    EngineState,
+    OnSave,
+    OnStep,
+    OnTask,
+    SlotView,
+    UnderWay,
+    num_right,
+)
 from llmzip.codecs.cram.decoding_time import decode_seconds, token_seconds
 from llmzip.codecs.cram.presets import most_patched, stop_rule
 from llmzip.codecs.cram.slots import Slot, start_slot
-from llmzip.codecs.cram.step_graph import Batches
+from llmzip.codecs.cram.step_graph import Batch, Batches
 from llmzip.codecs.cram.tasks import Contexts, Crammed, EngineSettings, Task, step_tokens
 from llmzip.codecs.cram.verdict import Judge
 from llmzip.codecs.token_odds import TokenOdds
@@ -47,7 +55,7 @@ class Hooks:
     accepted and what is under way then; now and then and when the run is cancelled, with no
     chunks."""
 
-    on_step: OnStep = lambda num_right, view: None
+    on_step: OnStep = lambda now: None
     on_task: OnTask = lambda what, task, steps: None
     on_save: OnSave | None = None
     cancel: threading.Event | None = None
@@ -82,7 +90,7 @@ class Engine:
             context=self._context,
             token_odds=token_odds,
         )
-        self._num_right_held = 0  # tokens of chunks that the allowance holds
+        self._held: Sequence[Crammed] = ()  # chunks that the allowance holds
         # What is accepted has to be read back by the deadline.
         self._token_seconds = 0.0 if settings.deadline is None else token_seconds(decode_lm)
         self._num_accepted = 0  # tokens
@@ -147,9 +155,7 @@ class Engine:
         outcomes = list(self._judge.outcomes(state.finished, state.allowance))
         state.again.extend(each for each in outcomes if not isinstance(each, Crammed))
         state.finished = []
-        self._num_right_held = sum(
-            chunk.task.num_tokens - len(chunk.patches) for chunk in state.allowance.held
-        )
+        self._held = tuple(state.allowance.held)
         return [each for each in outcomes if isinstance(each, Crammed)]
 
     def _settle(self, state: EngineState, *, is_late: bool) -> list[Crammed]:
@@ -239,14 +245,26 @@ class Engine:
             rows.look()
             self.chunk_steps += between_looks * len(slots)
             self.token_steps += between_looks * num_tokens
-            now_right = self._num_right_held + sum(num_right(slot) for slot in slots)
-            self._on_step(
-                now_right,  # and the oldest chunk under way, right after a look
-                lambda: SlotView(slot=slots[0], margins=rows.margins(0), wanted=self._wanted),
-            )
+            self._on_step(self._under_way(slots, rows))
             num_settled = sum(slot.is_settled for slot in slots)
             if num_settled > most_settled or self._is_save_due() or self._is_late():
                 return
+
+    def _under_way(self, slots: Sequence[Slot], rows: Batch) -> UnderWay:
+        """Right after a look."""
+        plan = self._settings.signs
+        worth = float(sum(chunk.task.num_tokens for chunk in self._held))
+        if plan is not None:
+            steps = [slot.step - slot.task.steps_so_far for slot in slots]
+            shares = [min(1.0, each / plan.total_steps) for each in steps]
+            worth += sum(s.task.num_tokens * each for s, each in zip(slots, shares, strict=True))
+        right = sum(chunk.task.num_tokens - len(chunk.patches) for chunk in self._held)
+        return UnderWay(
+            num_right=right + sum(num_right(slot) for slot in slots),
+            tokens_worth=worth,
+            # Of the oldest chunk.
+            view=lambda: SlotView(slot=slots[0], margins=rows.margins(0), wanted=self._wanted),
+        )
 
     def _may_do(self, slot: Slot) -> bool:
         """Whether a chunk that has not settled has few enough wrong tokens to be worth a trial."""

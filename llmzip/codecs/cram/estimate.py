@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from llmzip.codecs.base import Estimate, Source, estimate_stored
 from llmzip.codecs.context import Context
+from llmzip.codecs.cram.checkpoint import UnderWay
 from llmzip.codecs.cram.decoding_time import decode_seconds, token_seconds
 from llmzip.codecs.cram.engine import Hooks
 from llmzip.codecs.cram.executor import LocalExecutor
@@ -45,8 +46,8 @@ def estimate_cram(
     num_tokens = sum(task.num_tokens for task in tried)
     progress = Progress(stage="cram", tokens_total=num_tokens, chunks_total=count)
 
-    def on_step(num_right: int, view: object) -> None:
-        context.report(replace(progress, tokens_right=num_right))
+    def on_step(now: UnderWay) -> None:
+        context.report(replace(progress, tokens_right=now.num_right))
 
     hooks = Hooks(on_step=on_step, cancel=context.cancel)
     engine = make_engine(plan, loaded, settings, hooks=hooks)

@@ -5,12 +5,12 @@ Owns how what happens to chunks becomes events. Knows nothing of where chunks ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 from llmzip.codecs.context import Context
-from llmzip.codecs.cram.checkpoint import SlotView
+from llmzip.codecs.cram.checkpoint import SlotView, UnderWay
 from llmzip.codecs.cram.payload import stored_bytes
 from llmzip.codecs.cram.plan import Plan
 from llmzip.codecs.cram.tasks import Crammed, Task
@@ -24,6 +24,7 @@ class CramEvents:
     def __init__(self, plan: Plan, tokens: Tokens, context: Context) -> None:
         self._tokens, self._context = tokens, context
         self._finished_tokens = self._right_tokens = 0
+        self._has_stepped = False
         self._progress = Progress(
             stage="cram",
             chunks_total=sum(len(segment.spans) for segment in plan.segments),
@@ -44,10 +45,16 @@ class CramEvents:
         """Words for people."""
         self._report(message=message)
 
-    def step(self, num_right: int, view: Callable[[], SlotView]) -> None:
-        """The optimiser has moved. num_right: tokens right among the chunks under way."""
-        self._right_tokens = self._finished_tokens + num_right
-        self._report(view=lambda: self._view(view()))
+    def step(self, now: UnderWay) -> None:
+        """The optimiser has moved."""
+        self._right_tokens = self._finished_tokens + now.num_right
+        done = self._finished_tokens + now.tokens_worth
+        work = min(1.0, done / max(1, self._progress.tokens_total))
+        if not self._has_stepped:  # all until now was done by an earlier run
+            self._has_stepped = True
+            self._progress = replace(self._progress, work_kept=work)
+        self._progress = replace(self._progress, work_done=work)
+        self._report(view=lambda: self._view(now.view()))
 
     def task(self, what: Literal["started", "refused", "split"], task: Task, steps: int) -> None:
         """Something has happened to a chunk that is not finished."""
@@ -84,6 +91,7 @@ class CramEvents:
             chunks_total=max(before.chunks_total, before.chunks_done + 1),
             bytes_done=before.bytes_done + len(self._tokens.bytes_of(chunk.task.ids)),
             output_bytes=before.output_bytes + stored,
+            min_margin=min(filter(None, (before.min_margin, chunk.min_margin)), default=None),
         )
         return stored
 
