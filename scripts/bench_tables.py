@@ -217,8 +217,8 @@ _BESIDE_HEADS = [
     "", "bytes", "bits/byte", "compress", "bytes/s", "peak MB", "decompress", "bytes/s", "peak MB",
 ]  # fmt: skip
 _SIZE_HEADS = [
-    "", "bytes", "bits/byte", "vectors", "patches", "metadata", "stored", "chunks", "tokens/vector",
-    "bits/dim", "bits/token", "patched",
+    "", "bytes", "bits/byte", "shared", "vectors", "patches", "metadata", "stored", "chunks",
+    "tokens/vector", "bits/dim", "bits/token", "patched",
 ]  # fmt: skip
 _GAIN_HEADS = [
     "", "model alone", "gain bits", "unpatched", "stored/gained", "compress", "bytes/s",
@@ -228,7 +228,8 @@ _GAIN_HEADS = [
 
 def _size_cells(item: tuple[str, Mapping[str, Any]]) -> list[str]:
     name, row = item
-    shares = [f"{row['shares'][k]:.1%}" for k in ("vectors", "patches", "metadata", "stored")]
+    planes = ("shared", "vectors", "patches", "metadata", "stored")
+    shares = [f"{row['shares'][k]:.1%}" for k in planes]
     return [
         name,
         f"{row['bytes']:,}",

@@ -292,13 +292,15 @@ def test_salvage_needs_them(packed: bytes, model: Path) -> None:
 
 def test_stretches_of_a_long_text(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has its own vectors; they are found once, whatever the run is interrupted at."""
-    monkeypatch.setattr(planning, "STRETCH_TOKENS", 200)
+    monkeypatch.setattr(planning, "STRETCH_TOKENS", 100)
     watch = Stopwatch(None)
-    packed = compress(LONG, model, None, watch, shared_mem=1, **FAST | {"preset": "fast"})
+    text = LONG[:900]
+    options = FAST | {"preset": "fast", "context_tokens": 50}
+    packed = compress(text, model, None, watch, shared_mem=1, **options)
     payload = cram_of(read_container(packed))
     sets = {mem.symbols.tobytes() for mem in payload.shared if mem is not None}
     assert len(sets) > 1 and len(payload.segment_ranges) >= 2 * len(sets) - 1
-    assert llmzip.decompress(packed, model=str(model)) == LONG
+    assert llmzip.decompress(packed, model=str(model)) == text
     steps = [event.tokens_right for event in watch.events if event.stage == "share"]
     assert steps == list(range(1, steps[-1] + 1)) and steps[-1] % len(sets) == 0
 
@@ -317,14 +319,14 @@ def test_a_run_goes_on_with_them(
 
     monkeypatch.setattr(planning, "learn_shared", noted)
     options = FAST | {"shared_mem": 1, "context_tokens": 50}
-    whole = compress(LONG[:600], model, None, Stopwatch(None), **options)
+    whole = compress(LONG[:420], model, None, Stopwatch(None), **options)
     all_learned, path = list(learned), tmp_path / "x.part"
     learned.clear()
     assert len(all_learned) > 2
     for at in (2, 14, 30, 60):
         with pytest.raises(llmzip.Interrupted):
-            compress(LONG[:600], model, path, Stopwatch(at), **options)
-    assert compress(LONG[:600], model, path, Stopwatch(None), **options) == whole
+            compress(LONG[:420], model, path, Stopwatch(at), **options)
+    assert compress(LONG[:420], model, path, Stopwatch(None), **options) == whole
     assert learned == all_learned
 
 
@@ -333,7 +335,7 @@ def test_when_they_are_looked_for(model: Path) -> None:
 
     def has_steps(**more: Any) -> bool:
         watch = Stopwatch(None)
-        compress(LONG[:300], model, None, watch, **FAST | more)
+        compress(LONG[:100], model, None, watch, **FAST | more)
         return any(event.stage == "share" for event in watch.events)
 
     assert not has_steps() and not has_steps(shared_mem=0) and has_steps(shared_mem=1)
