@@ -184,6 +184,8 @@ def test_secrets_are_hidden(name, value, shown):
         ("CUDA 12.8", False, True, "warning", "finds no GPU", "nvidia-smi"),
         ("CUDA 12.8", False, False, "ok", "no slower", ""),
         ("ROCm 6.4", True, False, "ok", "built for ROCm 6.4: the GPU", ""),
+        ("MPS", True, False, "ok", "built for MPS: the GPU does the work", ""),
+        ("MPS", False, False, "ok", "finds no GPU of Apple", ""),
     ],
 )
 def test_which_torch_it_is(build, has_device, has_gpu, status, words, hint):

@@ -59,7 +59,9 @@ def examine(settings: CompressSettings, cancel: threading.Event | None = None) -
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else None
     if torch.version.hip:
         build = f"ROCm {torch.version.hip}"
-    has_device = torch.cuda.is_available()
+    elif build is None and torch.backends.mps.is_built():
+        build = "MPS"
+    has_device = torch.cuda.is_available() or torch.backends.mps.is_available()
     yield about_torch(
         torch.__version__, build=build, has_device=has_device, has_gpu=has_nvidia_gpu()
     )

@@ -183,6 +183,8 @@ def about_torch(version: str, *, build: str | None, has_device: bool, has_gpu: b
     facts = {"version": version, "build": build, "finds_gpu": has_device, "has_nvidia_gpu": has_gpu}
     if has_device:
         return Check("torch", f"{version}, built for {build}: the GPU does the work", facts=facts)
+    if build == "MPS":
+        return Check("torch", f"{version}, built for MPS, finds no GPU of Apple", facts=facts)
     if build is None and has_gpu:
         text = f"{version}, built for CPUs alone: the GPU that is here is not used"
         hint = "pip install --force-reinstall torch, without the index of CPU builds, is for GPUs"
