@@ -182,7 +182,7 @@ def _row(piece: Piece) -> list[str]:
 
 def _totals(name: str, report: Report, pieces: Sequence[Piece]) -> list[str]:
     metadata = report.bit_counts.metadata
-    bits = sum(piece.bits for piece in pieces) + metadata
+    bits = 8 * report.container_bytes  # with vectors that stand before whole segments
     lines = [
         f"{name}: {count_text(len(pieces), 'piece')}, {bits:,.0f} bits with {metadata:,} of "
         f"metadata, {report.container_bytes:,} bytes"

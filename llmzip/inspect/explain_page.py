@@ -68,11 +68,11 @@ def _chips(report: Report) -> list[str]:
 def _planes(report: Report) -> list[dict[str, str]]:
     """Each plane that takes any bits: its line of the table, and its part of the bar."""
     place, found = 0.0, []
-    for number, (name, share) in enumerate(report.bit_counts.shares().items()):
+    for name, share in report.bit_counts.shares().items():
         count, width = report.bit_counts[name], _BAR_WIDTH * share
         if count:
             found.append({
-                "name": name, "number": str(number), "bits": f"{count:,}",
+                "name": name, "number": str(_COLOURS.index(name)), "bits": f"{count:,}",
                 "share": f"{100 * share:.1f} %",
                 "rate": "" if not report.original_bytes else f"{count / report.original_bytes:.2f}",
                 "x": f"{place:.1f}", "width": f"{width:.1f}",
@@ -81,6 +81,8 @@ def _planes(report: Report) -> list[dict[str, str]]:
     return found
 
 
+# By the numbers of their colours in `page.css`.
+_COLOURS = ("vectors", "patches", "streams", "stored", "metadata", "shared")
 _COLUMNS = (
     "#", "first byte", "bytes", "tokens", "kind", "surprisal", "bits", "bits a byte", "patches",
     "margin",
