@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from llmzip.config import ComputeSettings
-from llmzip.lm.devices import Numerics, fast_dtype, pick_device
+from llmzip.lm.devices import Numerics, fast_dtype, pick_device, trim_heap
 from llmzip.lm.model import FrozenLM, load_model, start_token
 from llmzip.lm.tokens import Tokens
 from llmzip.lm.zoo import ModelFiles
@@ -63,6 +63,7 @@ def load_for_compression(
     if dtype != torch.float32:
         lm = load_model(files, device=device, dtype=dtype, attention=compute.attention)
         decode_lm.borrow_embedding(lm)
+    trim_heap(device)  # what conversion took
     return LoadedModel(
         files=files, tokens=tokens, start_id=start_token(files, tokens), decode_lm=decode_lm, lm=lm
     )

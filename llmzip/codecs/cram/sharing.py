@@ -24,6 +24,7 @@ from llmzip.codecs.cram.curvature import Curvature
 from llmzip.codecs.cram.optimizer import LONGEST_STEP_OF_INIT_RMS, STEP_OF_INIT_RMS
 from llmzip.codecs.cram.slots import as_stored, init_rms, random_start
 from llmzip.codecs.shared import SharedMem, opening_embeds
+from llmzip.lm.devices import trim_heap
 from llmzip.lm.layout import segment_start
 from llmzip.lm.model import FrozenLM
 from llmzip.store.grids import pack_grids
@@ -70,6 +71,7 @@ def learn_shared(
     for done in range(plan.total_steps):
         learner.step()
         on_step(done + 1, plan.total_steps)
+    trim_heap(lm.device)  # chunks take memory in other sizes
     shared = SharedMem(grid=learner.grid())
     if plan.price is not None:
         saved = learner.kept_bits(None) - learner.kept_bits(shared.mem)
