@@ -16,17 +16,20 @@ from hypothesis import strategies as st
 from safetensors.torch import load
 
 import llmzip
+from llmzip.api.compress import compress_bytes, estimate_bytes
 from llmzip.api.decompress import salvage_bytes
+from llmzip.codecs.context import Context
 from llmzip.codecs.cram import plan as planning
 from llmzip.codecs.cram import sharing
 from llmzip.codecs.cram.checkpoint import pack_segments, unpack_segments
 from llmzip.codecs.cram.chunking import CutRule, plan_segments
 from llmzip.codecs.cram.sharing import SharingPlan, learn_shared
 from llmzip.codecs.shared import SharedMem
-from llmzip.config import DecompressSettings
+from llmzip.config import CompressSettings, DecompressSettings
 from llmzip.errors import Corrupt, SettingsError
 from llmzip.inspect.export import export_vectors
 from llmzip.lm.model import FrozenLM
+from llmzip.progress import Forecast, Progress
 from llmzip.store.container import parse_container, write_container
 from llmzip.store.grids import pack_grids
 from llmzip.store.payload import TextRun
@@ -340,6 +343,28 @@ def test_when_they_are_looked_for(model: Path) -> None:
 
     assert not has_steps() and not has_steps(shared_mem=0) and has_steps(shared_mem=1)
     assert has_steps(shared_mem=1, time_budget_s=600.0)
+
+
+def test_how_long_all_takes_is_told_once_and_early(model: Path) -> None:
+    told: list[float] = []
+    stages: list[str] = []
+
+    def note(forecast: Forecast) -> None:
+        if forecast.seconds is not None:
+            told.append(forecast.seconds)
+            stages.append("forecast")
+
+    def see(event: Progress) -> None:
+        stages.append(event.stage)
+
+    settings = CompressSettings(model=str(model), shared_mem=1, **FAST)
+    context = Context(on_progress=see, on_forecast=note)
+    compress_bytes(LONG[:100], settings, context=context)
+    assert len(told) == 1 and told[0] > 0
+    assert stages[: stages.index("forecast")].count("share") == 2
+    estimate = estimate_bytes(LONG[:100], settings, Context())
+    without = estimate_bytes(LONG[:100], replace(settings, shared_mem=0), Context())
+    assert estimate.seconds > without.seconds > 0
 
 
 def test_not_with_raw_vectors() -> None:

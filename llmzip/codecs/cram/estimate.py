@@ -17,6 +17,8 @@ from llmzip.codecs.cram.executor import LocalExecutor
 from llmzip.codecs.cram.groups import make_engine, seconds_a_token_step
 from llmzip.codecs.cram.payload import is_worth_cramming, stored_bytes
 from llmzip.codecs.cram.plan import make_plan
+from llmzip.codecs.cram.presets import shared_steps
+from llmzip.codecs.cram.sharing import LEAST_TOKENS
 from llmzip.config import CompressSettings
 from llmzip.lm.loaded import LoadedModel
 from llmzip.progress import Progress
@@ -32,7 +34,8 @@ def estimate_cram(
     source: Source, loaded: LoadedModel, settings: CompressSettings, context: Context
 ) -> Estimate:
     """The forecast for a text that is cut and read in full, but crammed in a few places only. A
-    time budget is left out of account."""
+    time budget is left out of account, and what shared vectors save, but not their time."""
+    budget_s, shared_mem = settings.time_budget_s, settings.shared_mem
     settings = replace(settings, time_budget_s=None, shared_mem=0)
     executor = LocalExecutor(loaded=loaded, settings=settings, context=context)
     began = time.monotonic()
@@ -54,6 +57,13 @@ def estimate_cram(
     chunks = list(engine.run(iter(tried)))  # more than tasks where one was split
     second_a_token = seconds_a_token_step(tasks, loaded, settings)
 
+    sharing_s = 0.0
+    if plan.signs is not None and budget_s is None:
+        long_texts = [len(part.ids or ()) for part, _ in plan.parts]
+        steps = sum(shared_steps(settings.preset, shared_mem))
+        least = LEAST_TOKENS if shared_mem is None else 1
+        sharing_s = steps * second_a_token * sum(size for size in long_texts if size >= least)
+
     share = len(tasks) / count
     tokens_share = sum(task.num_tokens for task in tasks) / num_tokens
     cram_s = engine.token_steps * tokens_share * second_a_token
@@ -70,7 +80,7 @@ def estimate_cram(
         original_bytes=len(source.data),
         container_bytes=round(share * chunk_bytes) + stored + _FILE_BYTES,
         xz_bytes=xz_bytes(source.data),
-        seconds=reading_s + cram_s + decode_s,
+        seconds=reading_s + sharing_s + cram_s + decode_s,
         result=count_text(num_vectors, "vector"),
         sample=f"{count} of {len(tasks):,} chunks",
         keeps_budget=True,

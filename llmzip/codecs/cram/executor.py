@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,8 +26,9 @@ from llmzip.codecs.cram.chunking import Segment
 from llmzip.codecs.cram.decoder import decode_chunks_of
 from llmzip.codecs.cram.engine import Hooks
 from llmzip.codecs.cram.events import CramEvents
-from llmzip.codecs.cram.groups import Group, cram_seconds, make_engine, wanted_margin
+from llmzip.codecs.cram.groups import DECODING, Group, cram_seconds, make_engine, wanted_margin
 from llmzip.codecs.cram.plan import Blocks, BlocksRead, Cut, Plan
+from llmzip.codecs.cram.presets import signs_of
 from llmzip.codecs.cram.tasks import Crammed
 from llmzip.config import CompressSettings
 from llmzip.lm.devices import Numerics, trim_heap
@@ -64,14 +65,16 @@ class LocalExecutor:
     loaded: LoadedModel
     settings: CompressSettings
     context: Context
+    _stepped: list[float] = field(default_factory=list)  # when shared vectors made their steps
 
     def read(self, cut: Cut, blocks: Blocks) -> BlocksRead:
-        """As `Executor.read`; of as many blocks as a tenth of the time budget leaves room for."""
+        """As `Executor.read`; of as many blocks as a tenth of the time budget leaves room for.
+        Where vectors are found first, which takes long, their steps tell how long all will take."""
         budget = self.settings.time_budget_s
         late = float("inf") if budget is None else time.monotonic() + _PLANNING_SHARE * budget
         for number, ids in enumerate(blocks):
             found: list[Segment] = []
-            on_step = partial(self._on_step, number, len(blocks))
+            on_step = partial(self._on_step, number, blocks)
             for segment in cut(self.loaded.lm, ids, on_step):
                 self.context.check()
                 found.append(segment)
@@ -81,19 +84,28 @@ class LocalExecutor:
             if time.monotonic() >= late:
                 return
 
-    def _on_step(self, block: int, num_blocks: int, done: int, total: int) -> None:
+    def _on_step(self, block: int, blocks: Blocks, done: int, total: int) -> None:
         """Tell how far shared vectors are. Raises Interrupted."""
         self.context.check()
-        steps = block * total + done
-        progress = Progress(stage="share", tokens_right=steps, tokens_total=num_blocks * total)
-        self.context.report(progress)
+        steps, all_steps = block * total + done, len(blocks) * total
+        self.context.report(Progress(stage="share", tokens_right=steps, tokens_total=all_steps))
+        self._stepped.append(time.monotonic())
+        if len(self._stepped) == 2:  # the first step prepares the others
+            settings = self.settings
+            signs = signs_of(settings.preset, settings.bits, settings.max_steps)
+            assert signs is not None, "vectors of 16 bits share none"
+            a_token = (self._stepped[1] - self._stepped[0]) / len(blocks[block])
+            tokens = sum(map(len, blocks))
+            seconds = DECODING * a_token * tokens * (total + signs.total_steps)
+            self.context.forecast(Forecast(seconds=seconds))
 
     def cram(
         self, plan: Plan, groups: Sequence[Group], state: EngineState | None, events: CramEvents
     ) -> Iterator[Crammed]:
         """As `Executor.cram`. What is under way is kept, too."""
         journal = self.context.journal
-        if self.context.on_forecast is not None and groups:
+        is_told = len(self._stepped) >= 2
+        if self.context.on_forecast is not None and groups and not is_told:
             seconds = cram_seconds(groups, self.loaded, self.settings)
             self.context.forecast(Forecast(seconds=seconds))
 

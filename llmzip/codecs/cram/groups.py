@@ -134,7 +134,7 @@ def make_engine(
 _TIMED_STEPS = 2
 # Steps of a chunk of the usual prose, with 16 bits; with signs nearly as many as planned.
 _STEPS_AT_16_BITS: dict[Preset, int] = {"fast": 13, "balanced": 21, "small": 37}
-_DECODING = 1.1  # of the optimiser's time, with certifying and decoding once more
+DECODING = 1.1  # of the optimiser's time, with certifying and decoding once more
 
 
 def cram_seconds(groups: Sequence[Group], loaded: LoadedModel, settings: CompressSettings) -> float:
@@ -143,7 +143,7 @@ def cram_seconds(groups: Sequence[Group], loaded: LoadedModel, settings: Compres
     signs = groups[0].signs
     steps = _STEPS_AT_16_BITS[settings.preset] if signs is None else signs.total_steps
     tokens = sum(group.num_tokens for group in groups)
-    return _DECODING * steps * tokens * seconds_a_token_step(tasks, loaded, settings)
+    return DECODING * steps * tokens * seconds_a_token_step(tasks, loaded, settings)
 
 
 def seconds_a_token_step(
