@@ -108,5 +108,8 @@ def test_the_decoder_takes_tokens_by_id_by_rank_and_from_the_stream() -> None:
     wanted = _Wanted(forced, 3, torch.device("cpu"))
     rows = torch.stack([logits_of(1)[0] * 0, logits_of(1, seed=1)[0], logits[0], logits[0]])
     second = int(rows[1].topk(2).indices[1])
-    assert wanted.at(0, [0, 1, 2, 3], rows).tolist() == [7, second, ids_of(1)[0], -1]
-    assert wanted.at(2, [1, 3], rows[[1, 3]]).tolist() == [9, -1]  # rows that still decode
+    places = torch.arange(4)
+    taken = wanted.at(0, [0, 1, 2, 3], places, rows)
+    assert taken.tolist() == [7, second, ids_of(1)[0], -1]
+    some = [1, 3]  # rows that still decode
+    assert wanted.at(2, some, places[some], rows[some]).tolist() == [9, -1]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import io
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -268,7 +269,8 @@ def give_away(path: Path) -> None:
 def told_chunks(err: str) -> int:
     """Chunks that a run with -v last said were done."""
     lines = [line for line in err.splitlines() if line.startswith("cram ") and " chunks" in line]
-    return int(lines[-1].split()[1].split("/")[0].replace(",", "")) if lines else 0
+    found = re.search(r"([\d,]+)/[\d,]+ chunks", lines[-1]) if lines else None
+    return int(found[1].replace(",", "")) if found else 0
 
 
 def _log_what_is_kept() -> None:

@@ -69,7 +69,7 @@ def _beginnings(tiny: Parts) -> Iterator[Bomb]:
         ("half a magic", data[:5], Truncated),
         ("version 2", seal(b"\2" + front[1:], b"\0", b""), UnsupportedVersion),
         ("signs, but no model", seal(b"\1\x80\0", bytes(39), b""), Corrupt),
-        ("feature 2^10", seal(front, b"\4" + bytes(99), b""), UnsupportedVersion),
+        ("feature 2^11", seal(front, b"\10" + bytes(99), b""), UnsupportedVersion),
         ("streams, but no model", seal(b"\1\0\0", b"\1" + bytes(39), b""), Corrupt),
         ("number, but no model", seal(b"\1\0\0", b"\2" + bytes(39), b""), Corrupt),
         ("header of 2^20 + 1 bytes", headed(numbers(MAX_HEADER_BYTES + 1)), Corrupt),
