@@ -135,10 +135,10 @@ def compress(
     of each chunk's). What is not crammed within `time_budget_s` seconds is stored; `bf16_safe`
     asks for margins that hold in bf16, too. The container is decoded once and found equal.
 
-    `shared_mem` vectors (0 to 16) stand before every segment: for arith of the whole file, for cram
-    of some 2,000 tokens each; by default as many as pay. For arith, `verify`: "full" decodes the
-    container once and finds it equal, "quick" reads its streams back by noisy log-odds of the
-    encoder; short texts are always decoded.
+    `shared_mem` vectors (0 to 16) stand before every segment: for arith of the whole file, by
+    default as many as pay, for cram of some 2,000 tokens each, by default none. For arith,
+    `verify`: "full" decodes the container once and finds it equal, "quick" reads its streams back
+    by noisy log-odds of the encoder; short texts are always decoded.
 
     `progress` is called with each `Progress` event; `cancel`, once set, ends the work with
     `Interrupted`. Raises `LlmzipError`, of which `SettingsError` for settings that do not go

@@ -189,7 +189,7 @@ class CompressSettings:
     )
     shared_mem: int | None = _setting(
         None, "Vectors that stand before whole segments, 0 to 16.", _limits(0, 16),
-        metavar="K", usual="what pays",
+        metavar="K", usual="cram: none; arith: what pays",
     )  # fmt: skip
     verify: Verify = _setting(
         "quick", "Check the streams under noise, or decode the whole file once more.", group=ARITH

@@ -31,7 +31,6 @@ from llmzip.inspect.export import export_vectors
 from llmzip.lm.model import FrozenLM
 from llmzip.progress import Forecast, Progress
 from llmzip.store.container import parse_container, write_container
-from llmzip.store.grids import pack_grids
 from llmzip.store.payload import TextRun
 from llmzip.store.vectors import GridMem, mem_bits
 from tests.containers import changed, cram_container, cram_of
@@ -43,7 +42,7 @@ from tests.tiny_models import TEXT
 DATA = Path(__file__).parent / "data"
 LONG = TEXT.encode() * 3
 WHOLE = CutRule(context_tokens=9**9, budget_bits=9e9)
-PLAN = SharingPlan(num_mem=1, free_steps=8, grid_steps=4, spared=0.1, seed=0, price=None)
+PLAN = SharingPlan(num_mem=1, spared=0.1, seed=0, free_steps=8, grid_steps=4)
 
 
 # In a file
@@ -183,29 +182,16 @@ def test_texts_of_any_length(
 def test_windows_are_read_apart(
     lm: FrozenLM, ids: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is saved is the sum over windows, each behind the vectors."""
+    """The gradient is the sum over windows, each behind the vectors."""
     monkeypatch.setattr(sharing, "_WINDOW_TOKENS", 10)
-    learner = sharing._Learner(lm, ids[:30], PLAN, start_ids=[1])
-    mem = torch.randn(1, lm.dim)
-    shared = SharedMem(grid=GridMem(
-        symbols=torch.round(mem).to(torch.int16).numpy(), steps=np.array([0x3F80], np.uint16)
-    ))  # fmt: skip
-    expected = 0.0
-    for first in range(0, 30, 10):
-        own = ids[first : first + 10]
-        (part,) = plan_segments(lm, own, WHOLE, start_id=1, shared=shared)
-        expected += sum(sorted(part.surprisal_bits)[:9])  # one in ten is spared
-    assert learner.kept_bits(shared.mem) == pytest.approx(expected, rel=1e-4)
-
-
-def test_they_stay_where_they_pay(lm: FrozenLM, ids: tuple[int, ...]) -> None:
-    shared = learn_shared(lm, ids, PLAN, start_id=1)
-    assert shared is not None
-    learner = sharing._Learner(lm, ids, PLAN, start_ids=[1])
-    saved = learner.kept_bits(None) - learner.kept_bits(shared.mem)
-    even = 8 * len(pack_grids([shared.grid])[1]) / saved  # stored bits a bit of surprisal
-    assert learn_shared(lm, ids, replace(PLAN, price=even * 1.01), start_id=1) == shared
-    assert learn_shared(lm, ids, replace(PLAN, price=even * 0.99), start_id=1) is None
+    whole = sharing._Learner(lm, ids[:30], PLAN, start_ids=[1])
+    assert [len(window) for window in whole._windows] == [10, 10, 10]
+    parts = [
+        sharing._Learner(lm, ids[first : first + 10], PLAN, start_ids=[1])
+        for first in range(0, 30, 10)
+    ]
+    expected = sum(part._gradient() for part in parts)
+    assert torch.allclose(whole._gradient(), torch.as_tensor(expected), rtol=1e-3, atol=1e-5)
 
 
 def test_segments_are_kept_with_them(lm: FrozenLM, ids: tuple[int, ...]) -> None:
@@ -224,7 +210,7 @@ def test_segments_are_kept_with_them(lm: FrozenLM, ids: tuple[int, ...]) -> None
 # From end to end
 
 
-FAST: dict[str, Any] = {"budget_bits": 60.0, "context_tokens": 100, "bits": 1, "max_steps": 60}
+FAST: dict[str, Any] = {"budget_bits": 60.0, "context_tokens": 100, "bits": 1, "max_steps": 24}
 
 
 @pytest.fixture(scope="module")
@@ -334,7 +320,7 @@ def test_a_run_goes_on_with_them(
 
 
 def test_when_they_are_looked_for(model: Path) -> None:
-    """By default only for texts where they may pay, where the preset has time for them."""
+    """Only where they are asked for."""
 
     def has_steps(**more: Any) -> bool:
         watch = Stopwatch(None)

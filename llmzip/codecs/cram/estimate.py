@@ -17,8 +17,7 @@ from llmzip.codecs.cram.executor import LocalExecutor
 from llmzip.codecs.cram.groups import make_engine, seconds_a_token_step
 from llmzip.codecs.cram.payload import is_worth_cramming, stored_bytes
 from llmzip.codecs.cram.plan import make_plan
-from llmzip.codecs.cram.presets import shared_steps
-from llmzip.codecs.cram.sharing import LEAST_TOKENS
+from llmzip.codecs.cram.sharing import SharingPlan
 from llmzip.config import CompressSettings
 from llmzip.lm.loaded import LoadedModel
 from llmzip.progress import Progress
@@ -35,7 +34,7 @@ def estimate_cram(
 ) -> Estimate:
     """The forecast for a text that is cut and read in full, but crammed in a few places only. A
     time budget is left out of account, and what shared vectors save, but not their time."""
-    budget_s, shared_mem = settings.time_budget_s, settings.shared_mem
+    shared_mem = settings.shared_mem
     settings = replace(settings, time_budget_s=None, shared_mem=0)
     executor = LocalExecutor(loaded=loaded, settings=settings, context=context)
     began = time.monotonic()
@@ -58,11 +57,9 @@ def estimate_cram(
     second_a_token = seconds_a_token_step(tasks, loaded, settings)
 
     sharing_s = 0.0
-    if plan.signs is not None and budget_s is None:
-        long_texts = [len(part.ids or ()) for part, _ in plan.parts]
-        steps = sum(shared_steps(settings.preset, shared_mem))
-        least = LEAST_TOKENS if shared_mem is None else 1
-        sharing_s = steps * second_a_token * sum(size for size in long_texts if size >= least)
+    if shared_mem:
+        steps = SharingPlan(num_mem=shared_mem, spared=0.0, seed=0).total_steps
+        sharing_s = steps * second_a_token * sum(task.num_tokens for task in tasks)
 
     share = len(tasks) / count
     tokens_share = sum(task.num_tokens for task in tasks) / num_tokens

@@ -15,9 +15,8 @@ from llmzip.codecs.context import Context
 from llmzip.codecs.cram.calibration import calibration_of
 from llmzip.codecs.cram.checkpoint import pack_segments, unpack_segments
 from llmzip.codecs.cram.chunking import CutRule, Segment, longest_chunk, plan_segments
-from llmzip.codecs.cram.presets import EFFORTS, Effort, chunk_budget_bits, shared_steps, signs_of
+from llmzip.codecs.cram.presets import EFFORTS, Effort, chunk_budget_bits, signs_of
 from llmzip.codecs.cram.sharing import (
-    LEAST_TOKENS,
     STRETCH_TOKENS,
     OnStep,
     SharingPlan,
@@ -95,7 +94,7 @@ def make_plan(
     if context_tokens is None:
         effort = EFFORTS[settings.preset]
         context_tokens = _default_context(effort, num_tokens, signs)
-    sharing = _sharing_plan(settings, signs, budget_bits, loaded.decode_lm.dim)
+    sharing = _sharing_plan(settings)
     # The longest chunk and its vectors must still fit behind what stands before the context.
     room = loaded.decode_lm.max_positions - settings.num_mem - 1
     room -= sharing.num_mem if sharing else 0
@@ -135,7 +134,7 @@ def _cut_block(
 ) -> Iterator[Segment]:
     """The segments of a block, behind the vectors that they share, if any."""
     shared = None
-    if sharing is not None and (sharing.price is None or len(ids) >= LEAST_TOKENS):
+    if sharing is not None:
         shared = learn_shared(lm, ids, sharing, start_id=start_id, on_step=on_step)
     yield from plan_segments(lm, ids, rule, start_id=start_id, shared=shared)
 
@@ -173,23 +172,12 @@ def _blocks(
             yield begin, ids[begin:end]
 
 
-def _sharing_plan(
-    settings: CompressSettings, signs: SignPlan | None, budget_bits: float, mem_dim: int
-) -> SharingPlan | None:
-    """How vectors for whole segments are found; None: there are none. A time budget leaves no time
-    for them, unless they are asked for."""
-    wanted = settings.shared_mem
-    free, grid = shared_steps(settings.preset, wanted)
-    if signs is None or not grid or (wanted is None and settings.time_budget_s is not None):
+def _sharing_plan(settings: CompressSettings) -> SharingPlan | None:
+    """How vectors for whole segments are found, where they are asked for."""
+    if not settings.shared_mem:
         return None
-    return SharingPlan(
-        num_mem=wanted or 1,
-        free_steps=free,
-        grid_steps=grid,
-        spared=SPARED_OF_PATCHES * settings.max_patches,
-        seed=settings.seed,
-        price=signs.bits * settings.num_mem * mem_dim / budget_bits if wanted is None else None,
-    )
+    spared = SPARED_OF_PATCHES * settings.max_patches
+    return SharingPlan(num_mem=settings.shared_mem, spared=spared, seed=settings.seed)
 
 
 def _default_context(effort: Effort, num_tokens: int, signs: SignPlan | None) -> int:

@@ -36,21 +36,20 @@ class Effort:
     sign_load: float  # the same share for vectors of one bit a dimension
     sign_context_tokens: int  # about so many; segments are made equally long
     sign_steps: int
-    shared_steps: tuple[int, int]  # for shared vectors: free, and until they are on a grid
 
 
 EFFORTS: dict[Preset, Effort] = {
     "fast": Effort(
         load=0.4, step_price_bits=1.0, longest_context_tokens=0,
-        sign_load=0.37, sign_context_tokens=1024, sign_steps=58, shared_steps=(0, 0),
+        sign_load=0.37, sign_context_tokens=1024, sign_steps=58,
     ),
     "balanced": Effort(
         load=1.0, step_price_bits=1.0, longest_context_tokens=0,
-        sign_load=0.56, sign_context_tokens=1024, sign_steps=150, shared_steps=(22, 8),
+        sign_load=0.56, sign_context_tokens=1024, sign_steps=150,
     ),
     "small": Effort(
         load=1.8, step_price_bits=0.3, longest_context_tokens=256,
-        sign_load=0.7, sign_context_tokens=2048, sign_steps=430, shared_steps=(26, 10),
+        sign_load=0.7, sign_context_tokens=2048, sign_steps=430,
     ),
 }  # fmt: skip
 
@@ -66,19 +65,6 @@ def signs_of(preset: Preset, bits: int | None, max_steps: int | None) -> SignPla
         return None
     steps = EFFORTS[preset].sign_steps
     return sign_plan(min(steps, max_steps or steps), bits=bits or 1)
-
-
-# Of a preset that looks for no shared vectors, where they are asked for.
-_USUAL_SHARED_STEPS = (22, 8)
-
-
-def shared_steps(preset: Preset, shared_mem: int | None) -> tuple[int, int]:
-    """Steps for shared vectors, free and on the way to a grid. shared_mem: vectors asked for; none
-    for 0."""
-    steps = EFFORTS[preset].shared_steps
-    if shared_mem is None:
-        return steps
-    return (steps if any(steps) else _USUAL_SHARED_STEPS) if shared_mem else (0, 0)
 
 
 def chunk_budget_bits(preset: Preset, plan: SignPlan | None, gain_bits: float) -> float:

@@ -1,8 +1,7 @@
 """Vectors before all segments of a stretch of text: they take from its surprisal what many chunks
 would have to hold.
 
-Owns how they are found, their grid and the sum that decides whether they stay. Knows nothing of
-chunks or files.
+Owns how they are found, and their grid. Knows nothing of chunks or files.
 
 Method: the damped L-BFGS of 16-bit vectors on the cross-entropy of the tokens that vectors have to
 hold, from a start as large as theirs; then, step by step, the coordinates nearest to a point of the
@@ -27,10 +26,8 @@ from llmzip.codecs.shared import SharedMem, opening_embeds
 from llmzip.lm.devices import trim_heap
 from llmzip.lm.layout import segment_start
 from llmzip.lm.model import FrozenLM
-from llmzip.store.grids import pack_grids
 from llmzip.store.vectors import GridMem, quantise_step, step_value
 
-LEAST_TOKENS = 1024  # of a stretch whose vectors may save more than they take
 STRETCH_TOKENS = 2048  # about so many, in whole segments
 _WINDOW_TOKENS = 1100  # read at once, at most: a step holds all of it in memory
 _STEP_OF_RMS = 1.5  # a grid's step: some 1.8 bits a dimension
@@ -45,13 +42,10 @@ class SharingPlan:
     """How vectors for a stretch are found."""
 
     num_mem: int
-    free_steps: int
-    grid_steps: int  # until all coordinates are on the grid
     spared: float  # share of the tokens that no vector has to hold: the least expected
     seed: int
-    # Stored bits that vectors of chunks take for each bit of surprisal; None: these stay, whatever
-    # they save.
-    price: float | None
+    free_steps: int = 22
+    grid_steps: int = 8  # until all coordinates are on the grid
 
     @property
     def total_steps(self) -> int:
@@ -65,19 +59,14 @@ def learn_shared(
     *,
     start_id: int | None,
     on_step: OnStep = lambda done, total: None,
-) -> SharedMem | None:
-    """Vectors for a stretch of tokens, unless they cost more than they save."""
+) -> SharedMem:
+    """Vectors for a stretch of tokens."""
     learner = _Learner(lm, ids, plan, start_ids=segment_start(start_id))
     for done in range(plan.total_steps):
         learner.step()
         on_step(done + 1, plan.total_steps)
     trim_heap(lm.device)  # chunks take memory in other sizes
-    shared = SharedMem(grid=learner.grid())
-    if plan.price is not None:
-        saved = learner.kept_bits(None) - learner.kept_bits(shared.mem)
-        if plan.price * saved <= 8 * len(pack_grids([shared.grid])[1]):
-            return None
-    return shared
+    return SharedMem(grid=learner.grid())
 
 
 class _Learner:
@@ -140,12 +129,6 @@ class _Learner:
             symbols=symbols.to("cpu", torch.int16).numpy(),
             steps=torch.tensor(self._steps, dtype=torch.int32).numpy().astype("uint16"),
         )
-
-    @torch.no_grad()
-    def kept_bits(self, mem: Tensor | None) -> float:
-        """Surprisal of the tokens that vectors of chunks would have to hold."""
-        each = (self._bits(mem, window) for window in self._windows)
-        return sum(float(bits[self._kept(bits)].sum()) for bits in each)
 
     def _kept(self, bits: Tensor) -> Tensor:
         """Which tokens are not spared: [L] bool."""
