@@ -52,10 +52,11 @@ def certify(
     for row, chunk in zip(rows, chunks, strict=True):
         margins: list[float] = []
         odds: dict[int, Tensor] = {}
-        for part in torch.arange(len(chunk)).split(_ROWS_OF_LOGITS[lm.device.type]):
-            first, last = int(part[0]), int(part[-1]) + 1
-            logits = lm.logits(row[first:last])
-            targets = torch.tensor(chunk[first:last], dtype=torch.int64, device=lm.device)
+        size = _ROWS_OF_LOGITS[lm.device.type]
+        for first in range(0, len(chunk), size):
+            own_ids = chunk[first : first + size]
+            logits = lm.logits(row[first : first + len(own_ids)])
+            targets = torch.tensor(own_ids, dtype=torch.int64, device=lm.device)
             own = target_margins(logits, targets)
             weak = (~(own >= wanted)).nonzero()[:, 0]
             if token_odds is not None and len(weak):

@@ -84,7 +84,7 @@ class _Learner:
         self._fixed = torch.zeros_like(start, dtype=torch.bool)
         self._steps: list[int] = []  # of the grid, one a vector, once there is one
         self._done = 0
-        self._asked = [self._kept(self._bits(None, window)) for window in self._windows]
+        self._asked = [self._kept(self._plain_bits(window)) for window in self._windows]
 
     def step(self) -> None:
         """Move the vectors once, and fix as many coordinates as are due."""
@@ -154,10 +154,10 @@ class _Learner:
         return total
 
     @torch.no_grad()
-    def _bits(self, mem: Tensor | None, window: Tensor) -> Tensor:
-        """Surprisal of each token, [L]; where nothing stands before the first, any of the
-        vocabulary, equally."""
-        hidden = self._hidden(mem, window)
+    def _plain_bits(self, window: Tensor) -> Tensor:
+        """Surprisal of each token without the vectors, [L]; where nothing stands before the first,
+        any of the vocabulary, equally."""
+        hidden = self._hidden(None, window)
         missing = len(window) - len(hidden)
         bits = self._lm.surprisal_bits(hidden, window[missing:])
         return F.pad(bits, (missing, 0), value=math.log2(self._lm.vocab_size))
