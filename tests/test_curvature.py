@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from llmzip.codecs.cram.curvature import NUM_PAIRS, Curvature
+from llmzip.lm.layout import pad_ids
+from llmzip.lm.model import FrozenLM
 from llmzip.lm.native import FrozenAttention
+from llmzip.lm.state import State, stack_states
 
 CPU = torch.device("cpu")
 
@@ -83,3 +86,21 @@ def test_the_attention_of_the_optimiser_has_torchs_values_and_gradients() -> Non
     got = torch.autograd.grad((ours * weights).sum(), inputs)
     expected = torch.autograd.grad((theirs * weights).sum(), inputs)
     assert all(torch.allclose(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def test_new_slots_have_the_same_gradients_in_a_room(lm: FrozenLM) -> None:
+    """Behind rows of other lengths, whose slots are in part not live."""
+    ids, live = pad_ids([[1, 2, 3, 4, 5], [6, 7]], CPU)
+    then, then_live = pad_ids([[9, 8], [4, 5, 6]], CPU)
+    with torch.no_grad():
+        _, context = lm.extend(lm.empty(2), lm.embed(ids), live)
+    assert context.num_first_live == 2 and lm.needs_no_copy
+
+    def gradient(state: State) -> torch.Tensor:
+        embeds = lm.embed(then).requires_grad_()
+        hidden, _ = lm.extend(state, embeds, then_live)
+        (found,) = torch.autograd.grad(hidden[then_live].sin().sum(), embeds)
+        return found
+
+    in_room = gradient(stack_states([context], room_slots=8))
+    assert torch.equal(in_room, gradient(context)) and in_room.abs().max() > 0

@@ -92,6 +92,11 @@ class FrozenLM:
                 self._backend.head = table
             self._backend.embedding = table
 
+    @property
+    def needs_no_copy(self) -> bool:
+        """Whether gradients are right where a state lies in a room."""
+        return isinstance(self._backend, NativeLlama) and self._backend.needs_no_copy
+
     def empty(self, num_rows: int) -> State:
         """The state before the first position."""
         return empty_state(num_rows, self.device)
@@ -203,7 +208,7 @@ class FrozenLM:
         scores: [n, V], overwritten."""
         warm = scores.float().div_(temperature[:, None])
         error = F.threshold(torch.softmax(warm, dim=1), _NEGLIGIBLE, 0.0, inplace=True)
-        error.scatter_add_(1, targets[:, None], error.new_full((len(targets), 1), -1.0))
+        error[torch.arange(len(error), device=error.device), targets] -= 1.0
         out.copy_(error.mul_(short[:, None]))
 
 
@@ -215,11 +220,12 @@ def _on(device: torch.device, number: float | Tensor) -> Tensor:
 def target_margins(logits: Tensor, targets: Tensor) -> Tensor:
     """Logit of the target minus the best other one. logits: [N, V], targets: [N] -> [N] fp32.
     Changes `logits` for a moment: amax over the others is faster than topk."""
-    right = logits.gather(1, targets[:, None])
-    logits.scatter_(1, targets[:, None], float("-inf"))
+    rows = torch.arange(len(logits), device=logits.device)
+    right = logits[rows, targets]  # `scatter_` would copy all logits, twice each time
+    logits[rows, targets] = float("-inf")
     best_other = logits.amax(dim=1)
-    logits.scatter_(1, targets[:, None], right)
-    return right[:, 0].float() - best_other.float()
+    logits[rows, targets] = right
+    return right.float() - best_other.float()
 
 
 def start_token(files: ModelFiles, tokens: Tokens) -> int | None:

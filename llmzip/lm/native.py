@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmzip.lm.products import Matrix, whole_rows
-from llmzip.lm.state import ReadState
+from llmzip.lm.state import ReadState, State
 from llmzip.lm.weights import Weights
 
 
@@ -133,7 +133,8 @@ class FrozenAttention(torch.autograd.Function):
 
 def _attention_weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
     """q: [B, H, T, Dh], scaled; k: [B, H, P, Dh] -> [B, H, T, P]."""
-    scores = (q @ k.transpose(2, 3)).add_(bias)
+    scores = q @ k.transpose(2, 3)
+    scores[..., k.shape[2] - bias.shape[3] :].add_(bias)
     return torch.softmax(scores, dim=-1)  # computed in fp32 for every dtype
 
 
@@ -217,6 +218,11 @@ class NativeLlama:
         self._frequencies = (1.0 / shape.rope_theta**exponents).to(weights.device)
         self._last_selection: tuple[Tensor, _SlotSelection] | None = None
 
+    @property
+    def needs_no_copy(self) -> bool:
+        """Whether new slots get their gradients also where earlier ones lie in a room."""
+        return self.embedding.device.type == "cpu"
+
     def extend(self, state: ReadState, embeds: Tensor, live_new: Tensor) -> tuple[Tensor, Any]:
         """Read new slots. embeds: [B, T, D], live_new: [B, T] bool -> final hidden states
         [B, T, D] and the new state."""
@@ -229,6 +235,11 @@ class NativeLlama:
         # The queries that share a key/value head become rows of one product, so that keys and
         # values need not be repeated.
         bias = bias.expand(-1, groups, -1, -1).reshape(batch, 1, groups * num_new, -1)
+        wants_grad = torch.is_grad_enabled()
+        in_place = wants_grad and self.needs_no_copy
+        assert in_place or state.room is None or not wants_grad
+        if in_place and isinstance(state, State):  # nothing is masked in the first slots
+            bias = bias[..., state.num_first_live :].contiguous()
         memory = []
         x = selected.gather(embeds)  # [N, D], or [B, T, D] where nothing is left out
         for index, layer in enumerate(self._layers):
@@ -239,7 +250,10 @@ class NativeLlama:
             q, k = _rotate(qk, cos, sin).split([shape.num_heads, shape.num_kv_heads], dim=1)
             memory.append(state.grown(index, (k, v)))  # [B, Hkv, P + T, Dh]
             q = q.reshape(batch, shape.num_kv_heads, groups * num_new, shape.head_dim)
-            attended = _attend(q, (k, v), memory[-1], bias, self.attention)
+            if in_place:
+                attended = _attend_in_place(q, (k, v), memory[-1], bias)
+            else:
+                attended = _attend(q, memory[-1], bias, self.attention)
             attended = attended.reshape(batch, shape.num_heads, num_new, shape.head_dim)
             attended = selected.gather(attended.transpose(1, 2).reshape(batch, num_new, -1))
             x = x + layer.out.times(attended)
@@ -291,15 +305,19 @@ class _SlotSelection:
         return spread.index_copy_(0, self._indices, x).view(*self._shape, -1)
 
 
-def _attend(
-    q: Tensor, new: tuple[Tensor, Tensor], whole: tuple[Tensor, ...], bias: Tensor, attention: str
+def _attend_in_place(
+    q: Tensor, new: tuple[Tensor, Tensor], whole: tuple[Tensor, ...], bias: Tensor
 ) -> Tensor:
-    """q: [B, Hkv, G T, Dh] -> [B, Hkv, G T, Dh]. new, whole: keys and values of the new slots and
-    of all slots."""
+    """`_attend` with gradients for q and the new slots alone. new: their keys and values. bias: of
+    the last slots."""
     k, v = whole
-    if torch.is_grad_enabled() and q.device.type == "cpu":
-        out = FrozenAttention.apply(q, *new, k.detach(), v.detach(), bias)  # type: ignore[no-untyped-call]
-        return cast(Tensor, out)
+    out = FrozenAttention.apply(q, *new, k.detach(), v.detach(), bias)  # type: ignore[no-untyped-call]
+    return cast(Tensor, out)
+
+
+def _attend(q: Tensor, whole: tuple[Tensor, ...], bias: Tensor, attention: str) -> Tensor:
+    """q: [B, Hkv, G T, Dh] -> [B, Hkv, G T, Dh]. whole: keys and values of all slots."""
+    k, v = whole
     if attention == "sdpa":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     scores = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5 + bias

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -22,7 +23,7 @@ class Room:
     """Memory reserved for later slots, so that reading one does not copy the slots before it.
 
     It is written in place. States that share a room share its slots: reading on from one of them
-    overwrites the later slots of the others. Only for decoding, because autograd needs copies.
+    overwrites the later slots of the others. No gradient goes through what is written.
     """
 
     def __init__(self, num_slots: int) -> None:
@@ -44,12 +45,11 @@ class Room:
 
     def write(self, index: int, first: int, new: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Write a layer's new slots at `first`. new: [B, H, T, *] each -> [B, H, first + T, *]."""
-        assert not torch.is_grad_enabled()
         num_rows, last = new[0].shape[0], first + new[0].shape[2]
         if index == len(self._layers):
             self.reserve(num_rows, new)
         for whole, part in zip(self._layers[index], new, strict=True):
-            whole[:num_rows, :, first:last] = part
+            whole[:num_rows, :, first:last] = part.detach()
         return tuple(whole[:num_rows, :, :last] for whole in self._layers[index])
 
 
@@ -89,6 +89,11 @@ class State:
     def num_slots(self) -> int:
         return self.live.shape[1]
 
+    @cached_property
+    def num_first_live(self) -> int:
+        """How many slots in front are live in all rows; the host waits for the device once."""
+        return int(self.live.all(dim=0).long().cumprod(dim=0).sum())
+
     def positions(self, live_new: Tensor) -> Tensor:
         """See `new_positions`."""
         return new_positions(self, live_new)
@@ -101,8 +106,8 @@ class State:
         """The memory of a layer followed by new slots. new: [B, H, T, *] -> [B, H, P + T, *]."""
         if self.room is not None:
             return self.room.write(index, self.num_slots, new)
-        if not self.memory:
-            return new
+        if not self.memory:  # views of larger tensors, which they would keep in memory
+            return tuple(part.clone(memory_format=torch.contiguous_format) for part in new)
         return tuple(torch.cat(pair, dim=2) for pair in zip(self.memory[index], new, strict=True))
 
     def advanced(

@@ -73,15 +73,18 @@ class Rows:
         device, num_slots = lm.device, len(slots)
         if shape is not None:  # rows that are settled from the start
             slots = [*slots, *[slots[0]] * (shape.num_rows - num_slots)]
-        self._context = contexts.before([slot.task for slot in slots])
-        self._ids, self._whole = pad_ids([slot.task.ids for slot in slots], device)  # [B, L]
-        if shape is not None:
-            self._context = self._context.padded(shape.context_slots)
+        tasks = [slot.task for slot in slots]
+        self._ids, self._whole = pad_ids([task.ids for task in tasks], device)  # [B, L]
+        self._mem = torch.stack([slot.mem for slot in slots])  # [B, K, D]
+        if shape is None:
+            num_new = self._mem.shape[1] + self._ids.shape[1] - 1
+            self._context = contexts.before(tasks, num_new=num_new)
+        else:
+            self._context = contexts.before(tasks).padded(shape.context_slots)
             fill = (0, shape.num_tokens - self._ids.shape[1])
             self._ids, self._whole = F.pad(self._ids, fill), F.pad(self._whole, fill)
         self._chunk_embeds = lm.embed(self._ids)  # [B, L, D]
         self._tokens = self._whole.sum(dim=1)  # [B]
-        self._mem = torch.stack([slot.mem for slot in slots])  # [B, K, D]
         self._curvature = Curvature.stack([slot.curvature for slot in slots])
         self._steps = torch.tensor([slot.step for slot in slots], device=device)
         self._begun = torch.tensor([slot.task.steps_so_far for slot in slots], device=device)

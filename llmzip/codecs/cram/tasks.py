@@ -54,11 +54,17 @@ class Contexts:
         self._openings: OrderedDict[SharedMem | None, State] = OrderedDict()  # nothing else read
         self._largest_batch = 0
 
-    def before(self, tasks: Sequence[Task]) -> State:
-        """What the model remembers before each task's first token: a row a task."""
+    def before(self, tasks: Sequence[Task], *, num_new: int | None = None) -> State:
+        """What the model remembers before each task's first token: a row a task. num_new: slots
+        that are read behind it, in a room if the model can."""
         segments = {(t.segment.index, t.segment.offset) for t in tasks if t.start > 0}
         self._largest_batch = max(self._largest_batch, len(segments))
-        return stack_states([self._before(task.segment, task.start) for task in tasks])
+        room_slots = None
+        if num_new is not None and self._lm.needs_no_copy:
+            room_slots = self.num_slots(tasks) + num_new
+        return stack_states(
+            [self._before(task.segment, task.start) for task in tasks], room_slots=room_slots
+        )
 
     def num_slots(self, tasks: Sequence[Task]) -> int:
         """Of the longest of these states."""
