@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytest
 from llmzip.api.compress import compress_bytes
 from llmzip.api.decompress import decompress_bytes
 from llmzip.codecs.context import QUIET
-from llmzip.codecs.cram.allowance import Allowance
+from llmzip.codecs.cram.allowance import Allowance, Settled
 from llmzip.codecs.cram.chunking import Segment
 from llmzip.codecs.cram.signs import sign_plan
 from llmzip.codecs.cram.slots import start_slot
@@ -39,6 +39,21 @@ def chunk(num_tokens: int, num_patches: int, *, start: int = 0) -> Crammed:
     )
 
 
+ATTEMPTS, NEAR = 3, 2.5
+
+
+def settled(allowance: Allowance) -> Settled:
+    return allowance.settle(SHARE, attempts=ATTEMPTS, near=NEAR)
+
+
+def patches(chunks: Sequence[Crammed]) -> list[int]:
+    return [len(each.patches) for each in chunks]
+
+
+def tried(chunk: Crammed, times: int) -> Crammed:
+    return replace(chunk, task=replace(chunk.task, failures=times - 1))
+
+
 def test_a_chunk_within_its_share_is_accepted_and_leaves_the_rest_to_others() -> None:
     allowance = Allowance()
     assert allowance.take(chunk(40, 3), SHARE)
@@ -48,22 +63,46 @@ def test_a_chunk_within_its_share_is_accepted_and_leaves_the_rest_to_others() ->
     assert allowance.held == []
 
 
-def test_one_with_more_is_held_until_there_is_room_for_it() -> None:
+def test_those_with_more_are_held_and_all_accepted_if_the_rest_leaves_enough() -> None:
     allowance = Allowance()
     assert not allowance.take(chunk(40, 8), SHARE)
     assert not allowance.take(chunk(40, 6, start=100), SHARE)
-    assert not allowance.take(chunk(40, 7, start=200), SHARE)
-    assert allowance.take(chunk(40, 1, start=300), SHARE)  # 4 left over
-    accepted, others = allowance.settle(SHARE)
-    assert [len(each.patches) for each in accepted] == [6, 7]  # as many chunks as there can be
-    assert [len(each.patches) for each in others] == [8]
+    assert allowance.take(chunk(40, 0, start=300), SHARE)  # 5 left over
+    found = settled(allowance)
+    assert patches(found.accepted) == [8, 6] and not found.again + found.given_up
     assert allowance.spare == 1.0 and allowance.held == []
+
+
+def test_as_few_as_need_be_get_another_attempt_and_the_better_one_counts() -> None:
+    allowance = Allowance()
+    for start, count in ((0, 8), (100, 6), (200, 12), (300, 7)):
+        assert not allowance.take(chunk(40, count, start=start), SHARE)
+    assert allowance.take(chunk(40, 0, start=400), SHARE)
+    assert allowance.take(chunk(40, 1, start=500), SHARE)  # 13 lacking, 9 left over
+    found = settled(allowance)
+    assert patches(found.again) == [12, 8] and not found.accepted + found.given_up
+    assert sorted(patches(allowance.held)) == [6, 7, 8, 12]
+    assert not allowance.take(tried(chunk(40, 13, start=200), 2), SHARE)  # worse than before
+    assert allowance.take(tried(chunk(40, 4, start=0), 2), SHARE)
+    assert sorted(patches(allowance.held)) == [6, 7, 12] and allowance.spare == 10.0
+    found = settled(allowance)
+    assert sorted(patches(found.accepted)) == [6, 7, 12] and allowance.spare == 0.0
+    assert [each.task.failures for each in found.accepted if len(each.patches) == 12] == [1]
+
+
+def test_those_that_were_tried_often_enough_are_given_up_as_few_as_need_be() -> None:
+    allowance = Allowance(spare=1.0)
+    for start, count in ((0, 8), (100, 6), (200, 9)):
+        assert not allowance.take(tried(chunk(40, count, start=start), ATTEMPTS), SHARE)
+    found = settled(allowance)
+    assert patches(found.given_up) == [9] and not found.accepted + found.again
+    assert sorted(patches(allowance.held)) == [6, 8]
 
 
 @pytest.mark.parametrize(("share", "is_taken"), [(SHARE, True), (0.0, False)])
 def test_a_short_chunk_may_have_one_patch_if_any_may(share: float, is_taken: bool) -> None:
     allowance = Allowance()
-    assert allowance.take(chunk(4, 1), share) == is_taken
+    assert bool(allowance.take(chunk(4, 1), share)) == is_taken
     assert allowance.spare == 0.0
     assert not allowance.take(chunk(1, 1), share)  # but not every token
 
@@ -71,8 +110,8 @@ def test_a_short_chunk_may_have_one_patch_if_any_may(share: float, is_taken: boo
 def test_vectors_that_hold_nothing_are_never_accepted() -> None:
     allowance = Allowance(spare=100.0)
     assert not allowance.take(chunk(9, 9), SHARE)
-    accepted, others = allowance.settle(SHARE)
-    assert accepted == [] and len(others) == 1
+    found = settled(allowance)
+    assert found.accepted == [] and patches(found.given_up) == [9] and allowance.held == []
 
 
 def judged(failed: Crammed, spare: float = 0.0) -> tuple[list[Crammed | Task], list[str]]:

@@ -137,7 +137,8 @@ class Engine:
                 if accepted or self._is_save_due():
                     self._save(accepted, state)
                 yield from accepted
-                if is_late or (exhausted and not (state.slots or state.again)):
+                is_idle = not (state.slots or state.again)
+                if is_late or (exhausted and is_idle and not state.allowance.held):
                     return
                 exhausted = self._fill(state, queue)
                 if state.slots and not self._is_late():
@@ -253,12 +254,15 @@ class Engine:
     def _under_way(self, slots: Sequence[Slot], rows: Batch) -> UnderWay:
         """Right after a look."""
         plan = self._settings.signs
-        worth = float(sum(chunk.task.num_tokens for chunk in self._held))
+        # Some of those held are tried again.
+        again = {slot.task.key for slot in slots}
+        held = [chunk for chunk in self._held if chunk.task.key not in again]
+        worth = float(sum(chunk.task.num_tokens for chunk in held))
         if plan is not None:
             steps = [slot.step - slot.task.steps_so_far for slot in slots]
             shares = [min(1.0, each / plan.total_steps) for each in steps]
             worth += sum(s.task.num_tokens * each for s, each in zip(slots, shares, strict=True))
-        right = sum(chunk.task.num_tokens - len(chunk.patches) for chunk in self._held)
+        right = sum(chunk.task.num_tokens - len(chunk.patches) for chunk in held)
         return UnderWay(
             num_right=right + sum(num_right(slot) for slot in slots),
             tokens_worth=worth,

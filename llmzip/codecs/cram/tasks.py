@@ -145,6 +145,11 @@ class Task:
         """Position of the first token in the run of tokens that was cut."""
         return self.segment.offset + self.start
 
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """Which tokens of a plan these are."""
+        return self.segment.index, self.place, self.num_tokens
+
 
 @dataclass(frozen=True, kw_only=True)
 class Crammed:

@@ -25,7 +25,7 @@ from llmzip.lm.model import FrozenLM
 _CERTIFIED_TOGETHER = {"cpu": 1, "cuda": 64, "mps": 8}  # a context each in memory
 LITERAL_TOKENS = 8  # a stubborn chunk this short is stored token by token
 ATTEMPTS = 3  # at signs, each from another random start
-_NEAR = 2.5  # times the share of tokens that may be patched: another start may do
+_NEAR = 2.5  # times the share of tokens that may be patched: another start may help
 
 
 class Judge:
@@ -73,27 +73,21 @@ class Judge:
             if slot.signs is None:
                 yield from self._verdict(slot, found)
                 continue
-            chunk = found.crammed(slot)
-            if allowance.take(chunk, self._settings.max_patches):
+            chunk = allowance.take(found.crammed(slot), self._settings.max_patches)
+            if chunk is not None:
                 yield chunk
 
     def settle(self, allowance: Allowance) -> Iterator[Crammed | Task]:
-        """What becomes of the chunks that the allowance holds, when no others are left."""
-        accepted, others = allowance.settle(self._settings.max_patches)
-        yield from accepted
-        for chunk in others:
-            if self._may_do_better(chunk):
-                self._on_task("refused", chunk.task, chunk.steps)
-                failures = chunk.task.failures + 1
-                yield replace(chunk.task, steps_so_far=chunk.steps, failures=failures)
-            else:
-                yield from self._given_up(chunk.task, chunk.steps)
-
-    def _may_do_better(self, chunk: Crammed) -> bool:
-        """Whether another random start is worth its steps: it takes no bits, a split takes those of
-        a vector."""
-        most = max(1.0, self._settings.max_patches * chunk.task.num_tokens)
-        return chunk.task.failures < ATTEMPTS - 1 and len(chunk.patches) <= _NEAR * most
+        """What becomes of the chunks that the allowance holds, when no others are left. Another
+        random start takes no bits, a split takes those of a vector."""
+        settled = allowance.settle(self._settings.max_patches, attempts=ATTEMPTS, near=_NEAR)
+        yield from settled.accepted
+        for chunk in settled.again:
+            self._on_task("refused", chunk.task, chunk.steps)
+            failures = chunk.task.failures + 1
+            yield replace(chunk.task, steps_so_far=chunk.steps, failures=failures)
+        for chunk in settled.given_up:
+            yield from self._given_up(chunk.task, chunk.steps)
 
     def _weak(self, margins: Sequence[float]) -> list[int]:
         """Positions of the tokens that are not safe."""
