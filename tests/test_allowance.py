@@ -16,7 +16,7 @@ from llmzip.codecs.cram.chunking import Segment
 from llmzip.codecs.cram.signs import sign_plan
 from llmzip.codecs.cram.slots import start_slot
 from llmzip.codecs.cram.tasks import Crammed, EngineSettings, Task, split
-from llmzip.codecs.cram.verdict import Judge
+from llmzip.codecs.cram.verdict import ATTEMPTS, Judge
 from llmzip.config import CompressSettings, DecompressSettings
 from llmzip.lm.model import FrozenLM
 from llmzip.store.container import read_container
@@ -39,11 +39,8 @@ def chunk(num_tokens: int, num_patches: int, *, start: int = 0) -> Crammed:
     )
 
 
-ATTEMPTS, NEAR = 3, 2.5
-
-
 def settled(allowance: Allowance) -> Settled:
-    return allowance.settle(SHARE, attempts=ATTEMPTS, near=NEAR)
+    return allowance.settle(SHARE, attempts=ATTEMPTS, near=2.5)
 
 
 def patches(chunks: Sequence[Crammed]) -> list[int]:
@@ -128,9 +125,9 @@ def judged(failed: Crammed, spare: float = 0.0) -> tuple[list[Crammed | Task], l
     return list(judge.settle(Allowance(spare=spare, held=[failed]))), told
 
 
-def test_a_chunk_that_fails_has_two_more_attempts_before_it_is_split() -> None:
+def test_a_chunk_that_fails_has_more_attempts_before_it_is_split() -> None:
     failed = chunk(40, 8)
-    for failures in (1, 2):
+    for failures in range(1, ATTEMPTS):
         (again,), told = judged(failed)
         assert isinstance(again, Task) and told == ["refused"]
         assert again == replace(failed.task, steps_so_far=1, failures=failures)

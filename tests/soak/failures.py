@@ -48,10 +48,10 @@ _TIDYING = ("unlink", "lstat", "fstat", "close", "open")
 
 
 def fail_all(place: Workplace, *, full: bool) -> list[Outcome]:
-    """All of it; if not `full`, a run with a model fails at every fifth call."""
+    """All of it; if not `full`, a run with a model fails at every eighth call."""
     return [
         fail_calls(place, SHORT if full else FEW[1:]),
-        fail_calls(place, (RAW,), every=1 if full else 5),
+        fail_calls(place, (RAW,), every=1 if full else 8),
         deny(place),
         change_inputs(place),
     ]

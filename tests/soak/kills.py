@@ -40,7 +40,7 @@ from tests.soak.stops import CODES, second_runs, signal_at_points, signal_at_sta
 
 AGAIN = 0.25  # share of cases in which the second run is killed, too
 MOMENTS = ("before", "torn", "after")  # a torn write has done half
-NUM_RANDOM, NUM_RANDOM_FULL = 5, 40  # of each variant
+NUM_RANDOM, NUM_RANDOM_FULL = 3, 40  # of each variant
 
 
 def run(*, seed: int, full: bool) -> list[Outcome]:
@@ -57,12 +57,12 @@ def kill_all(*, seed: int, full: bool) -> list[Outcome]:
                 kill_at_points(place, [RAW], ("before", "torn")),
                 kill_at_points(place, FEW),
                 cut_power(place, [RAW, *FEW]),
-                signal_at_points(place, every=6),
+                signal_at_points(place, every=9),
                 signal_at_stages(place, [signal.SIGINT]),
                 second_runs(place, seed, 3),
                 read_damaged(place, seed, most=4),
                 go_on_from_damaged(place, [RAW], seed, 4),
-                refuse_others(place, every=5),
+                refuse_others(place, every=8),
                 foul_play(place, [RAW], seed, 5),
             ]
         return [
