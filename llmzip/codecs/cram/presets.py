@@ -49,7 +49,7 @@ EFFORTS: dict[Preset, Effort] = {
     ),
     "small": Effort(
         load=1.8, step_price_bits=0.3, longest_context_tokens=256,
-        sign_load=0.65, sign_context_tokens=2048, sign_steps=200,
+        sign_load=0.62, sign_context_tokens=2048, sign_steps=200,
     ),
 }  # fmt: skip
 
