@@ -24,7 +24,7 @@ from llmzip.lm.model import FrozenLM
 
 _CERTIFIED_TOGETHER = {"cpu": 1, "cuda": 64, "mps": 8}  # a context each in memory
 LITERAL_TOKENS = 8  # a stubborn chunk this short is stored token by token
-ATTEMPTS = 3  # at signs, each from another random start
+ATTEMPTS = 2  # at signs, each from another random start
 _NEAR = 2.5  # times the share of tokens that may be patched: another start may help
 
 
