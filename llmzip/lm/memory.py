@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from llmzip.lm.zoo import ModelFiles
 
 # What a run needs beside the weights: torch and the tokenizer, the rows being worked on, the
-# decoder's states. Measured with the default model on a CPU, cached pages of files left out:
-# 3.4 GB for compressing 8 KB of prose, behind up to 1,069 tokens of left context, 1.10 GB for
-# decompressing it.
-_COMPRESS_EXTRA_BYTES, _DECOMPRESS_EXTRA_BYTES = 2_600_000_000, 600_000_000
+# decoder's states. Measured with the default model on a CPU: 2.43 GB for compressing 8 KB of prose
+# behind up to 2,138 tokens of left context, 1.10 GB for decompressing it.
+_COMPRESS_EXTRA_BYTES, _DECOMPRESS_EXTRA_BYTES = 1_800_000_000, 600_000_000
 _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 # For versions 2 and 1 of control groups: the subdirectory of the memory controller, the files with
 # the limit and the usage, and the statistic that counts cached pages that can be dropped.
