@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 
 from llmzip.codecs.cram.curvature import NUM_PAIRS, Curvature
 from llmzip.lm.layout import pad_ids
 from llmzip.lm.model import FrozenLM
-from llmzip.lm.native import FrozenAttention
+from llmzip.lm.native import FrozenAttention, NativeLlama
 from llmzip.lm.state import State, stack_states
 
 CPU = torch.device("cpu")
@@ -104,3 +105,12 @@ def test_new_slots_have_the_same_gradients_in_a_room(lm: FrozenLM) -> None:
 
     in_room = gradient(stack_states([context], room_slots=8))
     assert torch.equal(in_room, gradient(context)) and in_room.abs().max() > 0
+
+
+def test_a_room_has_no_gradients_where_they_need_copies(
+    lm: FrozenLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NativeLlama, "needs_no_copy", False)
+    ids, live = pad_ids([[1, 2]], CPU)
+    with pytest.raises(AssertionError), torch.enable_grad():
+        lm.extend(stack_states([lm.empty(1)], room_slots=4), lm.embed(ids), live)

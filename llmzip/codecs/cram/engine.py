@@ -132,6 +132,7 @@ class Engine:
                 is_late, is_idle = self._is_late(), not (state.slots or state.again)
                 if is_late or (exhausted and is_idle):
                     accepted += self._settle(state, is_late=is_late)
+                self._held = tuple(state.allowance.held)
                 self._num_accepted += sum(chunk.task.num_tokens for chunk in accepted)
                 self._segments |= {chunk.task.segment.index for chunk in accepted}
                 if accepted or self._is_save_due():
@@ -156,7 +157,6 @@ class Engine:
         outcomes = list(self._judge.outcomes(state.finished, state.allowance))
         state.again.extend(each for each in outcomes if not isinstance(each, Crammed))
         state.finished = []
-        self._held = tuple(state.allowance.held)
         return [each for each in outcomes if isinstance(each, Crammed)]
 
     def _settle(self, state: EngineState, *, is_late: bool) -> list[Crammed]:
